@@ -1,0 +1,8 @@
+"""Owns the way from typed Python values to bytes and back.
+It must never unpickle, evaluate, or import anything by a name found in stored bytes.
+"""
+
+from spellwork.codec.payload import Codec, Limits, Shape
+from spellwork.codec.registered import RegisteredType
+
+__all__ = ["Codec", "Limits", "RegisteredType", "Shape"]

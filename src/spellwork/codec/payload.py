@@ -1,0 +1,254 @@
+"""Owns `Codec`: values to payloads by annotation, limits, compression and digests.
+It must never let a value through that reads back differently from what its annotation promises.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import types
+import typing
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from spellwork.codec.exact import ExactForm
+from spellwork.codec.registered import RegisteredType
+from spellwork.errors import PayloadError
+
+# 0xc1 is the one byte that no msgpack value starts with, so it can announce a compressed payload for free.
+_COMPRESSED = b"\xc1"
+_UNTYPED = (Any, object, inspect.Parameter.empty, list, dict, set, frozenset, tuple)
+_ENCODE_ERRORS = (TypeError, ValueError, OverflowError, RecursionError, UnicodeError)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """What one payload may be: `size` in bytes (before compression), `depth` in nested containers."""
+
+    size: int = 1 << 20
+    depth: int = 64
+    compress_above: int = 4096
+
+
+class Shape:
+    """How values of one annotation become payloads and come back."""
+
+    __slots__ = ("_codec", "_decoder", "_exact", "annotation")
+
+    def __init__(self, codec: Codec, annotation: Any):
+        self._codec = codec
+        self.annotation = annotation
+        self._exact = _has_untyped(annotation, frozenset())
+        target = Any if self._exact else annotation
+        try:
+            self._decoder = msgspec.msgpack.Decoder(
+                target, dec_hook=codec.dec_hook, ext_hook=codec.exact.revive
+            )
+        except TypeError:
+            self._exact = True
+            self._decoder = msgspec.msgpack.Decoder(ext_hook=codec.exact.revive)
+
+    def encode(self, value: Any) -> bytes:
+        """The payload of `value`; raises `PayloadError` that names the path of what cannot be stored."""
+        codec = self._codec
+        try:
+            data = codec.pack(codec.exact.lower(value) if self._exact else value)
+        except PayloadError:
+            raise
+        except _ENCODE_ERRORS as error:
+            raise codec.refusal(value, error) from error
+        if len(data) > 32:
+            data = codec.checked(value, data)
+        return data
+
+    def decode(self, payload: bytes) -> Any:
+        """The value of a payload; raises `PayloadError` when it does not fit the annotation."""
+        if payload[:1] == _COMPRESSED:
+            payload = _inflate(payload, self._codec.limits.size)
+        try:
+            value = self._decoder.decode(payload)
+            if self._exact and self.annotation not in _UNTYPED:
+                value = self._convert(value)
+        except (msgspec.MsgspecError, ValueError, TypeError, KeyError, RecursionError) as error:
+            path = _path_of(str(error))
+            wanted = getattr(self.annotation, "__name__", None) or str(self.annotation)
+            raise PayloadError(f"{path}: {error} (expected {wanted})", path=path) from error
+        return value
+
+    def _convert(self, value: Any) -> Any:
+        try:
+            return msgspec.convert(value, self.annotation, dec_hook=self._codec.dec_hook)
+        except TypeError as error:
+            if "not supported" in str(error):  # an annotation msgspec has no notion of: the exact form stands
+                return value
+            raise
+
+
+class Codec:
+    """Values to bytes and back. `types` are classes (or `RegisteredType`s) that may stand where no annotation says more."""
+
+    def __init__(
+        self, *, types: Iterable[type | RegisteredType] = (), limits: Limits | None = None
+    ) -> None:
+        self.limits = limits or Limits()
+        registered = [t if isinstance(t, RegisteredType) else RegisteredType.of(t) for t in types]
+        self._by_type = {entry.type: entry for entry in registered}
+        self.exact = ExactForm(self._by_type, {entry.name: entry for entry in registered})
+        self.pack = msgspec.msgpack.Encoder(enc_hook=self._enc_hook).encode
+        self._canonical = msgspec.msgpack.Encoder(
+            enc_hook=self._enc_hook, order="deterministic"
+        ).encode
+        self._shapes: dict[Any, Shape] = {}
+        self.untyped = Shape(self, Any)
+
+    def shape(self, annotation: Any) -> Shape:
+        """The (cached) shape of an annotation."""
+        try:
+            shape = self._shapes.get(annotation)
+        except TypeError:  # an unhashable annotation, such as Annotated[int, {...}]
+            return Shape(self, annotation)
+        if shape is None:
+            shape = self._shapes[annotation] = Shape(self, annotation)
+        return shape
+
+    def digest(self, value: Any) -> bytes:
+        """Eight bytes that differ when the value does, whatever the hash seed; raises `PayloadError`."""
+        try:
+            data = self._canonical(value)
+        except _ENCODE_ERRORS:
+            data = self.untyped.encode(value)
+        if len(data) > 32:
+            self._check(value, data)
+        return hashlib.blake2b(data, digest_size=8).digest()
+
+    def checked(self, value: Any, data: bytes) -> bytes:
+        """`data` within the limits, compressed where that pays."""
+        self._check(value, data)
+        if len(data) > self.limits.compress_above:
+            small = zlib.compress(data, 1)
+            if len(small) + 1 < len(data):
+                return _COMPRESSED + small
+        return data
+
+    def _check(self, value: Any, data: bytes) -> None:
+        limits = self.limits
+        if len(data) > limits.size:
+            raise PayloadError(
+                f"$: {len(data):,} bytes are more than the limit of {limits.size:,}; store the data elsewhere and pass a "
+                "reference, or raise Codec(limits=Limits(size=...))",
+                path="$",
+            )
+        if len(data) > limits.depth and type(value) not in (str, bytes):
+            self._check_depth(value, limits.depth)
+
+    def _check_depth(self, value: Any, limit: int) -> None:
+        level = [("$", value)]
+        for _ in range(limit):
+            level = [child for path, item in level for child in _containers(path, item)]
+            if not level:
+                return
+        path = level[0][0]
+        raise PayloadError(f"{path}: nested deeper than the limit of {limit}", path=path)
+
+    def refusal(self, value: Any, error: BaseException) -> PayloadError:
+        """The `PayloadError` for a value that msgspec refused, with the path of the first bad part."""
+        self._check_depth(value, self.limits.depth)
+        path, bad = self._locate(value, "$")
+        kind = type(bad).__qualname__
+        return PayloadError(f"{path}: a value of type {kind} cannot be stored: {error}", path=path)
+
+    def _locate(self, value: Any, path: str) -> tuple[str, Any]:
+        for child_path, child in _children(path, value):
+            try:
+                self.pack(child)
+            except _ENCODE_ERRORS:
+                return self._locate(child, child_path)
+        return path, value
+
+    def _enc_hook(self, value: Any) -> Any:
+        registered = self._by_type.get(type(value))
+        if registered is not None:
+            return registered.encode(value)
+        if hasattr(value, "model_dump_json"):
+            return value.model_dump_json()
+        kind = type(value)
+        raise TypeError(
+            f"{kind.__module__}.{kind.__qualname__} is not known; register it with Codec(types=[...])"
+        )
+
+    def dec_hook(self, annotation: Any, value: Any) -> Any:
+        """Build what msgspec does not know (registered types, pydantic models) from plain data."""
+        if isinstance(annotation, type) and isinstance(value, annotation):
+            return value
+        registered = self._by_type.get(annotation)
+        if registered is not None:
+            return registered.decode(value)
+        if hasattr(annotation, "model_validate_json"):
+            return annotation.model_validate_json(value)
+        raise TypeError(f"values of type {annotation!r} are not supported")
+
+
+def _inflate(payload: bytes, limit: int) -> bytes:
+    # A stored payload was within the limit when it was written; the factor allows for a limit that was lowered since.
+    try:
+        engine = zlib.decompressobj()
+        data = engine.decompress(payload[1:], max(limit * 16, 1 << 24))
+    except zlib.error as error:
+        raise PayloadError(f"$: a compressed payload is damaged: {error}", path="$") from error
+    if not engine.eof:
+        raise PayloadError("$: a compressed payload is cut off or far beyond the limit", path="$")
+    return data
+
+
+def _children(path: str, value: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield f"{path}.<key {key!r}>", key
+            yield f"{path}[{key!r}]", item
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for index, item in enumerate(value):
+            yield f"{path}[{index}]", item
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield f"{path}.{field.name}", getattr(value, field.name)
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield f"{path}.{name}", getattr(value, name)
+
+
+def _containers(path: str, value: Any) -> Iterable[tuple[str, Any]]:
+    return (pair for pair in _children(path, value) if not isinstance(pair[1], (str, bytes, int, float)))
+
+
+def _path_of(message: str) -> str:
+    marker = " - at `"
+    if marker in message:
+        return message.split(marker, 1)[1].split("`", 1)[0]
+    return "$"
+
+
+def _has_untyped(annotation: Any, seen: frozenset[Any]) -> bool:
+    if annotation in _UNTYPED or isinstance(annotation, (typing.TypeVar, str)):
+        return True
+    if annotation in seen or annotation is None:
+        return False
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _has_untyped(typing.get_args(annotation)[0], seen)
+    if typing.get_origin(annotation) is typing.Literal:
+        return False
+    if isinstance(annotation, typing.NewType):
+        return _has_untyped(annotation.__supertype__, seen)
+    seen = seen | {annotation}
+    parts = [part for part in typing.get_args(annotation) if part is not Ellipsis]
+    if isinstance(annotation, type) and (
+        dataclasses.is_dataclass(annotation) or issubclass(annotation, (msgspec.Struct, tuple))
+    ):
+        try:
+            parts += list(typing.get_type_hints(annotation).values())
+        except (NameError, TypeError):
+            return False
+    return any(not isinstance(part, (list, types.EllipsisType)) and _has_untyped(part, seen) for part in parts)

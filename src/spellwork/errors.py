@@ -1,0 +1,265 @@
+"""Owns every error that Spellwork raises, each with a stable `code`, typed attributes and a message that says what to do.
+It must never import another part of the package.
+
+    SpellworkError
+    ├── PayloadError               a value cannot be stored or read back
+    ├── DefinitionError            a workflow, activity, signal or handler is declared wrongly
+    ├── UnknownWorkflow            no such workflow (or version) is registered
+    ├── UsageError                 a verb was called where it has no meaning
+    │   └── ForbiddenInWorkflow    real I/O, threads or sockets inside a workflow
+    ├── StoreError
+    │   ├── Conflict               a requirement of a batch did not hold; nothing was written
+    │   ├── Fenced                 another owner has taken over; nothing was written
+    │   ├── Lagged                 a watcher fell behind what is retained
+    │   ├── StoreClosed
+    │   ├── StoreCorrupt           damaged data, or not a store at all
+    │   ├── StoreFailed            the disk refused a write or a sync
+    │   │   └── StoreFull
+    │   ├── StoreMissing
+    │   ├── StoreOwned             another process owns every partition
+    │   ├── StoreTooNew
+    │   └── StoreUnavailable       cannot be opened or written (path, permissions, locks)
+    ├── RunError
+    │   ├── RunNotFound
+    │   ├── RunExists              the id belongs to another workflow or other arguments
+    │   ├── RunFinished            a verb that needs a running run
+    │   ├── RunFailed              the workflow raised
+    │   ├── RunCancelled
+    │   ├── RunTerminated
+    │   ├── RunBlocked             parked with a reason; goes on after a fix
+    │   │   └── RunQuarantined     kept killing its process
+    │   └── NonDeterminismError    the code no longer matches the journal
+    ├── ActivityFailed             an activity failed with an error whose class is not registered
+    ├── ActivityTimeout            also a TimeoutError
+    ├── QueryFailed
+    ├── UpdateRejected             refused by its validator; left no trace
+    └── InternalError              a bug in Spellwork: please report it
+
+Control flow that user code must not swallow (`ContinueAsNew`, `Evicted`) derives from BaseException and lives with the loop.
+"""
+
+from __future__ import annotations
+
+
+class SpellworkError(Exception):
+    """The root of everything that Spellwork raises on purpose."""
+
+    code = "spellwork"
+
+    def __init__(self, message: str = "", **attributes: object) -> None:
+        super().__init__(message)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+
+class PayloadError(SpellworkError):
+    """A value cannot be stored exactly, or stored bytes do not fit the annotation. `path` points into the value."""
+
+    code = "payload"
+    path: str = "$"
+
+
+class DefinitionError(SpellworkError):
+    """A workflow, activity, signal or handler is declared wrongly; raised when it is declared."""
+
+    code = "definition"
+
+
+class UnknownWorkflow(SpellworkError):
+    """No workflow of this name and version is registered with the engine."""
+
+    code = "unknown-workflow"
+    name: str
+
+
+class UsageError(SpellworkError):
+    """A verb was called where it has no meaning, for example `now()` outside a workflow."""
+
+    code = "usage"
+
+
+class ForbiddenInWorkflow(UsageError):
+    """Workflow code tried to do real I/O or to leave its deterministic loop. `where` is `file:line`."""
+
+    code = "forbidden-in-workflow"
+    what: str
+    where: str
+
+
+class StoreError(SpellworkError):
+    """The root of what a store reports."""
+
+    code = "store"
+
+
+class Conflict(StoreError):
+    """A requirement of the batch did not hold; nothing of the batch was written."""
+
+    code = "store-conflict"
+    key: bytes
+
+
+class Fenced(StoreError):
+    """Another owner has taken the partition over; nothing of the batch was written."""
+
+    code = "fenced"
+    partition: int
+
+
+class Lagged(StoreError):
+    """A watcher fell behind what the feed retains; `missed` revisions (at least) are gone. Read the state and watch anew."""
+
+    code = "lagged"
+    missed: int
+
+
+class StoreClosed(StoreError):
+    """The store was closed."""
+
+    code = "store-closed"
+
+
+class StoreCorrupt(StoreError):
+    """Damaged data was detected, or the file is not a Spellwork store."""
+
+    code = "store-corrupt"
+
+
+class StoreFailed(StoreError):
+    """The disk refused a write or a sync. Whether the last batch is durable is unknown until the store is opened again."""
+
+    code = "store-failed"
+
+
+class StoreFull(StoreFailed):
+    """The disk is full; nothing that was acknowledged is lost."""
+
+    code = "store-full"
+
+
+class StoreMissing(StoreError):
+    """There is no store at this place, and reading never creates one."""
+
+    code = "store-missing"
+
+
+class StoreOwned(StoreError):
+    """Another process owns every partition of the store; `owner` says which."""
+
+    code = "store-owned"
+    owner: str
+
+
+class StoreTooNew(StoreError):
+    """The store was written by a newer Spellwork."""
+
+    code = "store-too-new"
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be opened or written: path, permissions, or a lock that was never given up."""
+
+    code = "store-unavailable"
+
+
+class RunError(SpellworkError):
+    """The root of what concerns one run; `run_id` names it."""
+
+    code = "run"
+    run_id: str
+
+
+class RunNotFound(RunError):
+    """No run has this id."""
+
+    code = "run-not-found"
+
+
+class RunExists(RunError):
+    """The id already belongs to a run of another workflow or with other arguments."""
+
+    code = "run-exists"
+
+
+class RunFinished(RunError):
+    """The run has ended, and the verb needs one that is running."""
+
+    code = "run-finished"
+
+
+class RunFailed(RunError):
+    """The workflow raised; `__cause__` is its error where the class is known."""
+
+    code = "run-failed"
+
+
+class RunCancelled(RunError):
+    """The run was cancelled; `reason` says why."""
+
+    code = "run-cancelled"
+    reason: str
+
+
+class RunTerminated(RunError):
+    """The run was terminated without unwinding; `reason` says why."""
+
+    code = "run-terminated"
+    reason: str
+
+
+class RunBlocked(RunError):
+    """The run is parked with a reason and goes on after a fix; nothing is lost."""
+
+    code = "run-blocked"
+    reason: str
+
+
+class RunQuarantined(RunBlocked):
+    """The run killed its process too often while running; `spellwork resume ID` tries again."""
+
+    code = "run-quarantined"
+
+
+class NonDeterminismError(RunError):
+    """Replay met a command that differs from the journal; `position`, `expected` and `found` say where and how."""
+
+    code = "nondeterminism"
+    position: int
+    expected: str
+    found: str
+
+
+class ActivityFailed(SpellworkError):
+    """An activity failed with an error whose class is not registered; `type`, `message` and `data` tell of it."""
+
+    code = "activity-failed"
+    type: str
+    message: str
+    data: object = None
+
+
+class ActivityTimeout(SpellworkError, TimeoutError):
+    """An activity exceeded a limit; `activity`, `limit` (its name) and `seconds` say which."""
+
+    code = "activity-timeout"
+    activity: str
+    limit: str
+    seconds: float
+
+
+class QueryFailed(SpellworkError):
+    """A query is unknown, raised, or tried to change the run."""
+
+    code = "query-failed"
+
+
+class UpdateRejected(SpellworkError):
+    """The update is unknown or its validator refused it; nothing was written."""
+
+    code = "update-rejected"
+
+
+class InternalError(SpellworkError):
+    """A bug in Spellwork. Nothing that was acknowledged is lost; please report it with the traceback."""
+
+    code = "internal"

@@ -1,0 +1,75 @@
+"""Owns the contract that a backend fulfils: one write transaction at a time, consistent readers, a doorbell.
+It must never hold more than a backend needs: group commit, requirements, feed and durability policy live above it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+Row = tuple[bytes, bytes, int]
+"""Key, value, version."""
+
+
+class Reader(Protocol):
+    """A consistent view of everything committed when it was made."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def version(self, key: bytes) -> int:
+        """The revision that wrote `key`, 0 if it does not exist."""
+        ...
+
+    def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """The pairs with start <= key < end, in key order."""
+        ...
+
+    def close(self) -> None:
+        """End the view."""
+        ...
+
+    def again(self) -> Reader:
+        """A new view through what this one used."""
+        ...
+
+    def dispose(self) -> None:
+        """End the view and let go of what it used."""
+        ...
+
+
+class Backend(Protocol):
+    """Ordered bytes on some medium. Write methods are called from one thread; readers from another."""
+
+    inline: bool
+    """Whether commits are so cheap that they run on the event loop."""
+
+    def begin(self, *, sync: bool) -> tuple[int, bool]:
+        """Start a write transaction that will be synced or not: the current revision, and whether another process wrote since the last time."""
+        ...
+
+    def get(self, key: bytes) -> tuple[bytes, int] | None:
+        """Value and version inside the write transaction."""
+        ...
+
+    def write(self, rows: list[Row], deletes: list[bytes]) -> None: ...
+
+    def delete_range(self, start: bytes, end: bytes) -> None: ...
+
+    def commit(self, revision: int) -> None:
+        """Make the transaction durable (if it was begun with `sync`) and visible, as one."""
+        ...
+
+    def rollback(self) -> None: ...
+
+    def reader(self) -> Reader: ...
+
+    def doorbell(self) -> int:
+        """A number that changes when another process has committed; cheap, called from the event loop."""
+        ...
+
+    def size(self) -> int:
+        """Bytes on the medium."""
+        ...
+
+    def close(self) -> None: ...

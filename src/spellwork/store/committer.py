@@ -1,0 +1,265 @@
+"""Owns group commit: one writer that takes whatever is queued, checks each batch's requirements, writes and syncs once.
+It must never acknowledge a batch before the backend has made its group durable, nor let one batch's conflict touch another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import queue
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from spellwork.clock import Clock
+from spellwork.errors import Conflict, Fenced, StoreClosed, StoreError
+from spellwork.store.backend import Backend
+from spellwork.store.batch import MERGES, Batch
+from spellwork.store.keyspace import FEED, FEED_FLOOR, PARTITIONS, WATCHED
+
+Outcome = int | StoreError
+Done = Callable[[Outcome], None]
+Probe = Callable[[str], None]
+_Item = tuple[Batch, Done]
+
+_GROUP_ROWS = 20_000
+FEED_RETAINED = 10_000
+
+
+@dataclasses.dataclass(slots=True)
+class CommitStats:
+    """Counts since the store was opened: `syncs` is how often a commit waited for the disk."""
+
+    batches: int = 0
+    groups: int = 0
+    syncs: int = 0
+    rows: int = 0
+    conflicts: int = 0
+
+
+class Committer:
+    """Queues batches from the event loop and writes them in a thread (or inline, where a backend is in memory).
+
+    `sync_every` is None for never, 0.0 for each group, else the longest time in seconds that a commit may stay unsynced.
+    """
+
+    def __init__(self, backend: Backend, clock: Clock, *, sync_every: float | None, probe: Probe | None = None):
+        self._backend = backend
+        self._clock = clock
+        self._sync_every = sync_every
+        self._probe = probe or _no_probe
+        self._queue: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._turn: list[_Item] = []
+        self._failed: StoreError | None = None
+        self._epochs: dict[int, int] = {}
+        self._synced_at = clock.monotonic()
+        self._unsynced = False
+        self.stats = CommitStats()
+        self.committed: Callable[[int], None] = lambda _revision: None
+        self._thread: threading.Thread | None = None
+        if not backend.inline:
+            self._thread = threading.Thread(target=self._run, name="spellwork-committer", daemon=True)
+            self._thread.start()
+
+    def submit(self, batch: Batch, done: Done) -> None:
+        """Queue `batch`; `done` is called on the event loop with its revision or with what went wrong.
+
+        What one turn of the loop submits travels together, so that steps that finished side by side share a sync.
+        """
+        if not self._turn:
+            self._loop.call_soon(self._flush)
+        self._turn.append((batch, done))
+
+    def _flush(self) -> None:
+        items, self._turn = self._turn, []
+        if self._thread is None:
+            self._loop.call_soon(self._deliver, self._write_group(items))
+        else:
+            self._queue.put(items)
+
+    def close(self) -> None:
+        """Write what is queued, then stop. Called from outside the event loop's turn."""
+        if self._turn:
+            self._flush()
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+        self._failed = self._failed or StoreClosed("the store is closed; open the engine again")
+
+    def _run(self) -> None:
+        running = True
+        while running:
+            try:
+                items = self._queue.get(timeout=self._sync_every if self._unsynced else None)
+            except queue.Empty:
+                items = []
+            if items is None:
+                running = False
+                items = []
+            group = list(items)
+            while running and len(group) < _GROUP_ROWS:
+                try:
+                    more = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    running = False
+                    break
+                group += more
+            if group or self._unsynced:
+                outcomes = self._write_group(group, last=not running)
+                if outcomes:
+                    self._notify(outcomes)
+
+    def _notify(self, outcomes: list[tuple[Done, Outcome]]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, outcomes)
+        except RuntimeError:
+            # The loop was closed without closing the engine: nobody is left to be told, and the rows are durable.
+            return
+
+    def _deliver(self, outcomes: list[tuple[Done, Outcome]]) -> None:
+        newest = 0
+        for done, outcome in outcomes:
+            done(outcome)
+            if type(outcome) is int:
+                newest = outcome
+        if newest:
+            self.committed(newest)
+
+    def _write_group(self, group: list[_Item], *, last: bool = False) -> list[tuple[Done, Outcome]]:
+        if self._failed is not None:
+            return [(done, self._failed) for _, done in group]
+        sync = self._wants_sync(idle=not group or last)
+        try:
+            self._probe("commit.before")
+            outcomes = self._transaction(group, sync=sync)
+            self._probe("commit.after")
+        except StoreError as error:
+            self._backend.rollback()
+            # After a failed sync nobody knows what the disk holds (fsyncgate): the handle is not used again.
+            self._failed = error
+            return [(done, error) for _, done in group]
+        self.stats.groups += 1
+        self._unsynced = not sync and self._sync_every is not None
+        if sync:
+            self.stats.syncs += 1
+            self._synced_at = self._clock.monotonic()
+        return outcomes
+
+    def _wants_sync(self, *, idle: bool) -> bool:
+        if self._sync_every is None:
+            return False
+        return idle or self._clock.monotonic() - self._synced_at >= self._sync_every
+
+    def _transaction(self, group: list[_Item], *, sync: bool) -> list[tuple[Done, Outcome]]:
+        revision, changed = self._backend.begin(sync=sync)
+        if changed:
+            self._epochs.clear()
+        work = _Transaction(self._backend, self._epochs, revision)
+        outcomes: list[tuple[Done, Outcome]] = []
+        for batch, done in group:
+            try:
+                outcomes.append((done, work.apply(batch)))
+            except (Conflict, Fenced) as error:
+                self.stats.conflicts += 1
+                outcomes.append((done, error))
+        work.prune_feed(revision)
+        work.flush()
+        self._probe("commit.sync")
+        self._backend.commit(work.revision)
+        self.stats.batches += len(group)
+        self.stats.rows += work.rows
+        return outcomes
+
+
+class _Transaction:
+    """One write transaction: an overlay of what is not yet handed to the backend."""
+
+    def __init__(self, backend: Backend, epochs: dict[int, int], revision: int):
+        self._backend = backend
+        self._epochs = epochs
+        self._overlay: dict[bytes, tuple[bytes, int] | None] = {}
+        self.revision = revision
+        self.rows = 0
+
+    def apply(self, batch: Batch) -> int:
+        self._check(batch)
+        revision = self.revision = self.revision + 1
+        overlay = self._overlay
+        for start, end in batch.ranges:
+            self.flush()
+            self._backend.delete_range(start, end)
+        for key in batch.deletes:
+            overlay[key] = None
+        for key, value in batch.puts:
+            overlay[key] = (value, revision)
+            if key[0] == PARTITIONS.prefix:
+                self._epochs.pop(int.from_bytes(key[1:3], "big"), None)
+        for key, operator, operand in batch.merges:
+            old = self._get(key)
+            overlay[key] = (MERGES[operator](old[0] if old else None, operand), revision)
+        self._feed(batch, revision)
+        return revision
+
+    def _feed(self, batch: Batch, revision: int) -> None:
+        changes: list[tuple[bytes, bytes | None, bytes | None]] = [
+            (start, None, end) for start, end in batch.ranges if start[0] >= WATCHED
+        ]
+        changes += [(key, None, None) for key in batch.deletes if key[0] >= WATCHED]
+        changes += [(key, value, None) for key, value in batch.puts if key[0] >= WATCHED]
+        for key, _, _ in batch.merges:
+            merged = self._overlay[key]
+            if key[0] >= WATCHED and merged is not None:
+                changes.append((key, merged[0], None))
+        if changes:
+            self._overlay[FEED.key(revision.to_bytes(8, "big"))] = (msgspec.msgpack.encode(changes), revision)
+
+    def _check(self, batch: Batch) -> None:
+        for partition, epoch in batch.epochs:
+            held = self._epochs.get(partition)
+            if held is None:
+                row = self._get(PARTITIONS.key(partition.to_bytes(2, "big")))
+                held = self._epochs[partition] = int.from_bytes(row[0][:8], "big") if row else 0
+            if held != epoch:
+                raise Fenced(
+                    f"partition {partition} has epoch {held}, this writer had {epoch}: another owner has taken over",
+                    partition=partition,
+                )
+        for key in batch.absent:
+            if self._get(key) is not None:
+                raise Conflict(f"the key {key!r} exists already", key=key)
+        for key, version in batch.versions:
+            row = self._get(key)
+            if (row[1] if row else 0) != version:
+                raise Conflict(f"the key {key!r} was changed by someone else", key=key)
+
+    def _get(self, key: bytes) -> tuple[bytes, int] | None:
+        if key in self._overlay:
+            return self._overlay[key]
+        return self._backend.get(key)
+
+    def prune_feed(self, before: int) -> None:
+        # once in a thousand revisions is often enough, and keeps the range delete off the common path
+        if before // 1000 != self.revision // 1000 and self.revision > FEED_RETAINED:
+            self.flush()
+            floor = self.revision - FEED_RETAINED
+            self._backend.delete_range(FEED.key(), FEED.key((floor + 1).to_bytes(8, "big")))
+            self._overlay[FEED_FLOOR] = (floor.to_bytes(8, "big"), self.revision)
+
+    def flush(self) -> None:
+        if not self._overlay:
+            return
+        deletes = [key for key, row in self._overlay.items() if row is None]
+        rows = [(key, row[0], row[1]) for key, row in self._overlay.items() if row is not None]
+        self._backend.write(rows, deletes)
+        self.rows += len(self._overlay)
+        self._overlay = {}
+
+
+def _no_probe(_point: str) -> None:
+    return None
+
+

@@ -1,0 +1,38 @@
+"""Owns the division of one ordered map into independent keyspaces by a one-byte prefix.
+It must never be given the same prefix twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+WATCHED = 0x80
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Keyspace:
+    """A namespace of keys. Those with a prefix of 0x80 and above are *watched*: their changes go to the change feed."""
+
+    name: str
+    prefix: int
+
+    def key(self, suffix: bytes = b"") -> bytes:
+        """The full key of `suffix` in this keyspace."""
+        return bytes((self.prefix,)) + suffix
+
+    def range(self, prefix: bytes = b"") -> tuple[bytes, bytes]:
+        """First key and end (exclusive) of everything that starts with `prefix`."""
+        start = self.key(prefix)
+        return start, successor(start)
+
+
+def successor(prefix: bytes) -> bytes:
+    """The smallest key greater than every key that starts with `prefix`."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes((stripped[-1] + 1,)) if stripped else b"\xff" * 64
+
+
+META = Keyspace("meta", 0x01)
+PARTITIONS = Keyspace("partitions", 0x02)
+FEED = Keyspace("feed", 0x03)
+FEED_FLOOR = META.key(b"feed-floor")

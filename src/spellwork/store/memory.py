@@ -1,0 +1,144 @@
+"""Owns the backend that keeps everything in memory: for tests, simulation and jobs that need not survive.
+It must never differ from the others in anything but durability.
+"""
+
+from __future__ import annotations
+
+import bisect
+
+from spellwork.store.backend import Row
+
+
+class _Table:
+    """One prefix byte's rows: a dict, and its keys in order. Separate lists keep inserts near the end cheap."""
+
+    __slots__ = ("keys", "rows")
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, tuple[bytes, int]] = {}
+        self.keys: list[bytes] = []
+
+    def put(self, key: bytes, value: bytes, version: int) -> None:
+        if key not in self.rows:
+            if not self.keys or key > self.keys[-1]:
+                self.keys.append(key)
+            else:
+                bisect.insort(self.keys, key)
+        self.rows[key] = (value, version)
+
+    def delete(self, key: bytes) -> None:
+        if self.rows.pop(key, None) is not None:
+            del self.keys[bisect.bisect_left(self.keys, key)]
+
+    def copy(self) -> _Table:
+        twin = _Table()
+        twin.rows, twin.keys = dict(self.rows), list(self.keys)
+        return twin
+
+
+class MemoryReader:
+    """Reads tables, live or copied."""
+
+    def __init__(self, tables: dict[int, _Table]):
+        self._tables = tables
+
+    def get(self, key: bytes) -> bytes | None:
+        table = self._tables.get(key[0])
+        row = table.rows.get(key) if table else None
+        return row[0] if row else None
+
+    def version(self, key: bytes) -> int:
+        table = self._tables.get(key[0])
+        row = table.rows.get(key) if table else None
+        return row[1] if row else 0
+
+    def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        for prefix in sorted(self._tables, reverse=reverse):
+            table = self._tables[prefix]
+            low, high = bisect.bisect_left(table.keys, start), bisect.bisect_left(table.keys, end)
+            if reverse:
+                keys = table.keys[low:high] if limit is None else table.keys[max(low, high - limit) : high]
+                keys.reverse()
+            else:
+                keys = table.keys[low : high if limit is None else min(high, low + limit)]
+            found += [(key, table.rows[key][0]) for key in keys]
+            if limit is not None and len(found) >= limit:
+                return found[:limit]
+        return found
+
+    def close(self) -> None:
+        self._tables = {}
+
+    def again(self) -> MemoryReader:
+        return self
+
+    def dispose(self) -> None:
+        self._tables = {}
+
+
+class MemoryBackend:
+    """The contract over dicts. Writes of a transaction are kept aside until `commit`."""
+
+    inline = True
+
+    def __init__(self) -> None:
+        self._tables: dict[int, _Table] = {}
+        self._revision = 0
+        self._pending: list[tuple[str, bytes, bytes, int]] = []
+
+    def begin(self, *, sync: bool) -> tuple[int, bool]:  # noqa: ARG002 - there is nothing to sync
+        self._pending = []
+        return self._revision, False
+
+    def get(self, key: bytes) -> tuple[bytes, int] | None:
+        for kind, first, second, version in reversed(self._pending):
+            if kind == "put" and first == key:
+                return second, version
+            if (kind == "delete" and first == key) or (kind == "range" and first <= key < second):
+                return None
+        table = self._tables.get(key[0])
+        return table.rows.get(key) if table else None
+
+    def write(self, rows: list[Row], deletes: list[bytes]) -> None:
+        self._pending += [("delete", key, b"", 0) for key in deletes]
+        self._pending += [("put", key, value, version) for key, value, version in rows]
+
+    def delete_range(self, start: bytes, end: bytes) -> None:
+        self._pending.append(("range", start, end, 0))
+
+    def commit(self, revision: int) -> None:
+        for kind, first, second, version in self._pending:
+            if kind == "put":
+                self._tables.setdefault(first[0], _Table()).put(first, second, version)
+            elif kind == "delete":
+                if first[0] in self._tables:
+                    self._tables[first[0]].delete(first)
+            else:
+                for key, _ in MemoryReader(self._tables).scan(first, second):
+                    self._tables[key[0]].delete(key)
+        self._pending = []
+        self._revision = revision
+
+    def rollback(self) -> None:
+        self._pending = []
+
+    def reader(self) -> MemoryReader:
+        return MemoryReader({prefix: table.copy() for prefix, table in self._tables.items()})
+
+    def live_reader(self) -> MemoryReader:
+        """A reader of the current state, for reads that end before anything else runs."""
+        return MemoryReader(self._tables)
+
+    def doorbell(self) -> int:
+        return 0
+
+    def size(self) -> int:
+        return sum(
+            len(key) + len(row[0]) for table in self._tables.values() for key, row in table.rows.items()
+        )
+
+    def close(self) -> None:
+        self._tables = {}

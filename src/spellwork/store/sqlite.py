@@ -1,0 +1,275 @@
+"""Owns the SQLite backend: one table, WAL, explicit durability, and the refusal of what is not a store.
+It must never use the standard library's module (its SQLite may carry the WAL-reset bug), nor write a file that it did not make.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from spellwork.errors import (
+    StoreCorrupt,
+    StoreError,
+    StoreFailed,
+    StoreFull,
+    StoreMissing,
+    StoreTooNew,
+    StoreUnavailable,
+)
+from spellwork.store.backend import Row
+from spellwork.store.keyspace import META
+from spellwork.store.turn import Turn
+
+APPLICATION_ID = 0x53504C57  # "SPLW"
+SCHEMA = 1
+_FIRST_SAFE = (3, 51, 3)  # sqlite.org, "The WAL Reset Bug": two connections can corrupt a database up to 3.51.2
+_REVISION = META.key(b"revision")
+_LOCK_WAIT = 30.0
+
+# apsw gives up the GIL at each step, and a busy event loop keeps it for 5 ms: so the rows of a group go in by one statement a
+# key length, as blobs of version (8 bytes), key and value.
+_INSERT = (
+    "INSERT OR REPLACE INTO kv(k, v, r) "
+    "SELECT substr(value, 9, ?2), substr(value, 9 + ?2), substr(value, 1, 8) FROM carray(?1)"
+)
+_DELETE = "DELETE FROM kv WHERE k IN (SELECT value FROM carray(?1))"
+
+
+class SqliteReader:
+    """Reads through a connection of its own, each inside one read transaction."""
+
+    def __init__(self, connection: apsw.Connection, path: str):
+        self._connection = connection
+        self._path = path
+        with translated(path):
+            connection.execute("BEGIN")
+
+    def get(self, key: bytes) -> bytes | None:
+        row = self._one("SELECT v FROM kv WHERE k = ?", key)
+        return row[0] if row else None
+
+    def version(self, key: bytes) -> int:
+        row = self._one("SELECT r FROM kv WHERE k = ?", key)
+        return int.from_bytes(row[0], "big") if row else 0
+
+    def _one(self, sql: str, key: bytes) -> Any:
+        with translated(self._path):
+            return self._connection.execute(sql, (key,)).fetchone()
+
+    def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        order = "DESC" if reverse else "ASC"
+        with translated(self._path):
+            return self._connection.execute(
+                f"SELECT k, v FROM kv WHERE k >= ? AND k < ? ORDER BY k {order} LIMIT ?",  # noqa: S608 - a constant
+                (start, end, -1 if limit is None else limit),
+            ).fetchall()
+
+    def close(self) -> None:
+        with translated(self._path):
+            self._connection.execute("ROLLBACK")
+
+    def again(self) -> SqliteReader:
+        return SqliteReader(self._connection, self._path)
+
+    def dispose(self) -> None:
+        with translated(self._path):
+            self._connection.close()
+
+
+class SqliteBackend:
+    """The contract over one SQLite file. `create=False` refuses a file that is not there."""
+
+    inline = False
+
+    def __init__(self, path: str, *, create: bool = True, vfs: str | None = None):
+        if tuple(int(part) for part in apsw.sqlite_lib_version().split(".")) < _FIRST_SAFE:
+            raise StoreUnavailable(
+                f"SQLite {apsw.sqlite_lib_version()} can corrupt a database with two writers; install apsw 3.51.3 or newer"
+            )
+        self.path = path
+        self._vfs = vfs
+        self._synced: bool | None = None
+        self._seen_version = -1
+        self._revision = 0
+        _prepare_file(path, create=create)
+        self._writer = self._connect()
+        try:
+            self._open_schema()
+            self._writer.set_busy_timeout(5)  # from here on the turn decides who waits
+            self._bell = self._connect()
+            with translated(path):
+                self._turn = Turn(f"{path}-turn")
+        except (StoreError, apsw.Error):
+            self._writer.close()
+            raise
+
+    def _connect(self) -> apsw.Connection:
+        with translated(self.path):
+            connection = apsw.Connection(
+                self.path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._vfs
+            )
+            connection.set_busy_timeout(2000)
+            connection.execute(
+                "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA fullfsync=1; PRAGMA checkpoint_fullfsync=1; "
+                "PRAGMA wal_autocheckpoint=16000; PRAGMA journal_size_limit=134217728; "
+                "PRAGMA cache_size=-65536; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=0"
+            )
+            return connection
+
+    def _open_schema(self) -> None:
+        with translated(self.path):
+            application = self._writer.pragma("application_id")
+            schema = self._writer.pragma("user_version")
+            empty = not self._writer.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+            if application == 0 and empty:
+                self._writer.execute(
+                    "BEGIN IMMEDIATE; "  # two processes may both come here: the second finds the table and agrees
+                    "CREATE TABLE IF NOT EXISTS kv(k BLOB PRIMARY KEY, v BLOB NOT NULL, r BLOB NOT NULL) WITHOUT ROWID; "
+                    f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA}; COMMIT"
+                )
+                return
+        if application != APPLICATION_ID:
+            raise StoreCorrupt(
+                f"{self.path} is an SQLite database of another application; choose another path"
+            )
+        if schema > SCHEMA:
+            raise StoreTooNew(
+                f"{self.path} has schema {schema}, this Spellwork knows up to {SCHEMA}; install a newer Spellwork"
+            )
+
+    def begin(self, *, sync: bool) -> tuple[int, bool]:
+        self._turn.let_others_in()
+        with translated(self.path):
+            if sync is not self._synced:
+                self._writer.execute(f"PRAGMA synchronous={'FULL' if sync else 'NORMAL'}")
+                self._synced = sync
+            self._begin_immediate()
+            seen = self._writer.pragma("data_version")
+            changed = seen != self._seen_version
+            if changed:
+                self._seen_version = seen
+                row = self._writer.execute("SELECT v FROM kv WHERE k = ?", (_REVISION,)).fetchone()
+                self._revision = int.from_bytes(row[0], "big") if row else 0
+            return self._revision, changed
+
+    def _begin_immediate(self) -> None:
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+        except apsw.BusyError:
+            deadline = time.monotonic() + _LOCK_WAIT
+            with self._turn.raised():
+                while True:
+                    try:
+                        self._writer.execute("BEGIN IMMEDIATE")
+                    except apsw.BusyError:
+                        if time.monotonic() > deadline:
+                            raise
+                    else:
+                        return
+
+    def get(self, key: bytes) -> tuple[bytes, int] | None:
+        with translated(self.path):
+            row = self._writer.execute("SELECT v, r FROM kv WHERE k = ?", (key,)).fetchone()
+        return (row[0], int.from_bytes(row[1], "big")) if row else None
+
+    def write(self, rows: list[Row], deletes: list[bytes]) -> None:
+        by_length: dict[int, list[bytes]] = {}
+        for key, value, version in rows:
+            by_length.setdefault(len(key), []).append(version.to_bytes(8, "big") + key + value)
+        with translated(self.path):
+            if deletes:
+                self._writer.execute(_DELETE, (apsw.carray(tuple(deletes)),))
+            for length, blobs in by_length.items():
+                self._writer.execute(_INSERT, (apsw.carray(tuple(blobs)), length))
+
+    def delete_range(self, start: bytes, end: bytes) -> None:
+        with translated(self.path):
+            self._writer.execute("DELETE FROM kv WHERE k >= ? AND k < ?", (start, end))
+
+    def commit(self, revision: int) -> None:
+        stamp = revision.to_bytes(8, "big")
+        with translated(self.path):
+            self._writer.execute(
+                "INSERT OR REPLACE INTO kv(k, v, r) VALUES (?1, ?2, ?2)", (_REVISION, stamp)
+            )
+            self._writer.execute("COMMIT")
+        self._revision = revision
+
+    def rollback(self) -> None:
+        with contextlib.suppress(apsw.Error):
+            self._writer.execute("ROLLBACK")
+
+    def reader(self) -> SqliteReader:
+        return SqliteReader(self._connect(), self.path)
+
+    def doorbell(self) -> int:
+        with translated(self.path):
+            return int(self._bell.pragma("data_version"))
+
+    def size(self) -> int:
+        files = (Path(self.path), Path(f"{self.path}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def close(self) -> None:
+        with translated(self.path):
+            self._bell.close()
+            self._writer.close()
+        self._turn.close()
+
+
+def _prepare_file(path: str, *, create: bool) -> None:
+    file = Path(path)
+    if file.is_dir():
+        raise StoreUnavailable(f"{path} is a directory; name a file in it, such as sqlite:{path}/spellwork.db")
+    if not file.exists():
+        if not create:
+            raise StoreMissing(f"there is no store at {path}; check --store, or start a run to create one")
+        if not file.parent.is_dir():
+            raise StoreUnavailable(f"the directory {file.parent} does not exist; create it first")
+    try:
+        # made here and not by SQLite, so that nobody else can read it from the first moment on
+        os.close(os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
+    except PermissionError as error:
+        raise StoreUnavailable(f"{path} cannot be opened for writing: {error.strerror}; check the permissions") from error
+    except OSError as error:
+        raise StoreUnavailable(f"{path} cannot be opened: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Turn what SQLite reports into the error tree."""
+    try:
+        yield
+    except apsw.FullError as error:
+        raise StoreFull(
+            f"{path}: the disk is full; free some space and open the engine again: every acknowledged step is kept"
+        ) from error
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise StoreCorrupt(
+            f"{path} is damaged or no SQLite database ({error}); restore a backup, or move it away to start anew"
+        ) from error
+    except apsw.IOError as error:
+        raise StoreFailed(
+            f"{path}: reading or writing failed ({error}); check the disk and open the engine again"
+        ) from error
+    except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError) as error:
+        raise StoreUnavailable(
+            f"{path} cannot be written ({error}); check the permissions of the file and its directory"
+        ) from error
+    except (apsw.BusyError, apsw.LockedError) as error:
+        raise StoreUnavailable(
+            f"{path}: another process has held the write lock for {_LOCK_WAIT:.0f} s; find and stop it"
+        ) from error
+    except apsw.ConnectionClosedError as error:
+        raise StoreUnavailable(f"{path}: the connection was closed") from error
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {error}") from error
+

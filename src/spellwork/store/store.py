@@ -1,0 +1,304 @@
+"""Owns `Store`: the asynchronous face of a backend, with reads off the event loop, group commit and the change feed.
+It must never let a reader see what is not committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from spellwork.clock import Cancellable, Clock, SystemClock
+from spellwork.errors import Lagged, StoreError, StoreUnavailable
+from spellwork.store.backend import Backend, Reader
+from spellwork.store.batch import Batch
+from spellwork.store.committer import Committer, CommitStats, Done, Probe
+from spellwork.store.keyspace import FEED, FEED_FLOOR, META
+from spellwork.store.memory import MemoryBackend
+from spellwork.store.sqlite import SqliteBackend
+
+T = TypeVar("T")
+_DOORBELL_EVERY = 0.02
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Durability:
+    """When a commit is acknowledged.
+
+    - `full`: after the disk has it. The default.
+    - `batched(ms)`: at once; the disk has it at most about `ms` milliseconds later. A power cut loses at most that window.
+    - `relaxed`: at once; the disk has it at the next checkpoint. A power cut may lose the last moments, a killed process nothing.
+    - `memory`: only for `memory:` stores, which survive nothing.
+    """
+
+    name: str
+    sync_every: float | None
+
+    @classmethod
+    def parse(cls, text: str) -> Durability:
+        """A level from its name, such as "full" or "batched(10)"."""
+        if text == "full":
+            return cls("full", 0.0)
+        if text in ("relaxed", "memory"):
+            return cls(text, None)
+        match = re.fullmatch(r"batched\((\d+(?:\.\d+)?)\)", text)
+        if match and float(match[1]) > 0:
+            return cls(text, float(match[1]) / 1000)
+        raise ValueError(f'unknown durability {text!r}; use "full", "batched(MILLISECONDS)", "relaxed" or "memory"')
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """One committed change of a watched key; `value` is None for a delete, and `end` bounds a deleted range."""
+
+    revision: int
+    key: bytes
+    value: bytes | None
+    end: bytes | None = None
+
+
+def open_store(
+    url: str,
+    *,
+    durability: str | None = None,
+    clock: Clock | None = None,
+    create: bool = True,
+    probe: Probe | None = None,
+) -> Store:
+    """Open `memory:` or `sqlite:PATH` on the running event loop."""
+    scheme, colon, rest = url.partition(":")
+    clock = clock or SystemClock()
+    if scheme == "memory" and colon and not rest:
+        if durability not in (None, "memory"):
+            raise ValueError(f"a memory: store cannot be {durability!r}; use sqlite:PATH for durable work")
+        return Store(url, MemoryBackend(), Durability.parse("memory"), clock, probe)
+    if scheme == "sqlite" and rest:
+        level = Durability.parse(durability or "full")
+        if level.name == "memory":
+            raise ValueError('durability "memory" is for memory: stores; for sqlite: use "relaxed"')
+        return Store(url, SqliteBackend(rest, create=create), level, clock, probe)
+    raise StoreUnavailable(f"unknown store {url!r}; use memory: or sqlite:PATH, for example sqlite:work.db")
+
+
+class Store:
+    """Ordered bytes with atomic batches. Made by `open_store`; lives on one event loop."""
+
+    def __init__(
+        self, url: str, backend: Backend, durability: Durability, clock: Clock, probe: Probe | None = None
+    ) -> None:
+        self.url = url
+        self.durability = durability
+        self._backend = backend
+        self._clock = clock
+        self._committer = Committer(backend, clock, sync_every=durability.sync_every, probe=probe)
+        self._committer.committed = lambda _revision: self._ring()
+        self._readers = (
+            None if backend.inline else concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="spellwork-reader")
+        )
+        self._connection: Any = None
+        self._listeners: list[Callable[[], None]] = []
+        self._poll: Cancellable | None = None
+        self._heard = backend.doorbell()
+        self._closed = False
+
+    @property
+    def stats(self) -> CommitStats:
+        """What the committer has done so far."""
+        return self._committer.stats
+
+    def size(self) -> int:
+        """Bytes on the medium."""
+        return self._backend.size()
+
+    def submit(self, batch: Batch, done: Done) -> None:
+        """Queue a batch without waiting: the engine's path. `done` gets the revision or the error, on the loop."""
+        self._committer.submit(batch, done)
+
+    async def commit(self, batch: Batch) -> int:
+        """Apply `batch` durably and return its revision; raises `Conflict`, `Fenced` or what the disk said."""
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: int | StoreError) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, StoreError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        self._committer.submit(batch, done)
+        return await future
+
+    async def read(self, query: Callable[[Reader], T]) -> T:
+        """Run `query` on a consistent view, off the event loop; it must not block on anything else."""
+        if self._readers is None:
+            return query(self._live_reader())
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+
+    def _live_reader(self) -> Reader:
+        backend = self._backend
+        return backend.live_reader() if isinstance(backend, MemoryBackend) else backend.reader()
+
+    def _read(self, query: Callable[[Reader], T]) -> T:
+        reader = self._backend.reader() if self._connection is None else self._connection.again()
+        self._connection = reader
+        try:
+            return query(reader)
+        finally:
+            reader.close()
+
+    async def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, or None."""
+        return await self.read(lambda reader: reader.get(key))
+
+    async def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """The pairs with start <= key < end."""
+        return await self.read(lambda reader: reader.scan(start, end, reverse=reverse, limit=limit))
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        """A view that stays as it is while others write. Hold it briefly: it keeps old versions alive."""
+        if self._readers is None:
+            view = Snapshot(self._backend.reader(), None)
+        else:
+            loop = asyncio.get_running_loop()
+            reader = await loop.run_in_executor(self._readers, self._backend.reader)
+            # the first read fixes what a SQLite read transaction sees
+            await loop.run_in_executor(self._readers, reader.get, META.key(b"revision"))
+            view = Snapshot(reader, self._readers)
+        try:
+            yield view
+        finally:
+            await view.close()
+
+    def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back (on the loop) whenever something may have been committed, here or elsewhere; returns how to stop."""
+        self._listeners.append(callback)
+        self._ensure_polling()
+
+        def stop() -> None:
+            if callback in self._listeners:
+                self._listeners.remove(callback)
+
+        return stop
+
+    def _ring(self) -> None:
+        for callback in list(self._listeners):
+            callback()
+
+    def _ensure_polling(self) -> None:
+        if self._poll is None and self._readers is not None and not self._closed:
+            self._poll = asyncio.get_running_loop().call_later(_DOORBELL_EVERY, self._listen)
+
+    def _listen(self) -> None:
+        self._poll = None
+        if self._closed or not self._listeners:
+            return
+        heard = self._backend.doorbell()
+        if heard != self._heard:
+            self._heard = heard
+            self._ring()
+        self._ensure_polling()
+
+    async def revision(self) -> int:
+        """The revision of the newest commit."""
+        stamp = await self.get(META.key(b"revision"))
+        if stamp is None and isinstance(self._backend, MemoryBackend):
+            return self._backend.begin(sync=False)[0]
+        return int.from_bytes(stamp or b"", "big")
+
+    async def watch(self, prefix: bytes, since: int | None = None) -> AsyncIterator[Change]:
+        """Committed changes under `prefix` (of a watched keyspace), in revision order, after revision `since` (default: now).
+
+        Raises `Lagged` when changes after `since` are no longer retained.
+        """
+        if not prefix or prefix[0] < 0x80:
+            raise ValueError("only keyspaces with a prefix of 0x80 and above are watched")
+        position = await self.revision() if since is None else since
+        woken = asyncio.Event()
+        stop = self.on_change(woken.set)
+        try:
+            while True:
+                woken.clear()
+                changes, position = await self.read(lambda reader, after=position: _changes(reader, prefix, after))  # type: ignore[misc]
+                for change in changes:
+                    yield change
+                if not changes:
+                    await woken.wait()
+        finally:
+            stop()
+
+    async def close(self) -> None:
+        """Write what is queued and let go of everything."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._poll is not None:
+            self._poll.cancel()
+        loop = asyncio.get_running_loop()
+        if self._readers is None:
+            self._committer.close()
+        else:
+            await loop.run_in_executor(None, self._committer.close)
+            if self._connection is not None:
+                await loop.run_in_executor(self._readers, self._connection.dispose)
+            self._readers.shutdown()
+        await asyncio.sleep(0)  # the last acknowledgements
+        self._backend.close()
+
+
+class Snapshot:
+    """A consistent view over time."""
+
+    def __init__(self, reader: Reader, executor: concurrent.futures.Executor | None):
+        self._reader = reader
+        self._executor = executor
+
+    async def _call(self, function: Callable[[], T]) -> T:
+        if self._executor is None:
+            return function()
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+
+    async def get(self, key: bytes) -> bytes | None:
+        """The value of `key` when the snapshot was made."""
+        return await self._call(lambda: self._reader.get(key))
+
+    async def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """The pairs with start <= key < end when the snapshot was made."""
+        return await self._call(lambda: self._reader.scan(start, end, reverse=reverse, limit=limit))
+
+    async def close(self) -> None:
+        """Let the view go."""
+        await self._call(self._reader.dispose)
+
+
+def _changes(reader: Reader, prefix: bytes, after: int) -> tuple[list[Change], int]:
+    floor = int.from_bytes(reader.get(FEED_FLOOR) or b"", "big")
+    if floor > after:
+        raise Lagged(
+            f"changes up to revision {floor} are no longer retained, asked for those after {after}; "
+            "read the state and watch anew",
+            missed=floor - after,
+        )
+    _, end = FEED.range()
+    rows = reader.scan(FEED.key((after + 1).to_bytes(8, "big")), end, limit=1000)
+    changes: list[Change] = []
+    for key, value in rows:
+        after = int.from_bytes(key[1:], "big")
+        for changed, content, range_end in msgspec.msgpack.decode(
+            value, type=list[tuple[bytes, bytes | None, bytes | None]]
+        ):
+            if changed.startswith(prefix) or (range_end is not None and changed <= prefix < range_end):
+                changes.append(Change(after, changed, content, range_end))
+    return changes, after
+
