@@ -67,8 +67,7 @@ class Shape:
 
     def decode(self, payload: bytes) -> Any:
         """The value of a payload; raises `PayloadError` when it does not fit the annotation."""
-        if payload[:1] == _COMPRESSED:
-            payload = _inflate(payload, self._codec.limits.size)
+        payload = self._codec.inflate(payload)
         try:
             value = self._decoder.decode(payload)
             if self._exact and self.annotation not in _UNTYPED:
@@ -133,6 +132,10 @@ class Codec:
             if len(small) + 1 < len(data):
                 return _COMPRESSED + small
         return data
+
+    def inflate(self, payload: bytes) -> bytes:
+        """The uncompressed form of a payload."""
+        return _inflate(payload, self.limits.size) if payload[:1] == _COMPRESSED else payload
 
     def _check(self, value: Any, data: bytes) -> None:
         limits = self.limits

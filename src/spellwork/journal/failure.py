@@ -1,0 +1,112 @@
+"""Owns the stored form of errors and the way back to exceptions.
+It must never rebuild a class that the program did not register (or that is no built-in): stored names are data, not code.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from spellwork import errors
+from spellwork.errors import ActivityFailed, SpellworkError
+
+_MESSAGE_LIMIT = 8192
+_DATA_LIMIT = 16384
+_CAUSES = 8
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """An error as data. `type` is the class's qualified name; `data` holds its plain arguments or attributes, if any."""
+
+    type: str
+    code: str
+    message: str
+    data: Any = None
+    cause: Failure | None = None
+
+    @classmethod
+    def of(cls, error: BaseException, depth: int = 0) -> Failure:
+        """Describe `error` and its causes (at most 8)."""
+        kind = type(error)
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if isinstance(error, ActivityFailed):
+            return cls(error.type, error.code, error.message, error.data)
+        return cls(
+            type=_name(kind),
+            code=getattr(error, "code", "") if isinstance(getattr(error, "code", ""), str) else "",
+            message=_text(error),
+            data=_data(error),
+            cause=cls.of(cause, depth + 1) if cause is not None and depth < _CAUSES else None,
+        )
+
+
+def _name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except (TypeError, ValueError, AttributeError) as problem:  # a __str__ that is itself broken
+        text = f"<no message: {problem}>"
+    text = text[:_MESSAGE_LIMIT]
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _data(error: BaseException) -> Any:
+    # Spellwork's own errors carry attributes; others their arguments, so that the class can be called with them again.
+    data: Any = vars(error) if isinstance(error, SpellworkError) else list(error.args)
+    if isinstance(data, dict):
+        data = {name: value for name, value in data.items() if not name.startswith("_")}
+    try:
+        packed = msgspec.msgpack.encode(data)
+        return msgspec.msgpack.decode(packed) if len(packed) <= _DATA_LIMIT else None
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
+
+
+class ErrorRegistry:
+    """The exception classes that may be rebuilt: built-ins, Spellwork's own, and what the program adds."""
+
+    def __init__(self, extra: Iterable[type[BaseException]] = ()):
+        known = [value for value in vars(builtins).values() if _is_error(value)]
+        known += [value for value in vars(errors).values() if _is_error(value)]
+        self._classes = {_name(kind): kind for kind in known}
+        self.add(extra)
+
+    def add(self, classes: Iterable[type[BaseException]]) -> None:
+        """Allow these classes to be rebuilt."""
+        self._classes.update((_name(kind), kind) for kind in classes)
+
+    def rebuild(self, failure: Failure) -> Exception:
+        """The exception that `failure` describes, as its own class if that is known, else as `ActivityFailed`."""
+        error = self._instantiate(failure)
+        if failure.cause is not None:
+            error.__cause__ = self.rebuild(failure.cause)
+        return error
+
+    def _instantiate(self, failure: Failure) -> Exception:
+        kind = self._classes.get(failure.type)
+        if kind is None or not issubclass(kind, Exception):
+            return ActivityFailed(
+                f"{failure.type}: {failure.message}",
+                type=failure.type,
+                message=failure.message,
+                data=failure.data,
+            )
+        if issubclass(kind, SpellworkError) and isinstance(failure.data, dict):
+            return kind(failure.message, **failure.data)
+        arguments = failure.data if isinstance(failure.data, list) else [failure.message]
+        try:
+            error = kind(*arguments)
+        except (TypeError, ValueError):
+            error = kind.__new__(kind)
+            error.args = (failure.message,)
+        return error
+
+
+def _is_error(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Exception)

@@ -1,0 +1,161 @@
+"""Owns the row of a run (what lists and lookups read) and the keys of everything the engine stores.
+It must never hold what only replay needs: that is the journal's.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import NamedTuple
+
+import msgspec
+
+from spellwork.errors import StoreCorrupt
+
+
+class Keys:
+    """The keyspaces of the engine. Each constant is the prefix byte."""
+
+    JOURNAL = 0x10  # number, position → entry
+    RUNS = 0x11  # number → RunRow
+    IDS = 0x12  # user id → number, partition
+    ACTIVE = 0x13  # partition, number → recoveries without progress
+    TIMERS = 0x14  # partition, due, number → nothing
+    INBOX = 0x15  # partition, time, random → Message
+    BLOCKED = 0x16  # partition, number → nothing
+    REPLIES = 0x17  # request id → Reply
+
+
+class Status(enum.StrEnum):
+    """Where a run stands. `blocked` and `quarantined` runs are parked with a reason and can go on."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TERMINATED = "terminated"
+    CONTINUED = "continued"
+    BLOCKED = "blocked"
+    QUARANTINED = "quarantined"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run can never go on."""
+        return self not in (Status.RUNNING, Status.BLOCKED, Status.QUARANTINED)
+
+
+class Parent(msgspec.Struct, frozen=True, array_like=True):
+    """Who started a child run: the parent's id, number and partition, and the command's number."""
+
+    run_id: str
+    number: int
+    partition: int
+    n: int
+
+
+class RunRow(msgspec.Struct, frozen=True, array_like=True):
+    """What is known of a run without reading its journal. Times are microseconds UTC."""
+
+    id: str
+    number: int
+    partition: int
+    workflow: str
+    version: str
+    status: Status
+    created: int
+    updated: int
+    digest: bytes
+    parent: Parent | None = None
+    reason: str = ""
+    previous: int = 0
+
+
+class Address(NamedTuple):
+    """Where a run lives."""
+
+    number: int
+    partition: int
+
+
+_row_encode = msgspec.msgpack.Encoder().encode
+_row_decode = msgspec.msgpack.Decoder(RunRow).decode
+_JOURNAL = struct.Struct(">BQI")
+_RUN = struct.Struct(">BQ")
+_PARTITIONED = struct.Struct(">BHQ")
+_TIMER = struct.Struct(">BHQQ")
+_ADDRESS = struct.Struct(">QH")
+
+
+def journal_key(number: int, position: int) -> bytes:
+    """The key of one entry."""
+    return _JOURNAL.pack(Keys.JOURNAL, number, position)
+
+
+def journal_range(number: int) -> tuple[bytes, bytes]:
+    """All entries of one run."""
+    return _RUN.pack(Keys.JOURNAL, number), _RUN.pack(Keys.JOURNAL, number + 1)
+
+
+def run_key(number: int) -> bytes:
+    """The key of a run's row."""
+    return _RUN.pack(Keys.RUNS, number)
+
+
+def id_key(run_id: str) -> bytes:
+    """The key of the address of a user's id."""
+    return bytes((Keys.IDS,)) + run_id.encode()
+
+
+def active_key(partition: int, number: int) -> bytes:
+    """The key in the index of active runs."""
+    return _PARTITIONED.pack(Keys.ACTIVE, partition, number)
+
+
+def blocked_key(partition: int, number: int) -> bytes:
+    """The key in the index of blocked runs."""
+    return _PARTITIONED.pack(Keys.BLOCKED, partition, number)
+
+
+def timer_key(partition: int, due: int, number: int) -> bytes:
+    """The key in the index of parked runs' timers."""
+    return _TIMER.pack(Keys.TIMERS, partition, due, number)
+
+
+def timer_of(key: bytes) -> tuple[int, int]:
+    """Due time and run number of a timer key."""
+    _, _, due, number = _TIMER.unpack(key)
+    return due, number
+
+
+def partition_range(keyspace: int, partition: int) -> tuple[bytes, bytes]:
+    """Everything of a partition in one of its indexes."""
+    start = bytes((keyspace,)) + partition.to_bytes(2, "big")
+    return start, bytes((keyspace,)) + (partition + 1).to_bytes(2, "big")
+
+
+def number_of(key: bytes) -> int:
+    """The run number at the end of an index key or a run key."""
+    return int.from_bytes(key[-8:], "big")
+
+
+def pack_address(address: Address) -> bytes:
+    """The stored form of an address."""
+    return _ADDRESS.pack(*address)
+
+
+def unpack_address(data: bytes) -> Address:
+    """The address of its stored form."""
+    return Address(*_ADDRESS.unpack(data))
+
+
+def pack_row(row: RunRow) -> bytes:
+    """The stored form of a row."""
+    return _row_encode(row)
+
+
+def unpack_row(data: bytes) -> RunRow:
+    """The row of its stored form; raises `StoreCorrupt`."""
+    try:
+        return _row_decode(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise StoreCorrupt(f"a run's row cannot be read ({error}); restore it from a backup") from error

@@ -1,0 +1,181 @@
+"""Owns `@activity`: the description of a function with effects, and the context it sees while it runs.
+It must never run anything durable itself; the engine does.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import dataclasses
+import functools
+import inspect
+from asyncio import events
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+
+from spellwork.errors import DefinitionError, UsageError
+from spellwork.workflow.loop import WorkflowLoop
+from spellwork.workflow.parameters import resolve_hints
+from spellwork.workflow.retry import Duration, Retry, seconds
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Where = Literal["async", "thread", "process"]
+
+
+class Activity(Generic[P, R]):
+    """A function with effects. Called in a workflow it becomes a durable step; called anywhere else it just runs.
+
+    Limits are in seconds (or timedelta): `timeout` bounds one attempt (start to close), `schedule_timeout` all attempts together,
+    `heartbeat_timeout` the silence between two `heartbeat()` calls.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[P, Any],
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        schedule_timeout: Duration | None = None,
+        heartbeat_timeout: Duration | None = None,
+        executor: Where | None = None,
+    ) -> None:
+        self.fn = fn
+        self.name = name or getattr(fn, "__name__", "")
+        self.retry = retry or Retry()
+        self.timeout = _limit(self.name, "timeout", timeout)
+        self.schedule_timeout = _limit(self.name, "schedule_timeout", schedule_timeout)
+        self.heartbeat_timeout = _limit(self.name, "heartbeat_timeout", heartbeat_timeout)
+        is_async = inspect.iscoroutinefunction(fn)
+        self.executor: Where = executor or ("async" if is_async else "thread")
+        self._check(is_async)
+        functools.update_wrapper(self, fn)
+
+    def _check(self, is_async: bool) -> None:
+        if not callable(self.fn) or not self.name:
+            raise DefinitionError("@activity needs a named function")
+        if self.executor not in ("async", "thread", "process"):
+            raise DefinitionError(
+                f'activity {self.name}: executor={self.executor!r} is unknown; use "async", "thread" or "process"'
+            )
+        if is_async != (self.executor == "async"):
+            kind = "an async" if is_async else "a plain"
+            raise DefinitionError(
+                f'activity {self.name}: {kind} function cannot run with executor="{self.executor}"; '
+                f'use {"async" if is_async else "thread or process"}'
+            )
+
+    @functools.cached_property
+    def result(self) -> Any:
+        """The annotation of what it returns."""
+        annotation = resolve_hints(self.fn, f"activity {self.name}").get("return", Any)
+        return None if annotation is type(None) else annotation
+
+    def options(self, **changes: Any) -> Activity[P, R]:
+        """The same activity (same name, same journal) with other limits or another retry policy for one call."""
+        unknown = changes.keys() - {"retry", "timeout", "schedule_timeout", "heartbeat_timeout"}
+        if unknown:
+            raise DefinitionError(f"activity {self.name}: options() does not know {', '.join(sorted(unknown))}")
+        twin = copy.copy(self)
+        for name, value in changes.items():
+            setattr(twin, name, value if name == "retry" else _limit(self.name, name, value))
+        return twin
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+        loop = events._get_running_loop()  # noqa: SLF001 - get_running_loop() would raise outside of any loop
+        if type(loop) is WorkflowLoop:
+            return loop.timers.step(self, args, kwargs)  # type: ignore[attr-defined, no-any-return]
+        return self.fn(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def __reduce__(self) -> str:
+        # by reference, so that a process pool finds it by importing its module
+        return self.fn.__qualname__
+
+    def __repr__(self) -> str:
+        return f"<activity {self.name}>"
+
+
+def _limit(name: str, what: str, value: Duration | None) -> float | None:
+    if value is None:
+        return None
+    if seconds(value) <= 0:
+        raise DefinitionError(f"activity {name}: {what} must be more than 0 seconds")
+    return seconds(value)
+
+
+@overload
+def activity(fn: Callable[P, Awaitable[R]], /) -> Activity[P, R]: ...
+@overload
+def activity(fn: Callable[P, R], /) -> Activity[P, R]: ...
+@overload
+def activity(
+    *,
+    name: str | None = None,
+    retry: Retry | None = None,
+    timeout: Duration | None = None,
+    schedule_timeout: Duration | None = None,
+    heartbeat_timeout: Duration | None = None,
+    executor: Where | None = None,
+) -> _Decorator: ...
+def activity(fn: Any = None, /, **options: Any) -> Any:
+    """Declare an activity, bare or with options (see `Activity`)."""
+    if fn is not None:
+        return Activity(fn)
+    return lambda function: Activity(function, **options)
+
+
+class _Decorator:
+    """What `@activity(...)` with options gives; only for type checkers."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Awaitable[R]], /) -> Activity[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Activity[P, R]: ...
+    def __call__(self, fn: Any, /) -> Any:
+        return Activity(fn)
+
+
+@dataclasses.dataclass(slots=True)
+class ActivityContext:
+    """What a running activity knows of itself. `idempotency_key` is the same for all attempts of one step."""
+
+    run_id: str
+    workflow: str
+    activity: str
+    attempt: int
+    number: int
+    n: int
+    last_heartbeat: Any = None
+    beat: Callable[[Any], None] | None = None
+
+    @property
+    def idempotency_key(self) -> str:
+        """A key for outside systems, equal for every attempt of this step and different for every other step."""
+        return f"{self.run_id}:{self.number:x}:{self.n}"
+
+
+_current: contextvars.ContextVar[ActivityContext] = contextvars.ContextVar("spellwork.activity")
+
+
+def enter_activity(context: ActivityContext) -> None:
+    """Make `context` the current one (of this task or thread)."""
+    _current.set(context)
+
+
+def activity_context() -> ActivityContext:
+    """The context of the activity that is running; raises `UsageError` anywhere else."""
+    try:
+        return _current.get()
+    except LookupError:
+        raise UsageError("activity_context() was called outside a running activity") from None
+
+
+def heartbeat(details: Any = None) -> None:
+    """Say that the activity is alive; `details` reach the next attempt as `activity_context().last_heartbeat`.
+
+    Raises `asyncio.CancelledError` in a thread whose step was cancelled or timed out, so that it can stop.
+    """
+    context = activity_context()
+    if context.beat is not None:
+        context.beat(details)

@@ -1,0 +1,91 @@
+"""Owns the commands by which workflow code asks its host for something.
+It must never do anything itself: a command is frozen data that can be compared, logged and simulated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from spellwork.journal.failure import Failure
+
+
+class Command(msgspec.Struct, frozen=True):
+    """Something that the code asked for. `n` is its number in the order of asking."""
+
+    n: int
+
+
+class RunStep(Command, frozen=True):
+    """Run an activity."""
+
+    activity: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    digest: bytes
+
+
+class CancelStep(Command, frozen=True):
+    """Nobody waits for the activity any more."""
+
+
+class StartTimer(Command, frozen=True):
+    """Wake the run at `due` (microseconds UTC)."""
+
+    due: int
+
+
+class CancelTimer(Command, frozen=True):
+    """The timer is no longer needed."""
+
+
+class StartChild(Command, frozen=True):
+    """Start another run and tell this one when it ends."""
+
+    workflow: Any
+    child_id: str
+    args: bytes
+    digest: bytes
+    parent_close: str
+
+
+class CancelChild(Command, frozen=True):
+    """Ask a child run to cancel."""
+
+    child_id: str
+    reason: str
+
+
+class SendSignal(Command, frozen=True):
+    """Send a signal to another run."""
+
+    target: str
+    name: str
+    payload: bytes
+    digest: bytes
+
+
+class MarkPatch(Command, frozen=True):
+    """Remember that `patched(id)` answered True."""
+
+    id: str
+
+
+class AnswerUpdate(Command, frozen=True):
+    """The handler of an update is done."""
+
+    id: str
+    name: str
+    result: bytes | None
+    failure: Failure | None
+
+
+class Finish(Command, frozen=True):
+    """The workflow is over."""
+
+    result: bytes | None = None
+    failure: Failure | None = None
+    cancelled: str | None = None
+    continue_args: bytes | None = None
+    carried: tuple[tuple[str, bytes, str | None], ...] = ()

@@ -1,0 +1,485 @@
+"""Owns one run in memory: journal entries in, commands out, the same on first run and on replay.
+It must never await, log, read time or touch the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from spellwork.codec import Codec
+from spellwork.errors import (
+    DefinitionError,
+    InternalError,
+    NonDeterminismError,
+    PayloadError,
+    QueryFailed,
+    UpdateRejected,
+    UsageError,
+)
+from spellwork.journal import entries as e
+from spellwork.journal.failure import ErrorRegistry, Failure
+from spellwork.workflow import commands as c
+from spellwork.workflow.activity import Activity
+from spellwork.workflow.child import Child
+from spellwork.workflow.definition import Workflow
+from spellwork.workflow.handlers import Handler, Update
+from spellwork.workflow.loop import Evicted, TimerHandle, WorkflowFuture, WorkflowLoop
+from spellwork.workflow.pending import Pending, describe
+from spellwork.workflow.signal import Signal
+from spellwork.workflow.verbs import ContinueAsNew
+
+_SECOND = 1_000_000
+
+
+class Execution:
+    """The code of one run, brought to where its journal ends.
+
+    `deliver` takes the next entry; `outbox` holds the commands that the code has issued since it was last emptied. `replaying` is
+    true while entries from the store are delivered, so that `patched()` can tell the past from the present.
+    """
+
+    def __init__(self, number: int, definition: Workflow[Any, Any], codec: Codec, errors: ErrorRegistry):
+        self.number = number
+        self.definition = definition
+        self.codec = codec
+        self.loop = WorkflowLoop(number, self)  # type: ignore[arg-type]
+        self.outbox: list[c.Command] = []
+        self.pending: dict[int, Pending] = {}
+        self.queries: dict[str, Handler] = {}
+        self.updates: dict[str, Update] = {}
+        self.replaying = False
+        self.finished = False
+        self.position = 0
+        self.now = 0
+        self.started: e.Started
+        self.rng: random.Random
+        self.signal_ids: set[str] = set()
+        self.update_ids: dict[str, e.UpdateCompleted | None] = {}
+        self._errors = errors
+        self._numbers = 0
+        self._root: asyncio.Task[Any] | None = None
+        self._readonly = False
+        self._signals: dict[str, deque[tuple[bytes, str | None]]] = {}
+        self._receivers: dict[str, deque[tuple[int, Any, asyncio.Future[Any]]]] = {}
+        self._children: dict[int, asyncio.Future[Any]] = {}
+        self._patches: dict[str, bool] = {}
+        self._journaled_patches: set[str] = set()
+        self._cancel_reason: str | None = None
+        self._continuing: bytes | None = None
+        self.warnings: list[str] = []
+
+    # Entries in
+
+    def deliver(self, entry: Any) -> None:
+        """Apply one entry and run the code until it waits; raises `NonDeterminismError` where it differs from the journal."""
+        if self.finished and not isinstance(entry, e.ENDINGS):
+            self._mismatch(describe(entry), "nothing: the workflow is over")
+        self.now = max(self.now, entry.at)
+        if self._root is not None:
+            self.loop.elapsed = (self.now - self.started.at) / _SECOND
+        _DELIVER[type(entry)](self, entry)
+        self.position += 1
+        self.loop.run_ready()
+        root = self._root
+        if root is not None and not self.finished and root.done():
+            self._finish(root)
+
+    def replay(self, entries: list[Any]) -> None:
+        """Deliver the journal from the store, then keep only the commands that are still open."""
+        # A patch's answer was journaled behind the entry during whose delivery it was asked for.
+        self._journaled_patches = {entry.id for entry in entries if isinstance(entry, e.Patched)}
+        answered = {entry.id for entry in entries if isinstance(entry, e.UpdateCompleted)}
+        last = max((i for i, entry in enumerate(entries) if not isinstance(entry, (e.Patched, e.UpdateCompleted))), default=0)
+        for index, entry in enumerate(entries):
+            self.replaying = index < last
+            self.deliver(entry)
+        self.replaying = False
+        self.outbox = [command for command in self.outbox if self._is_open(command, answered)]
+
+    def _is_open(self, command: c.Command, answered: set[str]) -> bool:
+        match command:
+            case c.AnswerUpdate():
+                return command.id not in answered
+            case c.MarkPatch():
+                return command.id not in self._journaled_patches
+            case c.Finish():
+                return True
+            case c.StartChild():
+                pending = self.pending.get(command.n)
+                return pending is not None and pending.kind == "start of child"
+            case c.CancelStep() | c.CancelTimer():
+                return False
+            case c.CancelChild():
+                return True  # idempotent: a finished child ignores it
+            case _:
+                return command.n in self.pending
+
+    def _started(self, entry: e.Started) -> None:
+        self.started = entry
+        self.rng = random.Random(entry.seed)  # noqa: S311 - replayable on purpose
+        args, kwargs = self.definition.parameters.decode(self.codec, entry.args)
+        coro = self.definition.fn(*args, **kwargs)
+        self._root = self.loop.enter(self.loop.create_task, coro)
+
+    def _answer(self, entry: Any, kind: str) -> Pending:
+        pending = self.pending.pop(entry.n, None)
+        if pending is None:
+            waiting = ", ".join(sorted(str(p) for p in self.pending.values())) or "no command"
+            self._mismatch(describe(entry), f"{waiting} (command {entry.n} was not issued)")
+        if pending.kind != kind or pending.digest != entry.digest or pending.name != getattr(entry, "name", ""):
+            found = f"{pending}"
+            if pending.kind == kind and pending.name == getattr(entry, "name", ""):
+                found += " with other arguments"
+            self._mismatch(describe(entry), found)
+        return pending
+
+    def _mismatch(self, expected: str, found: str) -> NoReturn:
+        run = self.started.run_id
+        raise NonDeterminismError(
+            f"run {run}, journal position {self.position}: the journal says {expected}, the code of workflow "
+            f"{self.definition.name} (version {self.definition.version}) asks for {found}. Restore the old code, guard the change "
+            "with patched(), or register it as a new version",
+            run_id=run,
+            position=self.position,
+            expected=expected,
+            found=found,
+        )
+
+    def _step_completed(self, entry: e.StepCompleted) -> None:
+        pending = self._answer(entry, "step")
+        future = pending.future
+        try:
+            value = pending.shape.decode(entry.result)  # type: ignore[union-attr]
+        except PayloadError as error:
+            future.set_exception(error)
+        else:
+            future.set_result(value)
+
+    def _step_failed(self, entry: e.StepFailed) -> None:
+        error = self._errors.rebuild(entry.failure)
+        tries = f" after {entry.attempt} attempts" if entry.attempt > 1 else ""
+        error.add_note(f"activity {entry.name} failed{tries}")
+        self._answer(entry, "step").future.set_exception(error)
+
+    def _attempt_failed(self, entry: e.AttemptFailed) -> None:
+        pending = self._answer(entry, "step")
+        pending.attempt, pending.retry_at, pending.heartbeat = entry.attempt, entry.retry_at, entry.heartbeat
+        pending.failure = entry.failure
+        self.pending[entry.n] = pending
+
+    def _timer_fired(self, entry: e.TimerFired) -> None:
+        self.loop.make_ready(self._answer(entry, "timer").handle)  # type: ignore[arg-type]
+
+    def _signal_received(self, entry: e.SignalReceived) -> None:
+        if entry.id is not None:
+            self.signal_ids.add(entry.id)
+        self._signals.setdefault(entry.name, deque()).append((entry.payload, entry.id))
+        self._match_signals(entry.name)
+
+    def _match_signals(self, name: str) -> None:
+        waiting, buffered = self._receivers.get(name), self._signals.get(name)
+        while waiting and buffered:
+            _, shape, future = waiting[0]
+            if future.done():
+                waiting.popleft()
+                continue
+            payload, _ = buffered.popleft()
+            try:
+                value = shape.decode(payload)
+            except PayloadError as error:
+                self.warnings.append(f"signal {name}: skipped one that does not fit: {error}")
+                continue
+            waiting.popleft()
+            future.set_result((value,))
+
+    def _update_accepted(self, entry: e.UpdateAccepted) -> None:
+        self.update_ids[entry.id] = None
+        handler = self.updates.get(entry.name)
+        if handler is None:
+            self._mismatch(describe(entry), f"no update named {entry.name}")
+        self.loop.enter(self.loop.create_task, self._run_update(handler, entry))
+
+    async def _run_update(self, handler: Update, entry: e.UpdateAccepted) -> None:
+        result, failure = None, None
+        try:
+            args, kwargs = handler.parameters.decode(self.codec, entry.args)
+            value = handler.fn(*args, **kwargs)
+            if asyncio.iscoroutine(value):
+                value = await value
+            result = self.codec.shape(handler.parameters.result).encode(value)
+        except (Exception, asyncio.CancelledError) as error:  # supervision point: user code of an update
+            failure = Failure.of(error)
+        self.outbox.append(c.AnswerUpdate(0, entry.id, entry.name, result, failure))
+
+    def _update_completed(self, entry: e.UpdateCompleted) -> None:
+        self.update_ids[entry.id] = entry
+
+    def _child_started(self, entry: e.ChildStarted) -> None:
+        pending = self._answer(entry, "start of child")
+        if entry.failure is not None:
+            pending.future.set_exception(self._errors.rebuild(entry.failure))
+            return
+        self.pending[entry.n] = Pending("child", entry.name, entry.digest, self._children[entry.n], pending.shape)
+        self.pending[entry.n].child_id = entry.child_id
+        pending.future.set_result(entry.child_id)
+
+    def _child_ended(self, entry: e.ChildEnded) -> None:
+        pending = self._answer(entry, "child")
+        if pending.future.done():
+            return
+        if entry.failure is not None:
+            pending.future.set_exception(self._errors.rebuild(entry.failure))
+            pending.future.exception()  # a child that nobody awaits may fail without a log line
+            return
+        pending.future.set_result(pending.shape.decode(entry.result))  # type: ignore[union-attr, arg-type]
+
+    def _signal_sent(self, entry: e.SignalSent) -> None:
+        pending = self._answer(entry, "signal to")
+        if entry.failure is not None:
+            pending.future.set_exception(self._errors.rebuild(entry.failure))
+        else:
+            pending.future.set_result(None)
+
+    def _patched(self, entry: e.Patched) -> None:
+        if not self._patches.get(entry.id):
+            self._mismatch(describe(entry), f"no patched({entry.id!r}) so far")
+
+    def _cancel_requested(self, entry: e.CancelRequested) -> None:
+        if self._cancel_reason is None and self._root is not None:
+            self._cancel_reason = entry.reason
+            self._root.cancel(entry.reason)
+
+    def _ended(self, entry: Any) -> None:
+        if not self.finished and not isinstance(entry, e.Terminated):
+            waiting = ", ".join(sorted(str(p) for p in self.pending.values())) or "more"
+            self._mismatch(describe(entry), f"{waiting}: the workflow has not come to its end")
+        self.finished = True
+
+    def _finish(self, root: asyncio.Task[Any]) -> None:
+        self.finished = True
+        self.outbox.append(self._outcome(root))
+
+    def _outcome(self, root: asyncio.Task[Any]) -> c.Finish:
+        if root.cancelled():
+            return c.Finish(0, cancelled=self._cancel_reason or "the workflow cancelled itself")
+        error = root.exception()
+        if isinstance(error, ContinueAsNew):
+            carried = tuple((name, *item) for name, buffer in sorted(self._signals.items()) for item in buffer)
+            return c.Finish(0, continue_args=self._continuing, carried=carried)
+        if error is None and self._continuing is not None:
+            error = UsageError("continue_as_new() was swallowed by an except clause; let BaseException pass")
+        if error is not None:
+            return c.Finish(0, failure=Failure.of(error))
+        try:
+            return c.Finish(0, result=self.codec.shape(self.definition.parameters.result).encode(root.result()))
+        except PayloadError as problem:
+            return c.Finish(0, failure=Failure.of(problem))
+
+    # Verbs of workflow code
+
+    def _number(self) -> int:
+        if self.loop.closed:
+            raise Evicted
+        if self._readonly:
+            raise QueryFailed("a query must not change the run: it issued a command; use an update for that")
+        self._numbers += 1
+        return self._numbers
+
+    async def step(self, activity: Activity[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an activity as a durable step."""
+        try:
+            digest = self.codec.digest((args, kwargs) if kwargs else args)
+        except PayloadError as error:
+            raise PayloadError(f"activity {activity.name}, arguments: {error}", path=error.path) from error
+        n = self._number()
+        future: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
+        shape = self.codec.shape(activity.result)
+        self.pending[n] = Pending("step", activity.name, digest, future, shape)
+        self.outbox.append(c.RunStep(n, activity, args, kwargs, digest))
+        try:
+            return await future
+        finally:
+            if future.cancelled() and self.pending.pop(n, None) is not None:
+                self.outbox.append(c.CancelStep(n))
+
+    def start_timer(self, delay: float, handle: TimerHandle) -> None:
+        """A timer of the loop (asyncio.sleep, timeout, call_later)."""
+        n = handle.n = self._number()
+        microseconds = max(0, round(delay * _SECOND))
+        self.pending[n] = Pending("timer", "", microseconds.to_bytes(8, "big"), None, None)
+        self.pending[n].handle = handle
+        self.pending[n].due = self.now + microseconds
+        self.outbox.append(c.StartTimer(n, self.now + microseconds))
+
+    def stop_timer(self, handle: TimerHandle) -> None:
+        """The timer was cancelled."""
+        if self.pending.pop(handle.n, None) is not None and not self.loop.closed:
+            self.outbox.append(c.CancelTimer(handle.n))
+
+    async def receive(self, signal: Signal[Any], timeout: float | None, default: Any) -> Any:
+        """The next signal of this name, or `default` after `timeout` seconds."""
+        n = self._number()
+        future = self.loop.create_future()
+        receiver = (n, self.codec.shape(signal.type), future)
+        self._receivers.setdefault(signal.name, deque()).append(receiver)
+        self._match_signals(signal.name)
+        timer = None if timeout is None or future.done() else self.loop.call_later(timeout, _expire, future)
+        try:
+            outcome = await future
+        finally:
+            if timer is not None:
+                timer.cancel()
+            waiting = self._receivers[signal.name]
+            if receiver in waiting:
+                waiting.remove(receiver)
+        return default if outcome is None else outcome[0]
+
+    async def run_child(self, workflow: Workflow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a child and wait for its result; cancelling the wait cancels the child."""
+        child = await self.start_child(workflow, args, kwargs, None, "cancel")
+        try:
+            return await child.result()
+        except asyncio.CancelledError:
+            child.cancel("its parent stopped waiting for it")
+            raise
+
+    async def start_child(
+        self, workflow: Workflow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], child_id: str | None, close: str
+    ) -> Child:
+        """Start a child run."""
+        if not isinstance(workflow, Workflow):
+            raise DefinitionError(f"start_child() needs a @workflow, not {workflow!r}")
+        if close not in ("cancel", "terminate", "abandon"):
+            raise DefinitionError(f'parent_close={close!r} is unknown; use "cancel", "terminate" or "abandon"')
+        payload = workflow.parameters.encode(self.codec, args, kwargs)
+        digest = self.codec.digest((child_id or "", close, args, kwargs))
+        n = self._number()
+        child_id = child_id or f"{self.started.run_id}.{n}"
+        started = self.loop.create_future()
+        ended = self._children[n] = self.loop.create_future()
+        shape = self.codec.shape(workflow.parameters.result)
+        self.pending[n] = Pending("start of child", workflow.name, digest, started, shape)
+        self.outbox.append(c.StartChild(n, workflow, child_id, payload, digest, close))
+        # shielded: once asked for, the child will exist, so the answer is waited for even if this task is cancelled
+        await asyncio.shield(started)
+        return Child(self, child_id, ended)
+
+    def cancel_child(self, child_id: str, reason: str) -> None:
+        """Ask a child to cancel."""
+        self.outbox.append(c.CancelChild(self._number(), child_id, reason))
+
+    async def send_signal(self, target: str, signal: Signal[Any] | str, value: Any) -> None:
+        """Send a signal to another run; returns once it is durable there."""
+        name, annotation = (signal, Any) if isinstance(signal, str) else (signal.name, signal.type)
+        payload = self.codec.shape(annotation).encode(value)
+        digest = self.codec.digest((target, payload))
+        n = self._number()
+        future = self.loop.create_future()
+        self.pending[n] = Pending("signal to", name, digest, future, None)
+        self.outbox.append(c.SendSignal(n, target, name, payload, digest))
+        await future
+
+    def patched(self, patch: str) -> bool:
+        """See `verbs.patched`."""
+        answer = self._patches.get(patch)
+        if answer is None:
+            answer = patch in self._journaled_patches if self.replaying else True
+            self._patches[patch] = answer
+            if answer and patch not in self._journaled_patches:
+                self.outbox.append(c.MarkPatch(0, patch))
+        return answer
+
+    def continue_as_new(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+        """See `verbs.continue_as_new`."""
+        self._continuing = self.definition.parameters.encode(self.codec, args, kwargs)
+        raise ContinueAsNew
+
+    # Questions from outside
+
+    def query(self, name: str, payload: bytes) -> bytes:
+        """Answer a query; raises `QueryFailed`."""
+        handler = self.queries.get(name)
+        if handler is None:
+            known = ", ".join(sorted(self.queries)) or "none"
+            raise QueryFailed(f"run {self.started.run_id} has no query {name!r}; it has: {known}")
+        commands = len(self.outbox)
+        self._readonly = True
+        try:
+            args, kwargs = handler.parameters.decode(self.codec, payload)
+            answer = self.loop.enter(handler.fn, *args, **kwargs) if not kwargs else handler.fn(*args, **kwargs)
+            return self.codec.shape(handler.parameters.result).encode(answer)
+        except (QueryFailed, PayloadError):
+            raise
+        except Exception as error:  # supervision point: user code of a query
+            raise QueryFailed(f"query {name} raised {type(error).__name__}: {error}") from error
+        finally:
+            self._readonly = False
+            if len(self.outbox) != commands or self.loop.has_ready:
+                raise InternalError("a query changed the run")
+
+    def validate_update(self, name: str, payload: bytes) -> None:
+        """Ask the validator of an update; raises `UpdateRejected`."""
+        handler = self.updates.get(name)
+        if handler is None:
+            known = ", ".join(sorted(self.updates)) or "none"
+            raise UpdateRejected(f"run {self.started.run_id} has no update {name!r}; it has: {known}")
+        self._readonly = True
+        try:
+            args, kwargs = handler.parameters.decode(self.codec, payload)
+            if handler.check is not None:
+                self.loop.enter(lambda: handler.check(*args, **kwargs))  # type: ignore[misc]
+        except Exception as error:  # supervision point: user code of a validator
+            raise UpdateRejected(f"update {name} was rejected: {error}") from error
+        finally:
+            self._readonly = False
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether anything is under way that needs this process."""
+        return any(pending.kind not in ("timer", "child") for pending in self.pending.values())
+
+    @property
+    def next_due(self) -> int | None:
+        """When the earliest timer is due."""
+        return min((p.due for p in self.pending.values() if p.kind == "timer"), default=None)
+
+    def due_timers(self, now: int) -> list[int]:
+        """Numbers of the timers that are due, earliest first."""
+        due = [(p.due, n) for n, p in self.pending.items() if p.kind == "timer" and p.due <= now]
+        return [n for _, n in sorted(due)]
+
+    def open_children(self) -> list[tuple[int, str]]:
+        """Number and id of each child that has not ended."""
+        return [(n, p.child_id) for n, p in self.pending.items() if p.kind == "child"]
+
+    def close(self) -> None:
+        """Drop the code from memory."""
+        self.loop.close()
+        self.pending.clear()
+
+
+def _expire(future: WorkflowFuture) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+_DELIVER: dict[type, Callable[[Any, Any], None]] = {
+    e.Started: Execution._started,
+    e.StepCompleted: Execution._step_completed,
+    e.StepFailed: Execution._step_failed,
+    e.AttemptFailed: Execution._attempt_failed,
+    e.TimerFired: Execution._timer_fired,
+    e.SignalReceived: Execution._signal_received,
+    e.UpdateAccepted: Execution._update_accepted,
+    e.UpdateCompleted: Execution._update_completed,
+    e.ChildStarted: Execution._child_started,
+    e.ChildEnded: Execution._child_ended,
+    e.SignalSent: Execution._signal_sent,
+    e.Patched: Execution._patched,
+    e.CancelRequested: Execution._cancel_requested,
+} | dict.fromkeys(e.ENDINGS, Execution._ended)
+

@@ -1,0 +1,304 @@
+"""Owns the deterministic event loop: an asyncio loop without a selector, whose time comes from the journal.
+It must never wait, do I/O, or let anything in whose order depends on hashes of addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import sys
+from asyncio import events
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn, Protocol
+
+from spellwork.errors import ForbiddenInWorkflow, UsageError
+
+_log = logging.getLogger("spellwork.workflow")
+_SPIN_LIMIT = 1_000_000
+_HASH_MIX = 0x9E3779B97F4A7C15
+_MASK = (1 << 61) - 1
+
+
+class Evicted(BaseException):
+    """Raised into a workflow that is being dropped from memory; it will be replayed when it is needed again."""
+
+
+class Timers(Protocol):
+    """Who starts and stops the timers of a loop."""
+
+    def start_timer(self, delay: float, handle: TimerHandle) -> None: ...
+
+    def stop_timer(self, handle: TimerHandle) -> None: ...
+
+
+class Handle:
+    """A callback that is ready to run, in its context."""
+
+    __slots__ = ("_args", "_callback", "_cancelled", "_context")
+
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None):
+        self._callback = callback
+        self._args = args
+        self._context = context or contextvars.copy_context()
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def run(self) -> None:
+        if not self._cancelled:
+            self._context.run(self._callback, *self._args)
+
+
+class TimerHandle(Handle):
+    """A callback at a time of the loop. `n` is the command's number."""
+
+    __slots__ = ("_loop", "_when", "n")
+
+    def __init__(
+        self, when: float, callback: Callable[..., object], args: tuple[Any, ...], loop: WorkflowLoop,
+        context: contextvars.Context | None,
+    ):  # fmt: skip
+        super().__init__(callback, args, context)
+        self._when = when
+        self._loop = loop
+        self.n = 0
+
+    def when(self) -> float:
+        return self._when
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            super().cancel()
+            self._loop.timers.stop_timer(self)
+
+
+class WorkflowFuture(asyncio.Future[Any]):
+    """A future that keeps its place in sets from one replay to the next."""
+
+    def __init__(self, *, loop: WorkflowLoop):
+        self._place = loop.next_place()
+        super().__init__(loop=loop)
+
+    def __hash__(self) -> int:
+        return self._place
+
+
+class WorkflowTask(asyncio.Task[Any]):
+    """A task that keeps its place in sets: asyncio holds tasks in sets, whose order would follow `id()`."""
+
+    def __init__(self, coro: Coroutine[Any, Any, Any], *, loop: WorkflowLoop, **kwargs: Any):
+        self._place = loop.next_place()
+        super().__init__(coro, loop=loop, **kwargs)
+
+    def __hash__(self) -> int:
+        return self._place
+
+
+class WorkflowLoop(asyncio.AbstractEventLoop):
+    """Runs the tasks of one workflow run until none is ready."""
+
+    def __init__(self, number: int, timers: Timers):
+        # equal hashes of different runs' tasks would collide in asyncio's global weak set
+        self._base = (number * _HASH_MIX) & _MASK
+        self._places = 0
+        self._ready: deque[Handle] = deque()
+        self._tasks: list[WorkflowTask] = []
+        self._sweep_at = 64
+        self._ordered: dict[int, WorkflowTask] = {}
+        self.timers = timers
+        self.elapsed = 0.0
+        self.closed = False
+
+    def next_place(self) -> int:
+        """The hash of the next task or future: the run's number and a sequence."""
+        self._places += 1
+        return (self._base + self._places) & _MASK
+
+    def run_ready(self) -> None:
+        """Run callbacks in order until there are none."""
+        ready = self._ready
+        if not ready:
+            return
+        previous = events._get_running_loop()  # noqa: SLF001 - the documented hook for loop authors
+        events._set_running_loop(self)  # noqa: SLF001
+        left = _SPIN_LIMIT
+        try:
+            while ready:
+                try:
+                    ready.popleft().run()
+                except SystemExit:
+                    continue  # the task holds it as its outcome
+                left -= 1
+                if not left:
+                    raise UsageError(
+                        f"workflow code ran {_SPIN_LIMIT:,} callbacks without waiting for anything durable; "
+                        "does it spin on asyncio.sleep(0)? Await a signal, a timer or an activity"
+                    )
+        finally:
+            events._set_running_loop(previous)  # noqa: SLF001
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether a callback waits to run."""
+        return bool(self._ready)
+
+    def enter(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call `function` as if from inside the loop."""
+        previous = events._get_running_loop()  # noqa: SLF001
+        events._set_running_loop(self)  # noqa: SLF001
+        try:
+            return function(*args)
+        finally:
+            events._set_running_loop(previous)  # noqa: SLF001
+
+    def close(self) -> None:
+        """Drop every task without letting its clean-up reach anything durable."""
+        if self.closed:
+            return
+        self.closed = True
+        self._ready.clear()
+        tasks, self._tasks = self._tasks, []
+        self.enter(_drop, tasks)
+        self._ready.clear()
+
+    # What asyncio itself asks of a loop
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> Handle:  # type: ignore[override]
+        handle = Handle(callback, args, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> TimerHandle:  # type: ignore[override]
+        handle = TimerHandle(self.elapsed + delay, callback, args, self, context)
+        self.timers.start_timer(delay, handle)
+        return handle
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> TimerHandle:  # type: ignore[override]
+        return self.call_later(when - self.elapsed, callback, *args, context=context)
+
+    def make_ready(self, handle: Handle) -> None:
+        """Queue a handle whose time has come."""
+        self._ready.append(handle)
+
+    def time(self) -> float:
+        """Seconds since the run started, as its journal tells."""
+        return self.elapsed
+
+    def create_future(self) -> WorkflowFuture:
+        return WorkflowFuture(loop=self)
+
+    def create_task(self, coro: Any, *, name: str | None = None, **kwargs: Any) -> WorkflowTask:  # type: ignore[override]
+        if self.closed:
+            coro.close()
+            raise Evicted
+        frame = sys._getframe(1)  # noqa: SLF001 - see _order_of
+        if frame.f_code.co_name == "ensure_future":
+            if (task := self._ordered.pop(id(coro), None)) is not None:
+                return task
+            self._order_of(coro, frame)
+            if (task := self._ordered.pop(id(coro), None)) is not None:
+                return task
+        return self._spawn(coro, name, kwargs)
+
+    def _spawn(self, coro: Any, name: str | None, kwargs: dict[str, Any]) -> WorkflowTask:
+        task = WorkflowTask(coro, loop=self, name=name or f"task-{self._places + 1}", **kwargs)
+        self._tasks.append(task)
+        if len(self._tasks) >= self._sweep_at:
+            self._tasks = [task for task in self._tasks if not task.done()]
+            self._sweep_at = max(64, 2 * len(self._tasks))
+        return task
+
+    def _order_of(self, coro: Any, frame: Any) -> None:
+        # as_completed puts bare coroutines into a set, whose order follows their addresses, and makes tasks of them in
+        # that order. Its own argument still has the caller's order, so the tasks are made here, all at once, in that order.
+        for _ in range(5):
+            frame = frame.f_back
+            if frame is None or not frame.f_code.co_filename.endswith("tasks.py"):
+                return
+            argument = frame.f_locals.get("aws", frame.f_locals.get("fs"))
+            if frame.f_code.co_name in ("as_completed", "__init__") and argument is not None:
+                if not isinstance(argument, (list, tuple)):
+                    raise ForbiddenInWorkflow(
+                        "as_completed() over a set or generator of coroutines has no stable order; pass a list",
+                        what="as_completed",
+                        where=caller(),
+                    )
+                for item in argument:
+                    if asyncio.iscoroutine(item) and id(item) not in self._ordered:
+                        self._ordered[id(item)] = self._spawn(item, None, {})
+                return
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return True
+
+    def is_closed(self) -> bool:
+        return self.closed
+
+    def get_task_factory(self) -> None:
+        return None
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if not self.closed:
+            _log.error("%s", context.get("message", "unhandled error"), exc_info=context.get("exception"))
+
+    def _timer_handle_cancelled(self, handle: Any) -> None:
+        """asyncio's own TimerHandle asks for this; ours does not need it."""
+
+
+def _drop(tasks: list[WorkflowTask]) -> None:
+    for task in tasks:
+        if task.done():
+            continue
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - dropping is on purpose here
+        coro = task.get_coro()
+        try:
+            if coro is not None:
+                coro.close()
+        except (RuntimeError, Evicted):
+            # "coroutine ignored GeneratorExit", or clean-up that asked for something durable: it will run after replay
+            continue
+
+
+def caller() -> str:
+    """`file:line` of the innermost frame that is neither asyncio's nor Spellwork's."""
+    frame = sys._getframe(1)  # noqa: SLF001
+    while frame is not None:
+        name = frame.f_code.co_filename
+        module = frame.f_globals.get("__name__", "")
+        if not module.startswith(("asyncio", "spellwork.workflow")) and not name.startswith("<"):
+            return f"{name}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return "<unknown>"
+
+
+def _forbid(name: str) -> Callable[..., NoReturn]:
+    def forbidden(_self: WorkflowLoop, *_args: Any, **_kwargs: Any) -> NoReturn:
+        where = caller()
+        raise ForbiddenInWorkflow(
+            f"{where}: loop.{name}() is real I/O or a thread, which a workflow must not use; do it in an activity",
+            what=name,
+            where=where,
+        )
+
+    return forbidden
+
+
+for _name in dir(asyncio.AbstractEventLoop):
+    if not _name.startswith("_") and _name not in vars(WorkflowLoop):
+        setattr(WorkflowLoop, _name, _forbid(_name))
+

@@ -1,0 +1,57 @@
+"""Owns the retry policy of activities.
+It must never sleep: it only says whether and how long to wait.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+
+from spellwork.errors import DefinitionError, PayloadError, SpellworkError
+
+Duration = float | int | dt.timedelta
+
+
+def seconds(value: Duration) -> float:
+    """A duration in seconds."""
+    return value.total_seconds() if isinstance(value, dt.timedelta) else float(value)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Retry:
+    """How often an activity is tried, and how long to wait between attempts.
+
+    The wait before attempt k+1 is `initial * backoff ** (k - 1)` seconds, at most `maximum`, spread by `jitter` (0.2: ±20 %).
+    `max_attempts=0` tries for ever. Errors of a class in `non_retryable` (and values that cannot be stored) are final at once.
+    """
+
+    max_attempts: int = 3
+    initial: Duration = 0.5
+    backoff: float = 2.0
+    maximum: Duration = 60.0
+    jitter: float = 0.2
+    non_retryable: tuple[type[BaseException], ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = [
+            (self.max_attempts < 0, "max_attempts must be 0 (for ever) or more"),
+            (seconds(self.initial) < 0, "initial must not be negative"),
+            (self.backoff < 1, "backoff must be 1 or more"),
+            (seconds(self.maximum) < 0, "maximum must not be negative"),
+            (not 0 <= self.jitter <= 1, "jitter must be between 0 and 1"),
+        ]
+        for wrong, message in problems:
+            if wrong:
+                raise DefinitionError(f"Retry: {message}")
+
+    def wait_after(self, attempt: int, error: BaseException, spread: float) -> float | None:
+        """Seconds to wait after the failed `attempt` (from 1), or None when it was the last. `spread` is in [0, 1)."""
+        if self.max_attempts and attempt >= self.max_attempts:
+            return None
+        if isinstance(error, (*self.non_retryable, PayloadError)):
+            return None
+        if isinstance(error, SpellworkError) and error.code == "definition":
+            return None
+        # the exponent is bounded so that a float cannot overflow on the way to the maximum
+        wait = min(seconds(self.initial) * self.backoff ** min(attempt - 1, 64), seconds(self.maximum))
+        return wait * (1 + self.jitter * (2 * spread - 1))
