@@ -1,0 +1,86 @@
+"""Durable, scriptable workflows: `async def` functions that survive crashes by deterministic replay.
+The package's face only imports; it must never do anything when it is imported.
+"""
+
+from spellwork.codec import Codec, Limits, RegisteredType
+from spellwork.engine import Engine, Event, Run, RunInfo
+from spellwork.errors import (
+    ActivityFailed,
+    ActivityTimeout,
+    NonDeterminismError,
+    PayloadError,
+    QueryFailed,
+    RunCancelled,
+    RunExists,
+    RunFailed,
+    RunNotFound,
+    RunTerminated,
+    SpellworkError,
+    UpdateRejected,
+)
+from spellwork.journal import Status
+from spellwork.workflow import (
+    Activity,
+    Child,
+    Retry,
+    Signal,
+    Workflow,
+    activity,
+    activity_context,
+    continue_as_new,
+    heartbeat,
+    info,
+    now,
+    patched,
+    query,
+    random,
+    rng,
+    start_child,
+    update,
+    uuid4,
+    workflow,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Activity",
+    "ActivityFailed",
+    "ActivityTimeout",
+    "Child",
+    "Codec",
+    "Engine",
+    "Event",
+    "Limits",
+    "NonDeterminismError",
+    "PayloadError",
+    "QueryFailed",
+    "RegisteredType",
+    "Retry",
+    "Run",
+    "RunCancelled",
+    "RunExists",
+    "RunFailed",
+    "RunInfo",
+    "RunNotFound",
+    "RunTerminated",
+    "Signal",
+    "SpellworkError",
+    "Status",
+    "UpdateRejected",
+    "Workflow",
+    "activity",
+    "activity_context",
+    "continue_as_new",
+    "heartbeat",
+    "info",
+    "now",
+    "patched",
+    "query",
+    "random",
+    "rng",
+    "start_child",
+    "update",
+    "uuid4",
+    "workflow",
+]

@@ -1,5 +1,5 @@
 """Owns the batch: what is written together, and what must hold for it.
-It must never be changed after it was submitted.
+It must never be changed after it was sealed, which happens when the turn of the event loop that submitted it ends.
 """
 
 from __future__ import annotations
@@ -8,18 +8,19 @@ from __future__ import annotations
 class Batch:
     """Puts, deletes, range deletes, merges and requirements that apply as a whole or not at all.
 
-    Within a batch range deletes come first, then deletes, puts and merges. Requirements are checked against the state before it:
+    Range deletes come first, then `rows` (the last word on each key; None deletes it), then merges. Requirements are checked against
+    the state before the batch:
 
     - `absent`: keys that must not exist;
     - `versions`: keys that must have this version (the revision that wrote them);
     - `epochs`: partitions that must have this epoch, else the batch is `Fenced`.
     """
 
-    __slots__ = ("absent", "deletes", "epochs", "merges", "puts", "ranges", "versions")
+    __slots__ = ("absent", "epochs", "merges", "ranges", "rows", "sealed", "versions")
 
     def __init__(self) -> None:
-        self.puts: list[tuple[bytes, bytes]] = []
-        self.deletes: list[bytes] = []
+        self.sealed = False
+        self.rows: dict[bytes, bytes | None] = {}
         self.ranges: list[tuple[bytes, bytes]] = []
         self.merges: list[tuple[bytes, str, bytes]] = []
         self.absent: list[bytes] = []
@@ -28,12 +29,12 @@ class Batch:
 
     def put(self, key: bytes, value: bytes) -> Batch:
         """Set `key` to `value`."""
-        self.puts.append((key, value))
+        self.rows[key] = value
         return self
 
     def delete(self, key: bytes) -> Batch:
         """Remove `key` if it is there."""
-        self.deletes.append(key)
+        self.rows[key] = None
         return self
 
     def delete_range(self, start: bytes, end: bytes) -> Batch:

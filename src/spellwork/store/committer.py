@@ -74,6 +74,8 @@ class Committer:
 
     def _flush(self) -> None:
         items, self._turn = self._turn, []
+        for batch, _ in items:
+            batch.sealed = True
         if self._thread is None:
             self._loop.call_soon(self._deliver, self._write_group(items))
         else:
@@ -192,10 +194,8 @@ class _Transaction:
         for start, end in batch.ranges:
             self.flush()
             self._backend.delete_range(start, end)
-        for key in batch.deletes:
-            overlay[key] = None
-        for key, value in batch.puts:
-            overlay[key] = (value, revision)
+        for key, value in batch.rows.items():
+            overlay[key] = None if value is None else (value, revision)
             if key[0] == PARTITIONS.prefix:
                 self._epochs.pop(int.from_bytes(key[1:3], "big"), None)
         for key, operator, operand in batch.merges:
@@ -208,8 +208,7 @@ class _Transaction:
         changes: list[tuple[bytes, bytes | None, bytes | None]] = [
             (start, None, end) for start, end in batch.ranges if start[0] >= WATCHED
         ]
-        changes += [(key, None, None) for key in batch.deletes if key[0] >= WATCHED]
-        changes += [(key, value, None) for key, value in batch.puts if key[0] >= WATCHED]
+        changes += [(key, value, None) for key, value in batch.rows.items() if key[0] >= WATCHED]
         for key, _, _ in batch.merges:
             merged = self._overlay[key]
             if key[0] >= WATCHED and merged is not None:

@@ -97,12 +97,13 @@ class Store:
         self._backend = backend
         self._clock = clock
         self._committer = Committer(backend, clock, sync_every=durability.sync_every, probe=probe)
-        self._committer.committed = lambda _revision: self._ring()
+        self._committer.committed = lambda _revision: self._ring(self._listeners)
         self._readers = (
             None if backend.inline else concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="spellwork-reader")
         )
         self._connection: Any = None
         self._listeners: list[Callable[[], None]] = []
+        self._foreign: list[Callable[[], None]] = []
         self._poll: Cancellable | None = None
         self._heard = backend.doorbell()
         self._closed = False
@@ -179,19 +180,23 @@ class Store:
         finally:
             await view.close()
 
-    def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call back (on the loop) whenever something may have been committed, here or elsewhere; returns how to stop."""
-        self._listeners.append(callback)
+    def on_change(self, callback: Callable[[], None], *, foreign_only: bool = False) -> Callable[[], None]:
+        """Call back (on the loop) when something may have been committed; returns how to stop.
+
+        With `foreign_only` it is called for commits of other processes alone.
+        """
+        listeners = self._foreign if foreign_only else self._listeners
+        listeners.append(callback)
         self._ensure_polling()
 
         def stop() -> None:
-            if callback in self._listeners:
-                self._listeners.remove(callback)
+            if callback in listeners:
+                listeners.remove(callback)
 
         return stop
 
-    def _ring(self) -> None:
-        for callback in list(self._listeners):
+    def _ring(self, listeners: list[Callable[[], None]]) -> None:
+        for callback in list(listeners):
             callback()
 
     def _ensure_polling(self) -> None:
@@ -200,12 +205,13 @@ class Store:
 
     def _listen(self) -> None:
         self._poll = None
-        if self._closed or not self._listeners:
+        if self._closed or not (self._listeners or self._foreign):
             return
         heard = self._backend.doorbell()
         if heard != self._heard:
             self._heard = heard
-            self._ring()
+            self._ring(self._listeners)
+            self._ring(self._foreign)
         self._ensure_polling()
 
     async def revision(self) -> int:

@@ -49,6 +49,7 @@ class Execution:
         self.loop = WorkflowLoop(number, self)  # type: ignore[arg-type]
         self.outbox: list[c.Command] = []
         self.pending: dict[int, Pending] = {}
+        self._passive: set[int] = set()
         self.queries: dict[str, Handler] = {}
         self.updates: dict[str, Update] = {}
         self.replaying = False
@@ -127,6 +128,7 @@ class Execution:
 
     def _answer(self, entry: Any, kind: str) -> Pending:
         pending = self.pending.pop(entry.n, None)
+        self._passive.discard(entry.n)
         if pending is None:
             waiting = ", ".join(sorted(str(p) for p in self.pending.values())) or "no command"
             self._mismatch(describe(entry), f"{waiting} (command {entry.n} was not issued)")
@@ -225,6 +227,8 @@ class Execution:
             return
         self.pending[entry.n] = Pending("child", entry.name, entry.digest, self._children[entry.n], pending.shape)
         self.pending[entry.n].child_id = entry.child_id
+        self.pending[entry.n].parent_close = pending.parent_close
+        self._passive.add(entry.n)
         pending.future.set_result(entry.child_id)
 
     def _child_ended(self, entry: e.ChildEnded) -> None:
@@ -298,7 +302,8 @@ class Execution:
         n = self._number()
         future: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
         shape = self.codec.shape(activity.result)
-        self.pending[n] = Pending("step", activity.name, digest, future, shape)
+        pending = self.pending[n] = Pending("step", activity.name, digest, future, shape)
+        pending.issued = self.now
         self.outbox.append(c.RunStep(n, activity, args, kwargs, digest))
         try:
             return await future
@@ -313,10 +318,12 @@ class Execution:
         self.pending[n] = Pending("timer", "", microseconds.to_bytes(8, "big"), None, None)
         self.pending[n].handle = handle
         self.pending[n].due = self.now + microseconds
+        self._passive.add(n)
         self.outbox.append(c.StartTimer(n, self.now + microseconds))
 
     def stop_timer(self, handle: TimerHandle) -> None:
         """The timer was cancelled."""
+        self._passive.discard(handle.n)
         if self.pending.pop(handle.n, None) is not None and not self.loop.closed:
             self.outbox.append(c.CancelTimer(handle.n))
 
@@ -363,6 +370,7 @@ class Execution:
         ended = self._children[n] = self.loop.create_future()
         shape = self.codec.shape(workflow.parameters.result)
         self.pending[n] = Pending("start of child", workflow.name, digest, started, shape)
+        self.pending[n].parent_close = close
         self.outbox.append(c.StartChild(n, workflow, child_id, payload, digest, close))
         # shielded: once asked for, the child will exist, so the answer is waited for even if this task is cancelled
         await asyncio.shield(started)
@@ -438,9 +446,9 @@ class Execution:
             self._readonly = False
 
     @property
-    def has_steps(self) -> bool:
-        """Whether anything is under way that needs this process."""
-        return any(pending.kind not in ("timer", "child") for pending in self.pending.values())
+    def pending_work(self) -> bool:
+        """Whether anything is under way that needs this process: not only timers, children and signals."""
+        return len(self.pending) > len(self._passive)
 
     @property
     def next_due(self) -> int | None:
@@ -452,9 +460,9 @@ class Execution:
         due = [(p.due, n) for n, p in self.pending.items() if p.kind == "timer" and p.due <= now]
         return [n for _, n in sorted(due)]
 
-    def open_children(self) -> list[tuple[int, str]]:
-        """Number and id of each child that has not ended."""
-        return [(n, p.child_id) for n, p in self.pending.items() if p.kind == "child"]
+    def open_children(self) -> list[tuple[str, str]]:
+        """Id and parent-close policy of each child that has not ended."""
+        return [(p.child_id, p.parent_close) for p in self.pending.values() if p.kind == "child"]
 
     def close(self) -> None:
         """Drop the code from memory."""

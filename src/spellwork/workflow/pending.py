@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Pending:
-    """An issued command. `due` (timers) and `retry_at` (steps) are microseconds UTC."""
+    """An issued command. `due` (timers), `issued` and `retry_at` (steps) are microseconds UTC."""
 
     __slots__ = (
         "attempt",
@@ -27,8 +27,10 @@ class Pending:
         "future",
         "handle",
         "heartbeat",
+        "issued",
         "kind",
         "name",
+        "parent_close",
         "retry_at",
         "shape",
     )
@@ -41,11 +43,13 @@ class Pending:
         self.shape = shape
         self.handle: TimerHandle | None = None
         self.due = 0
+        self.issued = 0
         self.attempt = 0
         self.retry_at = 0
         self.heartbeat: bytes | None = None
         self.failure: Failure | None = None
         self.child_id = ""
+        self.parent_close = ""
 
     def __str__(self) -> str:
         if self.kind == "timer":

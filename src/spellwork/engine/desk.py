@@ -1,0 +1,402 @@
+"""Owns what happens to a run when a message arrives, and what a run asks of others.
+It must never act twice on one message: each is checked against the journal first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from spellwork.clock import Clock
+from spellwork.engine import messages as m
+from spellwork.engine import rows
+from spellwork.engine.ending import failure_of_end
+from spellwork.engine.host import Host
+from spellwork.engine.live import LiveRun
+from spellwork.engine.partition import Partition
+from spellwork.errors import (
+    Conflict,
+    InternalError,
+    RunBlocked,
+    RunExists,
+    RunFinished,
+    RunNotFound,
+    SpellworkError,
+    StoreError,
+    UnknownWorkflow,
+    UsageError,
+)
+from spellwork.journal import (
+    Cancelled,
+    CancelRequested,
+    ChildEnded,
+    ChildStarted,
+    Completed,
+    Continued,
+    Entry,
+    Failed,
+    Failure,
+    Parent,
+    RunRow,
+    SignalReceived,
+    SignalSent,
+    Started,
+    Status,
+    Terminated,
+    UpdateAccepted,
+    UpdateCompleted,
+)
+from spellwork.journal.rows import Keys, blocked_key, id_key
+from spellwork.store import Batch
+from spellwork.workflow import commands as c
+
+Post = Callable[[m.AnyMessage], Any]
+Extra = Callable[[Batch], None]
+
+
+class Desk:
+    """Performs messages for runs of owned partitions. `post` sends one to any run; `new_number` gives run numbers."""
+
+    def __init__(self, host: Host, clock: Clock, post: Post, new_number: Callable[[], int]):
+        self._host = host
+        self._clock = clock
+        self._post = post
+        self._new_number = new_number
+        self.ended: Callable[[str, RunRow, Entry], None] = lambda _id, _row, _entry: None
+
+    async def handle(self, message: m.AnyMessage, partition: Partition, extra: Extra | None = None) -> bytes | None:
+        """Do what `message` asks; its effect and what `extra` adds commit in one batch. Returns the answer's payload."""
+        match message:
+            case m.AskStart():
+                await self.start(message, partition, extra)
+                return None
+            case m.AskSignal():
+                return await self._signal(message, extra)
+            case m.AskQuery():
+                live = await self._live(message.run_id)
+                return live.execution.query(message.name, message.args)
+            case m.AskUpdate():
+                return await self._update(message)
+            case m.AskCancel():
+                return await self._cancel(message, extra)
+            case m.AskTerminate():
+                return await self._terminate(message, extra)
+            case m.AskResume():
+                return await self._resume(message)
+            case m.TellChildEnded():
+                return await self._child_ended(message, extra)
+
+    async def _live(self, run_id: str) -> LiveRun:
+        live = self._host.by_id.get(run_id)
+        if live is not None:
+            return live
+        address = await self._host.store.read(lambda reader: rows.find(reader, run_id))
+        if address is None:
+            raise RunNotFound(f"there is no run {run_id!r}; `spellwork ps` lists those there are", run_id=run_id)
+        return await self._host.load(address.number)
+
+    async def _durable(self, live: LiveRun) -> None:
+        """Wait until everything of `live` so far is in the store."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        watch = Batch()
+        watch.require_epoch(live.partition.index, live.partition.epoch)
+
+        def acknowledge(outcome: int | StoreError) -> None:
+            if done.done():
+                return
+            if isinstance(outcome, int):
+                done.set_result(None)
+            else:
+                done.set_exception(outcome)
+
+        # batches commit in order, so an empty one behind the others tells that they are durable (it rides on the same sync)
+        self._host.store.submit(watch, acknowledge)
+        await done
+
+    async def start(self, message: m.AskStart, partition: Partition, extra: Extra | None = None) -> RunRow:
+        """Start a run, or find the one that exists; raises `RunExists` if that is another one."""
+        definition = self._host.registry.find(message.workflow, message.version)
+        definition.parameters.decode(self._host.codec, message.args)
+        now = self._clock.now()
+        number = self._new_number()
+        row = RunRow(
+            message.run_id, number, partition.index, definition.name, definition.version, Status.RUNNING,
+            now, now, message.digest, message.parent,
+        )  # fmt: skip
+        started = Started(
+            now, message.run_id, definition.name, definition.version, message.args,
+            self._clock.entropy(16), message.parent,
+        )  # fmt: skip
+        batch = Batch().require_epoch(partition.index, partition.epoch).require_absent(id_key(message.run_id))
+        rows.put_start(batch, row, started)
+        if extra is not None:
+            extra(batch)
+        try:
+            await self._host.store.commit(batch)
+        except Conflict:
+            return await self._existing(message)
+        self._host.adopt(row, started)
+        return row
+
+    async def _existing(self, message: m.AskStart) -> RunRow:
+        row = await self._host.store.read(lambda reader: rows.read_row(reader, message.run_id))
+        if row is None:
+            raise InternalError(f"run {message.run_id} exists and does not")
+        check_same(row, message)
+        return row
+
+    async def _signal(self, message: m.AskSignal, extra: Extra | None) -> None:
+        live = await self._live(message.run_id)
+        if live.execution.finished:
+            raise RunFinished(f"run {message.run_id} has ended", run_id=message.run_id)
+        if message.id is None or message.id not in live.execution.signal_ids:
+            self._add(live, extra)
+            entry = SignalReceived(self._now(live), message.name, message.payload, message.id)
+            self._host.append(live, entry)
+        await self._durable(live)
+
+    def _add(self, live: LiveRun, extra: Extra | None) -> None:
+        if extra is not None:
+            extra(live.partition.mark(live))
+
+    def _now(self, live: LiveRun) -> int:
+        return max(self._clock.now(), live.execution.now)
+
+    async def _update(self, message: m.AskUpdate) -> bytes | None:
+        live = await self._live(message.run_id)
+        execution = live.execution
+        if message.id not in execution.update_ids:
+            execution.validate_update(message.name, message.args)
+            self._host.append(live, UpdateAccepted(self._now(live), message.id, message.name, message.args))
+        answer = execution.update_ids.get(message.id)
+        if answer is None:
+            waiter: asyncio.Future[UpdateCompleted | None] = asyncio.get_running_loop().create_future()
+            live.update_waiters.setdefault(message.id, []).append(
+                lambda entry: waiter.done() or waiter.set_result(entry)
+            )
+            answer = await waiter
+            if answer is None:
+                raise RunFinished(f"run {message.run_id} left before update {message.name} was answered", run_id=message.run_id)
+        else:
+            await self._durable(live)
+        if answer.failure is not None:
+            raise self._host.errors.rebuild(answer.failure)
+        return answer.result
+
+    async def _cancel(self, message: m.AskCancel, extra: Extra | None) -> None:
+        live = await self._live(message.run_id)
+        self._add(live, extra)
+        self._host.append(live, CancelRequested(self._now(live), message.reason))
+        await self._durable(live)
+
+    async def _terminate(self, message: m.AskTerminate, extra: Extra | None) -> None:
+        try:
+            live = await self._live(message.run_id)
+        except (RunNotFound, RunFinished):
+            raise
+        except SpellworkError:
+            # what cannot be loaded (no definition, damaged journal) can still be ended
+            await self._terminate_stored(message, extra)
+            return
+        self._add(live, extra)
+        self._end(live, Terminated(self._now(live), message.reason), Status.TERMINATED, message.reason)
+        await self._durable(live)
+
+    async def _terminate_stored(self, message: m.AskTerminate, extra: Extra | None) -> None:
+        row = await self._host.store.read(lambda reader: rows.read_row(reader, message.run_id))
+        if row is None or row.partition not in self._host.partitions:
+            raise RunNotFound(f"there is no run {message.run_id!r} here", run_id=message.run_id)
+        batch = self._host.partitions[row.partition].batch()
+        now = self._clock.now()
+        row = msgspec.structs.replace(row, status=Status.TERMINATED, reason=message.reason, updated=now)
+        entry = Terminated(now, message.reason)
+        rows.put_end(batch, row, None)
+        batch.delete(blocked_key(row.partition, row.number))
+        if extra is not None:
+            extra(batch)
+        await self._host.store.commit(Batch())
+        self.ended(row.id, row, entry)
+
+    async def _resume(self, message: m.AskResume) -> None:
+        live = await self._live(message.run_id)
+        await self._durable(live)
+
+    async def _child_ended(self, message: m.TellChildEnded, extra: Extra | None) -> None:
+        try:
+            live = await self._host.load(message.number)
+        except (RunFinished, RunNotFound):
+            return  # the parent did not wait
+        pending = live.execution.pending.get(message.n)
+        if pending is None or pending.kind != "child":
+            return
+        self._add(live, extra)
+        self._host.append(
+            live, ChildEnded(self._now(live), message.n, pending.name, pending.digest, message.result, message.failure)
+        )
+
+    # What a run asks of others
+
+    def start_child(self, live: LiveRun, command: c.StartChild) -> None:
+        """Start a child; idempotent, since its row says who asked for it with which command."""
+        self._host.spawn(self._start_child(live, command))
+
+    async def _start_child(self, live: LiveRun, command: c.StartChild) -> None:
+        row = live.row
+        parent = Parent(row.id, row.number, row.partition, command.n)
+        message = m.AskStart(
+            command.child_id, command.workflow.name, command.workflow.version, command.args, command.digest, parent
+        )
+        failure = None
+        try:
+            await self.start(message, live.partition)
+        except UnknownWorkflow as error:
+            self._host.block(live, error)  # a missing definition is for the deployer to mend, not for the workflow
+            return
+        except StoreError:
+            return  # the partition was lost or the store failed; whoever owns the run next asks again
+        except SpellworkError as error:
+            failure = Failure.of(error)
+        at = self._now(live)
+        self._host.append(live, ChildStarted(at, command.n, command.workflow.name, command.digest, command.child_id, failure))
+
+    def send_signal(self, live: LiveRun, command: c.SendSignal) -> None:
+        """Send a signal; idempotent by the sender's run and command."""
+        self._host.spawn(self._send_signal(live, command))
+
+    async def _send_signal(self, live: LiveRun, command: c.SendSignal) -> None:
+        failure = None
+        try:
+            await self._post(
+                m.AskSignal(command.target, command.name, command.payload, f"{live.number:x}:{command.n}")
+            )
+        except StoreError:
+            return
+        except SpellworkError as error:
+            failure = Failure.of(error)
+        self._host.append(live, SignalSent(self._now(live), command.n, command.name, command.digest, failure))
+
+    def cancel_child(self, _live: LiveRun, command: c.CancelChild) -> None:
+        """Ask a child to cancel; one that has ended ignores it."""
+        self._host.spawn(self._ask_quietly(m.AskCancel(command.child_id, command.reason)))
+
+    async def _ask_quietly(self, message: m.AnyMessage) -> None:
+        try:
+            await self._post(message)
+        except (RunFinished, RunNotFound, RunBlocked, StoreError):
+            return
+
+    # Ends
+
+    def finish(self, live: LiveRun, command: c.Finish) -> None:
+        """The code is over: write its outcome."""
+        at = self._now(live)
+        if command.continue_args is not None:
+            self._continue(live, command, at)
+        elif command.cancelled is not None:
+            self._end(live, Cancelled(at, command.cancelled), Status.CANCELLED, command.cancelled)
+        elif command.failure is not None:
+            failure = command.failure
+            self._end(live, Failed(at, failure), Status.FAILED, f"{failure.type}: {failure.message}")
+        else:
+            self._end(live, Completed(at, command.result or b""), Status.COMPLETED, "")
+
+    def _end(self, live: LiveRun, entry: Any, status: Status, reason: str) -> None:
+        row = msgspec.structs.replace(live.row, status=status, reason=reason[:500], updated=entry.at)
+        batch = live.partition.mark(live)
+        rows.put_entry(batch, live.number, live.execution.position, entry)
+        rows.put_end(batch, row, live.timer_key)
+        notices = self._notices(live, row, entry)
+        keys = [self._write_notice(batch, notice) for notice in notices]
+        self._host.deliver(live, entry)
+        live.partition.remark(live)
+        live.row = row
+        live.parked = False
+        self._host.steps.cancel_all(live)
+        self._host.hold(live, lambda: self._over(live, entry, keys))
+
+    def _notices(self, live: LiveRun, row: RunRow, entry: Any) -> list[m.AnyMessage]:
+        notices: list[m.AnyMessage] = []
+        if row.parent is not None:
+            failure = failure_of_end(row, entry)
+            result = entry.result if isinstance(entry, Completed) else None
+            notices.append(m.TellChildEnded(row.parent.run_id, row.parent.number, row.parent.n, row.id, result, failure))
+        for child_id, policy in live.execution.open_children():
+            if policy == "cancel":
+                notices.append(m.AskCancel(child_id, f"its parent {row.id} has ended"))
+            elif policy == "terminate":
+                notices.append(m.AskTerminate(child_id, f"its parent {row.id} has ended"))
+        return notices
+
+    def _write_notice(self, batch: Batch, notice: m.AnyMessage) -> tuple[bytes, m.AnyMessage]:
+        # children live in their parent's partition, so the notice is for an inbox of ours
+        index = batch.epochs[0][0]
+        stamp = self._clock.now().to_bytes(8, "big") + self._clock.entropy(8)
+        key = bytes((Keys.INBOX,)) + index.to_bytes(2, "big") + stamp
+        batch.put(key, m.encode(m.Envelope(notice)))
+        return key, notice
+
+    def _over(self, live: LiveRun, entry: Any, notices: list[tuple[bytes, m.AnyMessage]]) -> None:
+        self._host.drop(live)
+        self.ended(live.row.id, live.row, entry)
+        for key, notice in notices:
+            self.deliver_local(key, m.Envelope(notice), live.partition)
+
+    def deliver_local(self, key: bytes, envelope: m.Envelope, partition: Partition) -> None:
+        """Replaced by the mail room: hand over a message whose row lies in an inbox of ours."""
+        raise InternalError("the mail room is not open")
+
+    def _continue(self, live: LiveRun, command: c.Finish, at: int) -> None:
+        number = self._new_number()
+        old, args = live.row, command.continue_args or b""
+        definition = self._host.registry.find(old.workflow)
+        batch = live.partition.mark(live)
+        entry = Continued(at, args, number)
+        rows.put_entry(batch, live.number, live.execution.position, entry)
+        rows.put_end(batch, msgspec.structs.replace(old, status=Status.CONTINUED, updated=at), live.timer_key)
+        row = RunRow(
+            old.id, number, old.partition, definition.name, definition.version, Status.RUNNING, at, at,
+            old.digest, old.parent, "", old.number,
+        )  # fmt: skip
+        started = Started(at, old.id, definition.name, definition.version, args, self._clock.entropy(16), old.parent)
+        rows.put_start(batch, row, started)
+        signals = [SignalReceived(at, *carried) for carried in command.carried]
+        for position, signal in enumerate(signals, start=1):
+            rows.put_entry(batch, number, position, signal)
+        self._host.deliver(live, entry)
+        live.partition.remark(live)
+        live.parked = False
+        self._host.steps.cancel_all(live)
+        self._host.hold(live, lambda: self._go_on(live, row))
+
+    def _go_on(self, live: LiveRun, row: RunRow) -> None:
+        self._host.drop(live)
+        self._host.spawn(self._load_quietly(row.number))
+
+    async def _load_quietly(self, number: int) -> None:
+        try:
+            await self._host.load(number)
+        except (SpellworkError, UsageError):
+            return  # it was blocked with its reason
+
+
+def check_same(row: RunRow, message: m.AskStart) -> None:
+    """Raise `RunExists` unless `row` is the run that `message` asks for."""
+    run_id = row.id
+    if row.parent != message.parent and message.parent is not None:
+        raise RunExists(
+            f"the id {run_id!r} is taken by a run that somebody else started; choose another id for the child", run_id=run_id
+        )
+    if row.workflow != message.workflow:
+        raise RunExists(
+            f"the id {run_id!r} belongs to a run of workflow {row.workflow}, not {message.workflow}; choose another id",
+            run_id=run_id,
+        )
+    if row.digest != message.digest:
+        raise RunExists(
+            f"run {run_id!r} of workflow {row.workflow} was started with other arguments; choose another id", run_id=run_id
+        )
+
+

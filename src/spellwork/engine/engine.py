@@ -1,0 +1,493 @@
+"""Owns `Engine`: the public face, and the wiring of everything behind it.
+It must never do a part's work itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar, overload
+
+from spellwork.clock import Clock, SystemClock, new_id
+from spellwork.codec import Codec
+from spellwork.engine import listing, rows
+from spellwork.engine import messages as m
+from spellwork.engine.desk import Desk, check_same
+from spellwork.engine.ending import blocked_error, ended_error
+from spellwork.engine.history import Event, readable
+from spellwork.engine.host import Host
+from spellwork.engine.live import LiveRun
+from spellwork.engine.mail import MailRoom
+from spellwork.engine.ownership import Ownership
+from spellwork.engine.partition import Partition
+from spellwork.engine.recovery import Recovery
+from spellwork.engine.registry import Registry
+from spellwork.engine.run import Run, RunInfo
+from spellwork.errors import (
+    DefinitionError,
+    Fenced,
+    PayloadError,
+    RunNotFound,
+    SpellworkError,
+    StoreClosed,
+    StoreError,
+    StoreOwned,
+    UsageError,
+)
+from spellwork.journal import ErrorRegistry, RunRow, Status
+from spellwork.journal.rows import Keys, partition_range, timer_of
+from spellwork.store import Store, open_store
+from spellwork.store.committer import Probe
+from spellwork.workflow import Activity, Workflow
+from spellwork.workflow.guard import install_guard
+from spellwork.workflow.parameters import encode_call
+
+P = ParamSpec("P")
+R = TypeVar("R")
+log = logging.getLogger("spellwork.engine")
+_DUE_PAGE = 500
+
+
+class Engine:
+    """Runs durable workflows over one store.
+
+    Use it as an async context manager::
+
+        async with Engine("sqlite:work.db", workflows=[report]) as engine:
+            print(await engine.run(report, ["a", "b"]))
+
+    - `store`: `memory:` or `sqlite:PATH`; `durability`: see `Durability`.
+    - `errors`: exception classes that come back as themselves from activities and runs (built-ins always do).
+    - `standby`: with another owner present, wait as its successor instead of raising `StoreOwned`. `client`: never own anything.
+    - `partitions`: fixed when the store is made; `max_partitions`: how many this engine takes. `lease`: seconds without a sign
+      of life after which an owner may be replaced.
+    - `threads`, `processes`: workers for plain and for CPU-bound activities. `cache`: how many waiting runs stay in memory.
+    - `max_recoveries`: how often a run may be at work when its process dies before it is quarantined.
+    - `grace`: seconds that closing waits for activities under way.
+    """
+
+    def __init__(
+        self,
+        store: str = "memory:",
+        *,
+        workflows: Iterable[Workflow[Any, Any]] = (),
+        activities: Iterable[Activity[Any, Any]] = (),
+        durability: str | None = None,
+        codec: Codec | None = None,
+        errors: Iterable[type[BaseException]] = (),
+        standby: bool = False,
+        client: bool = False,
+        create: bool = True,
+        partitions: int = 8,
+        max_partitions: int | None = None,
+        lease: float = 10.0,
+        threads: int = 32,
+        processes: int | None = None,
+        cache: int = 256,
+        max_recoveries: int = 5,
+        grace: float = 0.0,
+        clock: Clock | None = None,
+        probe: Probe | None = None,
+    ) -> None:
+        if not 1 <= partitions <= 1024 or lease <= 0 or threads < 1 or cache < 0 or max_recoveries < 1:
+            raise DefinitionError(
+                "Engine: partitions must be 1 to 1024, lease more than 0, threads and max_recoveries at least 1, cache at least 0"
+            )
+        self.url = store
+        self.codec = codec or Codec()
+        self.registry = Registry(workflows, activities)
+        self._errors = ErrorRegistry(errors)
+        self._options = (durability, create, probe)
+        self._standby, self._client = standby, client
+        self._partition_count = partitions
+        self._max_partitions = 0 if client else (max_partitions or partitions)
+        self._lease = lease
+        self._sizes = {"threads": threads, "processes": processes, "cache": cache}
+        self._max_recoveries = max_recoveries
+        self._grace = grace
+        self._clock = clock or SystemClock()
+        self._counter = 0
+        self._waiters: dict[str, list[asyncio.Future[Any]]] = {}
+        self._failed: StoreError | None = None
+        self._maintenance: asyncio.Task[None] | None = None
+        self._store: Store | None = None
+        self._host: Host
+        self._desk: Desk
+        self._mail: MailRoom
+        self._ownership: Ownership
+
+    # Opening and closing
+
+    async def __aenter__(self) -> Self:
+        if self._store is not None:
+            raise UsageError("this engine is open already; make a second Engine instead")
+        install_guard()
+        durability, create, probe = self._options
+        store = open_store(self.url, durability=durability, clock=self._clock, create=create, probe=probe)
+        try:
+            await self._open(store)
+        except BaseException:
+            await self._shut(store)
+            raise
+        return self
+
+    async def _open(self, store: Store) -> None:
+        self._failed = None
+        self._host = Host(store, self._clock, self.codec, self.registry, self._errors, **self._sizes)  # type: ignore[arg-type]
+        self._desk = Desk(self._host, self._clock, self._ask, self._new_number)
+        self._host.outbound = self._desk
+        self._host.sweep_due = lambda: self._host.spawn(self._sweep())
+        self._host.blocked = self._blocked
+        self._desk.ended = self._ended
+        self._mail = MailRoom(store, self._clock, self._errors, self._host, self._desk)
+        self._ownership = Ownership(store, self._clock, self._lease)
+        self._recovery = Recovery(self._host, self._clock, self._max_recoveries)
+        self._store = store
+        if not self._client:
+            self._partition_count = await self._ownership.partition_count(self._partition_count)
+            await self._claim()
+            if not self._host.partitions and not self._standby:
+                owner = next(iter(await self._ownership.owners(self._partition_count)), None)
+                raise StoreOwned(
+                    f"{self.url} is owned by {owner}; send it signals and queries with client=True or the command line, or open "
+                    "with standby=True to take over when it stops",
+                    owner=str(owner),
+                )
+            if self.url != "memory:":
+                self._maintenance = asyncio.get_running_loop().create_task(self._maintain())
+        else:
+            self._partition_count = await self._ownership.stored_count() or self._partition_count
+
+    async def _claim(self) -> None:
+        won = await self._ownership.claim(self._partition_count, self._max_partitions)
+        if won and not self._ownership.session:
+            await self._ownership.open_session()
+        for index in won:
+            epoch = self._ownership.held[index]
+            partition = Partition(index, epoch, self._open_store, self._host.durable, self._lost)
+            self._host.partitions[index] = partition
+            self._host.spawn(self._take_up(partition))
+
+    async def _take_up(self, partition: Partition) -> None:
+        try:
+            await self._recovery.partition(partition)
+            await self._peek(partition)
+            await self._mail.drain(partition)
+        except StoreError as error:
+            if not isinstance(error, (Fenced, StoreClosed)):
+                self._fail(error)
+
+    async def _maintain(self) -> None:
+        while self._failed is None:
+            await asyncio.sleep(min(self._lease / 3, 1.0) if self._wants_more else self._lease / 3)
+            try:
+                await self._ownership.renew(self._forget)
+                if self._wants_more:
+                    await self._claim()
+            except StoreError as error:
+                self._fail(error)
+
+    @property
+    def _wants_more(self) -> bool:
+        return len(self._host.partitions) < min(self._max_partitions, self._partition_count)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        store, self._store = self._open_store, None
+        await self._shut(store)
+
+    async def _shut(self, store: Store) -> None:
+        self._store = None
+        if self._maintenance is not None:
+            self._maintenance.cancel()
+            await asyncio.gather(self._maintenance, return_exceptions=True)
+            self._maintenance = None
+        if hasattr(self, "_mail"):
+            self._mail.close()
+            await self._host.close(self._grace)
+            if self._failed is None:
+                try:
+                    await self._ownership.release()
+                except StoreError as error:
+                    log.warning("the partitions were not released: %s", error)
+        closed = StoreClosed("the engine was closed while this was waited for; the run goes on when it is opened again")
+        self._tell_all(closed)
+        await store.close()
+
+    @property
+    def _open_store(self) -> Store:
+        if self._store is None:
+            raise UsageError("the engine is not open; use `async with Engine(...) as engine:`")
+        if self._failed is not None:
+            raise self._failed
+        return self._store
+
+    @property
+    def store(self) -> Store:
+        """The open store."""
+        return self._open_store
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way but waiting."""
+        return not self._host.busy
+
+    @property
+    def loaded(self) -> int:
+        """How many runs are in memory."""
+        return len(self._host.runs)
+
+    # What goes wrong
+
+    def _lost(self, partition: Partition, error: StoreError) -> None:
+        if isinstance(error, Fenced):
+            self._forget(partition.index)
+        elif not isinstance(error, StoreClosed):
+            self._fail(error)
+
+    def _forget(self, index: int) -> None:
+        partition = self._host.partitions.get(index)
+        self._ownership.held.pop(index, None)
+        if partition is not None:
+            log.warning("partition %d was taken over by another owner; its runs go on there", index)
+            self._host.drop_partition(partition)
+
+    def _fail(self, error: StoreError) -> None:
+        if self._failed is None:
+            log.error("the store failed, nothing more is run: %s", error)
+            self._failed = error
+            for partition in list(self._host.partitions.values()):
+                self._host.drop_partition(partition)
+            self._tell_all(error)
+
+    def _tell_all(self, error: SpellworkError) -> None:
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(error)
+        self._waiters.clear()
+
+    # Starting and finding runs
+
+    @overload
+    async def start(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> Run[R]: ...
+    @overload
+    async def start(self, workflow: Workflow[..., R] | str, *args: Any, id: str | None = None, **kwargs: Any) -> Run[R]: ...
+    async def start(self, workflow: Any, *args: Any, id: str | None = None, **kwargs: Any) -> Run[Any]:  # noqa: A002
+        """Start a run and return its handle once it is durable.
+
+        The same `id`, workflow and arguments give the run that exists, whatever became of it; otherwise `RunExists`.
+        """
+        run_id = self._check_id(id) if id is not None else self._new_id()
+        message = self._start_message(workflow, run_id, args, kwargs)
+        index = self._partition_of(run_id)
+        partition = self._host.partitions.get(index)
+        if partition is not None:
+            await self._desk.start(message, partition)
+        else:
+            existing = await self._open_store.read(lambda reader: rows.read_row(reader, run_id))
+            if existing is not None:
+                check_same(existing, message)
+            else:
+                await self._send(message, index)
+        return Run(self, run_id)
+
+    def _start_message(
+        self, workflow: Workflow[Any, Any] | str, run_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> m.AskStart:
+        self._open_store  # noqa: B018 - raises when it is closed
+        if isinstance(workflow, str) and self._client:
+            payload = encode_call(self.codec, args, kwargs)
+            return m.AskStart(run_id, workflow, None, payload, self.codec.digest((args, kwargs)))
+        if isinstance(workflow, Workflow):
+            definition = self.registry.find(workflow.name, workflow.version)
+            if definition.fn is not workflow.fn:
+                raise DefinitionError(f"another workflow is registered as {workflow.name} version {workflow.version}")
+        elif isinstance(workflow, str):
+            definition = self.registry.find(workflow)
+        else:
+            raise DefinitionError(f"start() takes a @workflow or its name, not {workflow!r}")
+        payload = definition.parameters.encode(self.codec, args, kwargs)
+        return m.AskStart(run_id, definition.name, definition.version, payload, self.codec.digest((args, kwargs)))
+
+    def _check_id(self, run_id: str) -> str:
+        try:
+            size = len(run_id.encode())
+        except (AttributeError, UnicodeEncodeError) as error:
+            raise PayloadError(f"id: {run_id!r} is no text that can be stored", path="id") from error
+        if not 1 <= size <= 512 or any(ord(letter) < 32 for letter in run_id):
+            raise PayloadError("id: must be 1 to 512 bytes of text without control characters", path="id")
+        return run_id
+
+    def _new_id(self) -> str:
+        return new_id(self._clock)
+
+    def _new_number(self) -> int:
+        self._counter += 1
+        return (self._ownership.session << 40) | self._counter
+
+    def _partition_of(self, run_id: str) -> int:
+        return int.from_bytes(hashlib.blake2b(run_id.encode(), digest_size=2).digest(), "big") % self._partition_count
+
+    async def run(self, workflow: Workflow[P, R] | Any, *args: Any, id: str | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        """Start a run and wait for its result."""
+        handle = await self.start(workflow, *args, id=id, **kwargs)
+        return await handle.result()
+
+    async def get(self, id: str) -> Run[Any]:  # noqa: A002
+        """The handle of an existing run; raises `RunNotFound`."""
+        await self._row(id)
+        return Run(self, id)
+
+    async def list(
+        self, *, status: Status | str | None = None, workflow: str | None = None, limit: int = 100, after: str | None = None
+    ) -> list[RunInfo]:
+        """Runs, newest first. `after` is the id of the last one of the page before."""
+        wanted = None if status is None else Status(status)
+        found = await self._open_store.read(lambda reader: listing.page(reader, wanted, workflow, limit, after))
+        return [RunInfo.of(row) for row in found]
+
+    # What handles ask for
+
+    async def _row(self, run_id: str) -> RunRow:
+        row = await self._open_store.read(lambda reader: rows.read_row(reader, run_id))
+        if row is None:
+            raise RunNotFound(f"there is no run {run_id!r} in {self.url}; `spellwork ps` lists those there are", run_id=run_id)
+        return row
+
+    async def _ask(self, message: m.AnyMessage) -> bytes | None:
+        self._open_store  # noqa: B018 - raises when it is closed
+        live = self._host.by_id.get(message.run_id)
+        partition = live.partition.index if live is not None else (await self._row(message.run_id)).partition
+        ours = self._host.partitions.get(partition)
+        if ours is not None:
+            return await self._desk.handle(message, ours)
+        return await self._send(message, partition)
+
+    async def _send(self, message: m.AnyMessage, partition: int) -> bytes | None:
+        async def is_ours() -> bool:
+            return partition in self._host.partitions
+
+        return await self._mail.ask(message, partition, is_ours)
+
+    async def _query(self, run_id: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        answer = await self._ask(m.AskQuery(run_id, name, encode_call(self.codec, args, kwargs)))
+        return self.codec.untyped.decode(answer or b"")
+
+    async def _update(
+        self, run_id: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], update_id: str | None
+    ) -> Any:
+        payload = encode_call(self.codec, args, kwargs)
+        answer = await self._ask(m.AskUpdate(run_id, name, payload, update_id or self._new_id()))
+        return self.codec.untyped.decode(answer or b"")
+
+    async def _history(self, run_id: str) -> list[Event]:
+        row = await self._row(run_id)
+        entries = await self._open_store.read(lambda reader: rows.read_entries(reader, row.number))
+        return [readable(position, entry, self.codec) for position, entry in enumerate(entries)]
+
+    # Waiting for ends
+
+    async def _result(self, run_id: str) -> Any:
+        store = self._open_store
+        future: asyncio.Future[tuple[RunRow, Any]] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(run_id, []).append(future)
+        try:
+            if run_id not in self._host.by_id:
+                row = await self._row(run_id)
+                self._settle(future, row, await store.read(lambda reader: rows.read_last(reader, row.number)))
+                if not future.done() and row.partition not in self._host.partitions:
+                    await self._watch(run_id, future)
+            row, entry = await future
+        finally:
+            self._forget_waiter(run_id, future)
+        error = ended_error(row, entry, self._errors)
+        if error is not None:
+            raise error
+        return self._result_shape(row).decode(entry.result)
+
+    def _result_shape(self, row: RunRow) -> Any:
+        try:
+            definition = self.registry.find(row.workflow, row.version)
+        except SpellworkError:
+            return self.codec.untyped
+        return self.codec.shape(definition.parameters.result)
+
+    def _settle(self, future: asyncio.Future[tuple[RunRow, Any]], row: RunRow, entry: Any) -> None:
+        if future.done():
+            return
+        if row.status in (Status.BLOCKED, Status.QUARANTINED):
+            future.set_exception(blocked_error(row))
+        elif row.status.ended and row.status is not Status.CONTINUED:
+            future.set_result((row, entry))
+
+    async def _watch(self, run_id: str, future: asyncio.Future[tuple[RunRow, Any]]) -> None:
+        rung = asyncio.Event()
+        stop = self._open_store.on_change(rung.set)
+        try:
+            while not future.done():
+                rung.clear()
+                row = await self._row(run_id)
+                self._settle(future, row, await self._open_store.read(lambda reader, n=row.number: rows.read_last(reader, n)))
+                if not future.done():
+                    waiter = asyncio.ensure_future(rung.wait())
+                    await asyncio.wait([waiter, future], timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+                    waiter.cancel()
+        finally:
+            stop()
+
+    def _forget_waiter(self, run_id: str, future: asyncio.Future[Any]) -> None:
+        waiters = self._waiters.get(run_id, [])
+        if future in waiters:
+            waiters.remove(future)
+        if not waiters:
+            self._waiters.pop(run_id, None)
+
+    def _ended(self, run_id: str, row: RunRow, entry: Any) -> None:
+        for future in self._waiters.pop(run_id, ()):
+            self._settle(future, row, entry)
+
+    def _blocked(self, row: RunRow) -> None:
+        for future in self._waiters.pop(row.id, ()):
+            self._settle(future, row, None)
+
+    # Timers of parked runs
+
+    async def _peek(self, partition: Partition) -> None:
+        first = await self._open_store.scan(*partition_range(Keys.TIMERS, partition.index), limit=1)
+        self._host.timers.stored(timer_of(first[0][0])[0] if first else None)
+
+    async def _sweep(self) -> None:
+        """Load the parked runs whose timers are due, and find out when the next one is."""
+        for partition in list(self._host.partitions.values()):
+            start, end = partition_range(Keys.TIMERS, partition.index)
+            try:
+                found = await self._open_store.scan(start, end, limit=_DUE_PAGE)
+                await self._fire([timer_of(key) for key, _ in found])
+                await self._peek_after(partition, found)
+            except StoreError as error:
+                log.warning("looking for due timers failed: %s", error)
+
+    async def _fire(self, timers: list[tuple[int, int]]) -> None:
+        now = self._clock.now()
+        for due, number in timers:
+            if due > now:
+                return
+            try:
+                live: LiveRun = await self._host.load(number)
+            except SpellworkError as error:
+                log.warning("the timer of run number %d waits: %s", number, error)
+                continue
+            self._host.fire_due(live)
+
+    async def _peek_after(self, partition: Partition, found: list[tuple[bytes, bytes]]) -> None:
+        now = self._clock.now()
+        later = [due for due, _ in (timer_of(key) for key, _ in found) if due > now]
+        if later:
+            self._host.timers.stored(later[0])
+        elif len(found) == _DUE_PAGE:
+            self._host.timers.stored(now)

@@ -1,0 +1,53 @@
+"""Owns the readable form of a journal.
+It must never be needed to run anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from typing import Any
+
+import msgspec
+
+from spellwork.codec import Codec
+from spellwork.errors import PayloadError
+from spellwork.workflow.parameters import show_call
+
+_PAYLOADS = ("result", "payload", "heartbeat")
+_CALLS = ("args",)
+_HIDDEN = ("at", "digest", "seed")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a journal: its position, time (UTC), kind (such as "StepCompleted"), and fields as plain values."""
+
+    position: int
+    at: dt.datetime
+    kind: str
+    data: dict[str, Any]
+
+
+def readable(position: int, entry: Any, codec: Codec) -> Event:
+    """The readable form of one entry."""
+    data: dict[str, Any] = {}
+    for name in entry.__struct_fields__:
+        value = getattr(entry, name)
+        if name in _HIDDEN or value is None:
+            continue
+        if name in _PAYLOADS:
+            value = _value(codec, value)
+        elif name in _CALLS:
+            value = show_call(codec, value)
+        elif isinstance(value, msgspec.Struct):
+            value = msgspec.to_builtins(value)
+        data[name] = value
+    return Event(position, dt.datetime.fromtimestamp(entry.at / 1_000_000, dt.UTC), type(entry).__name__, data)
+
+
+def _value(codec: Codec, payload: bytes) -> Any:
+    try:
+        return codec.untyped.decode(payload)
+    except PayloadError as error:
+        return f"<{error}>"

@@ -1,0 +1,392 @@
+"""Owns the runs in memory: appends entries, delivers them, and performs what the code then asks for, once that is durable.
+It must never let anything leave the process that is based on an entry that is not durable yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from spellwork.clock import Clock
+from spellwork.codec import Codec
+from spellwork.engine import rows
+from spellwork.engine.live import LiveRun
+from spellwork.engine.partition import Partition
+from spellwork.engine.registry import Registry
+from spellwork.engine.steps import Steps
+from spellwork.engine.timers import Timers
+from spellwork.errors import (
+    NonDeterminismError,
+    PayloadError,
+    RunBlocked,
+    RunFinished,
+    RunNotFound,
+    SpellworkError,
+    StoreCorrupt,
+    UnknownWorkflow,
+    UsageError,
+)
+from spellwork.journal import (
+    Entry,
+    ErrorRegistry,
+    Patched,
+    RunRow,
+    Started,
+    Status,
+    TimerFired,
+    UpdateCompleted,
+    pack_entry,
+)
+from spellwork.journal.rows import active_key, journal_key, timer_key
+from spellwork.store import Store
+from spellwork.workflow import Execution
+from spellwork.workflow import commands as c
+
+log = logging.getLogger("spellwork.engine")
+
+
+class Outbound(Protocol):
+    """Who carries what a run asks of other runs, and hears of ends."""
+
+    def start_child(self, live: LiveRun, command: c.StartChild) -> None: ...
+
+    def send_signal(self, live: LiveRun, command: c.SendSignal) -> None: ...
+
+    def cancel_child(self, live: LiveRun, command: c.CancelChild) -> None: ...
+
+    def finish(self, live: LiveRun, command: c.Finish) -> None: ...
+
+
+class Host:
+    """The loaded runs of the partitions that this process owns."""
+
+    outbound: Outbound
+
+    def __init__(
+        self, store: Store, clock: Clock, codec: Codec, registry: Registry, errors: ErrorRegistry,
+        *, threads: int, processes: int | None, cache: int,
+    ):  # fmt: skip
+        self.store = store
+        self.clock = clock
+        self.codec = codec
+        self.registry = registry
+        self.errors = errors
+        self.partitions: dict[int, Partition] = {}
+        self.runs: dict[int, LiveRun] = {}
+        self.by_id: dict[str, LiveRun] = {}
+        self.blocked: Callable[[RunRow], None] = lambda _row: None
+        self.steps = Steps(self, clock, codec, errors, threads, processes)
+        self.timers = Timers(clock, self._fire, self._sweep, self._wants_timer)
+        self.sweep_due: Callable[[], None] = lambda: None
+        self._cache = cache
+        self._idle: OrderedDict[int, LiveRun] = OrderedDict()
+        self._loading: dict[int, asyncio.Future[LiveRun]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Any) -> None:
+        """Run a coroutine beside everything else, keeping it alive."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("background work failed: %s", error, exc_info=error)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way that will change the state without a timer or a message."""
+        return bool(self.steps.running or self._tasks or self._loading) or any(
+            live.unacked or live.held for live in self.runs.values()
+        )
+
+    # Entries
+
+    def append(self, live: LiveRun, entry: Entry) -> None:
+        """Make `entry` the next of the journal, deliver it, and take up what the code asks for."""
+        if live.dropped:
+            return
+        execution = live.execution
+        batch = live.partition.mark(live)
+        if live.parked:
+            self._unpark(live)
+        elif live.recoveries:
+            live.recoveries = 0  # progress: the next crash counts from the start
+            batch.put(active_key(live.partition.index, live.number), b"")
+        key = journal_key(live.number, execution.position)
+        batch.rows[key] = pack_entry(key, entry)
+        self.deliver(live, entry)
+        if not live.dropped:
+            live.partition.remark(live)
+            self.drain(live)
+
+    def deliver(self, live: LiveRun, entry: Entry) -> None:
+        """Let the code see an entry that is on its way to the store."""
+        try:
+            live.execution.deliver(entry)
+        except (NonDeterminismError, UsageError) as error:
+            self.block(live, error)
+        if live.execution.warnings:
+            for warning in live.execution.warnings:
+                log.warning("run %s: %s", live.row.id, warning)
+            live.execution.warnings.clear()
+
+    def hold(self, live: LiveRun, effect: Any) -> None:
+        """Perform `effect` (a command or a callable) once everything up to here is durable."""
+        if live.unacked or live.held:
+            live.held.append((live.execution.position, effect))
+        else:
+            self._perform(live, effect)
+
+    def durable(self, live: LiveRun) -> None:
+        """A batch with entries of `live` was committed."""
+        held, acked = live.held, live.acked
+        while held and (held[0][0] <= acked or not live.unacked) and not live.dropped:
+            self._perform(live, held.popleft()[1])
+        if live.parked and not live.unacked and not live.dropped:
+            self._rest(live)
+
+    def _perform(self, live: LiveRun, effect: Any) -> None:
+        kind = type(effect)
+        if kind is c.RunStep:
+            self.steps.start(live, effect)
+        elif kind is c.StartChild:
+            self.outbound.start_child(live, effect)
+        elif kind is c.SendSignal:
+            self.outbound.send_signal(live, effect)
+        elif kind is c.CancelChild:
+            self.outbound.cancel_child(live, effect)
+        else:
+            effect()
+
+    def drain(self, live: LiveRun) -> None:
+        """Take up the commands in the outbox, then see whether the run has anything left to do but wait."""
+        execution = live.execution
+        while execution.outbox and not live.dropped:
+            commands, execution.outbox = execution.outbox, []
+            for command in commands:
+                kind = type(command)
+                if kind is c.RunStep:
+                    if live.parked:
+                        self._unpark(live)
+                    if live.unacked or live.held:
+                        live.held.append((execution.position, command))
+                    else:
+                        self.steps.start(live, command)  # type: ignore[arg-type]
+                else:
+                    self._take(live, command)
+        if not execution.finished and not live.parked and not live.dropped and not execution.pending_work:
+            self._park(live)
+
+    def _take(self, live: LiveRun, command: c.Command) -> None:
+        match command:
+            case c.StartTimer(n=n, due=due):
+                if n in live.execution.pending:
+                    self.timers.add(due, live.number, n)
+            case c.CancelTimer():
+                self.timers.discard()
+            case c.CancelStep(n=n):
+                self.steps.cancel(live, n)
+            case c.MarkPatch(id=patch):
+                self.append(live, Patched(self._now(live), patch))
+            case c.AnswerUpdate(id=update_id, name=name, result=result, failure=failure):
+                self.append(live, UpdateCompleted(self._now(live), update_id, name, result, failure))
+                self._answer_update(live, update_id)
+            case c.Finish():
+                self.outbound.finish(live, command)
+            case _:
+                if live.parked:
+                    self._unpark(live)
+                self.hold(live, command)
+
+    def _answer_update(self, live: LiveRun, update_id: str) -> None:
+        answer = live.execution.update_ids.get(update_id)
+        for waiter in live.update_waiters.pop(update_id, []):
+            self.hold(live, lambda waiter=waiter: waiter(answer))
+
+    def _now(self, live: LiveRun) -> int:
+        return max(self.clock.now(), live.execution.now)
+
+    # Parking
+
+    def _park(self, live: LiveRun) -> None:
+        batch = live.partition.mark(live)
+        index = live.partition.index
+        batch.delete(active_key(index, live.number))
+        due = live.execution.next_due
+        if due is not None:
+            live.timer_key = timer_key(index, due, live.number)
+            batch.put(live.timer_key, b"")
+            self.hold(live, lambda: self.timers.stored(due))
+        live.parked = True
+
+    def _unpark(self, live: LiveRun) -> None:
+        batch = live.partition.mark(live)
+        batch.put(active_key(live.partition.index, live.number), b"")
+        if live.timer_key is not None:
+            batch.delete(live.timer_key)
+            live.timer_key = None
+        live.parked = False
+        self._idle.pop(live.number, None)
+
+    def _rest(self, live: LiveRun) -> None:
+        self._idle[live.number] = live
+        self._idle.move_to_end(live.number)
+        while len(self._idle) > self._cache:
+            _, oldest = self._idle.popitem(last=False)
+            self.drop(oldest)
+
+    def drop(self, live: LiveRun) -> None:
+        """Forget a run's memory; what it is lies in the store."""
+        if live.dropped:
+            return
+        live.dropped = True
+        self.runs.pop(live.number, None)
+        if self.by_id.get(live.row.id) is live:
+            del self.by_id[live.row.id]
+        self._idle.pop(live.number, None)
+        self.steps.cancel_all(live)
+        self.timers.discard(sum(1 for pending in live.execution.pending.values() if pending.kind == "timer"))
+        live.execution.close()
+        live.held.clear()
+        for waiters in live.update_waiters.values():
+            for waiter in waiters:
+                waiter(None)
+
+    def drop_partition(self, partition: Partition) -> None:
+        """Forget everything of a partition that is no longer ours."""
+        partition.held = False
+        self.partitions.pop(partition.index, None)
+        for live in [live for live in self.runs.values() if live.partition is partition]:
+            self.drop(live)
+
+    # Blocking
+
+    def block(self, live: LiveRun, error: SpellworkError) -> None:
+        """Park a run with a reason: nothing is lost, it goes on after a fix."""
+        log.error("run %s is blocked: %s", live.row.id, error)
+        live.row = rows.block(live.partition.batch(), live.row, live.timer_key, Status.BLOCKED, str(error), self.clock.now())
+        self.drop(live)
+        self.blocked(live.row)
+
+    # Timers
+
+    def _wants_timer(self, number: int, n: int) -> bool:
+        live = self.runs.get(number)
+        return live is not None and n in live.execution.pending
+
+    def _fire(self, number: int, n: int) -> None:
+        live = self.runs.get(number)
+        if live is not None and not live.dropped:
+            pending = live.execution.pending.get(n)
+            if pending is not None and pending.kind == "timer":
+                self.append(live, TimerFired(max(self._now(live), pending.due), n, pending.digest))
+
+    def fire_due(self, live: LiveRun) -> None:
+        """Fire every timer of a run that is due."""
+        for n in live.execution.due_timers(self.clock.now()):
+            self._fire(live.number, n)
+
+    def _sweep(self) -> None:
+        self.sweep_due()
+
+    # Loading
+
+    def adopt(self, row: RunRow, started: Started) -> LiveRun | None:
+        """Take up a run whose first rows have just become durable."""
+        partition = self.partitions.get(row.partition)
+        if partition is None or row.number in self.runs:
+            return None
+        definition = self.registry.find(row.workflow, row.version)
+        live = LiveRun(row, partition, Execution(row.number, definition, self.codec, self.errors))
+        self.runs[row.number] = self.by_id[row.id] = live
+        live.acked = 1
+        self.deliver(live, started)
+        if not live.dropped:
+            self.drain(live)
+        return live
+
+    async def load(self, number: int) -> LiveRun:
+        """The run in memory, replayed from its journal if it was not; raises what keeps it from running."""
+        while True:
+            live = self.runs.get(number)
+            if live is not None:
+                return live
+            loading = self._loading.get(number)
+            if loading is None:
+                break
+            await asyncio.wait([loading])
+            if not loading.cancelled() and (error := loading.exception()) is not None:
+                raise error
+        future: asyncio.Future[LiveRun] = asyncio.get_running_loop().create_future()
+        self._loading[number] = future
+        try:
+            stored = await self.store.read(lambda reader: rows.read_run(reader, number))
+            live = self._revive(number, stored)
+        except (SpellworkError, asyncio.CancelledError) as error:
+            future.set_exception(error) if isinstance(error, SpellworkError) else future.cancel()
+            if not future.cancelled():
+                future.exception()
+            raise
+        else:
+            future.set_result(live)
+            return live
+        finally:
+            del self._loading[number]
+
+    def _revive(self, number: int, stored: rows.StoredRun | None) -> LiveRun:
+        if stored is None:
+            raise RunNotFound(f"run number {number} does not exist", run_id=str(number))
+        row = stored.row
+        if row.status.ended:
+            raise RunFinished(f"run {row.id} is {row.status}", run_id=row.id)
+        partition = self.partitions.get(row.partition)
+        if partition is None:
+            raise RunBlocked(f"run {row.id} belongs to another owner now", run_id=row.id, reason="another owner")
+        try:
+            if stored.damage is not None:
+                raise stored.damage
+            definition = self.registry.find(row.workflow, row.version)
+            execution = Execution(number, definition, self.codec, self.errors)
+            execution.replay(stored.entries)
+        except (StoreCorrupt, UnknownWorkflow, NonDeterminismError, PayloadError, UsageError) as error:
+            log.error("run %s is blocked: %s", row.id, error)
+            self.blocked(
+                rows.block(partition.batch(), row, stored.timer_key, Status.BLOCKED, str(error), self.clock.now())
+            )
+            raise
+        live = LiveRun(row, partition, execution)
+        live.acked = execution.position
+        live.parked = stored.recoveries is None
+        live.recoveries = stored.recoveries or 0
+        live.timer_key = stored.timer_key
+        if live.parked and execution.next_due is not None:
+            live.timer_key = timer_key(row.partition, execution.next_due, number)
+        self.runs[number] = self.by_id[row.id] = live
+        if row.status is not Status.RUNNING:
+            self._unblock(live)
+        self.drain(live)
+        if not live.dropped and live.parked and not live.unacked:
+            self._rest(live)
+        return live
+
+    def _unblock(self, live: LiveRun) -> None:
+        batch = live.partition.mark(live)
+        live.row = rows.unblock(batch, live.row, self.clock.now())
+        live.parked = False
+
+    async def close(self, grace: float) -> None:
+        """Stop everything; nothing durable changes."""
+        self.timers.close()
+        await self.steps.close(grace)
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        for live in list(self.runs.values()):
+            self.drop(live)
+

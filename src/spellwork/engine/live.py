@@ -1,0 +1,53 @@
+"""Owns what the engine keeps of a run that is in memory.
+It must never know more of the store than which rows stand for the run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from spellwork.journal import RunRow
+
+if TYPE_CHECKING:
+    from spellwork.engine.partition import Partition
+    from spellwork.engine.steps import Step
+    from spellwork.workflow import Execution
+
+
+class LiveRun:
+    """A loaded run. Effects in `held` wait until the entry at their position is durable (`acked` says how far that is)."""
+
+    __slots__ = (
+        "acked",
+        "dropped",
+        "execution",
+        "held",
+        "parked",
+        "partition",
+        "recoveries",
+        "row",
+        "steps",
+        "timer_key",
+        "unacked",
+        "update_waiters",
+    )
+
+    def __init__(self, row: RunRow, partition: Partition, execution: Execution):
+        self.row = row
+        self.partition = partition
+        self.execution = execution
+        self.acked = 0
+        self.unacked = 0
+        self.held: deque[tuple[int, Any]] = deque()
+        self.parked = False
+        self.timer_key: bytes | None = None
+        self.recoveries = 0
+        self.steps: dict[int, Step] = {}
+        self.update_waiters: dict[str, list[Any]] = {}
+        self.dropped = False
+
+    @property
+    def number(self) -> int:
+        """The run's number."""
+        return self.row.number

@@ -1,0 +1,163 @@
+"""Owns the way of messages to runs whose partition another process owns: inboxes, replies, and draining our own.
+It must never lose a message: its row goes in the batch of its effect, or of its reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from spellwork.clock import Clock
+from spellwork.engine import messages as m
+from spellwork.engine.desk import Desk
+from spellwork.engine.host import Host
+from spellwork.engine.partition import Partition
+from spellwork.errors import SpellworkError, StoreCorrupt, StoreError
+from spellwork.journal import ErrorRegistry, Failure
+from spellwork.journal.rows import Keys, partition_range
+from spellwork.store import Batch, Store
+
+log = logging.getLogger("spellwork.engine")
+_RESEND_AFTER = 2.0
+_DRAIN = 500
+
+
+def _reply_key(request: bytes) -> bytes:
+    return bytes((Keys.REPLIES,)) + request
+
+
+class MailRoom:
+    """Sends to inboxes, drains those of owned partitions, and waits for replies."""
+
+    def __init__(self, store: Store, clock: Clock, errors: ErrorRegistry, host: Host, desk: Desk):
+        self._store = store
+        self._clock = clock
+        self._errors = errors
+        self._host = host
+        self._desk = desk
+        self._handling: set[bytes] = set()
+        self._draining = False
+        self._again = False
+        self._stop = store.on_change(self.drain_soon, foreign_only=True)
+        desk.deliver_local = self._deliver  # type: ignore[method-assign]
+
+    def drain_soon(self) -> None:
+        """Look into the inboxes of owned partitions."""
+        if self._host.partitions:
+            if self._draining:
+                self._again = True
+            else:
+                self._draining = True
+                self._host.spawn(self._drain())
+
+    async def _drain(self) -> None:
+        try:
+            while True:
+                self._again = False
+                for partition in list(self._host.partitions.values()):
+                    await self.drain(partition)
+                if not self._again:
+                    return
+        except StoreError as error:
+            log.warning("looking into the inboxes failed: %s", error)
+        finally:
+            self._draining = False
+
+    async def drain(self, partition: Partition) -> None:
+        """Take up every message of one inbox."""
+        start, end = partition_range(Keys.INBOX, partition.index)
+        while partition.held:
+            found = await self._store.scan(start, end, limit=_DRAIN)
+            for key, data in found:
+                if key in self._handling:
+                    continue
+                try:
+                    envelope = m.unpack_envelope(data)
+                except StoreCorrupt as error:
+                    log.error("dropped a message: %s", error)
+                    partition.batch().delete(key)
+                    continue
+                self._deliver(key, envelope, partition)
+            if len(found) < _DRAIN:
+                return
+            start = found[-1][0] + b"\0"
+
+    def _deliver(self, key: bytes, envelope: m.Envelope, partition: Partition) -> None:
+        if key not in self._handling:
+            self._handling.add(key)
+            self._host.spawn(self._handle(key, envelope, partition))
+
+    async def _handle(self, key: bytes, envelope: m.Envelope, partition: Partition) -> None:
+        reply = m.Reply()
+        effect = _Consumption(key, envelope.reply_to)
+        try:
+            reply = m.Reply(await self._desk.handle(envelope.message, partition, effect.add))
+        except StoreError as error:
+            log.warning("a message for run %s waits: %s", envelope.message.run_id, error)
+            self._handling.discard(key)
+            return
+        except SpellworkError as error:
+            reply = m.Reply(None, Failure.of(error))
+            effect.done = False
+        if not effect.done and partition.held:
+            batch = partition.batch().delete(key)
+            if envelope.reply_to:
+                batch.put(_reply_key(envelope.reply_to), m.encode(reply))
+        self._handling.discard(key)
+
+    async def ask(self, message: m.AnyMessage, partition: int, is_ours: Callable[[], Awaitable[bool]]) -> bytes | None:
+        """Send a message to another owner and wait for its reply; raises what the owner raised."""
+        request = self._clock.now().to_bytes(8, "big") + self._clock.entropy(8)
+        inbox = bytes((Keys.INBOX,)) + partition.to_bytes(2, "big") + request
+        letter = m.encode(m.Envelope(message, request))
+        rung = asyncio.Event()
+        stop = self._store.on_change(rung.set)
+        try:
+            await self._store.commit(Batch().put(inbox, letter))
+            sent = self._clock.monotonic()
+            while True:
+                rung.clear()
+                data, waiting = await self._store.read(
+                    lambda reader: (reader.get(_reply_key(request)), reader.get(inbox))
+                )
+                if data is not None:
+                    await self._store.commit(Batch().delete(_reply_key(request)))
+                    return self._open(data)
+                if waiting is None and self._clock.monotonic() - sent > _RESEND_AFTER:
+                    # consumed without a reply: the owner died in between, and every message is idempotent
+                    await self._store.commit(Batch().put(inbox, letter))
+                    sent = self._clock.monotonic()
+                if await is_ours():
+                    self.drain_soon()
+                try:
+                    await asyncio.wait_for(rung.wait(), 1.0)
+                except TimeoutError:
+                    continue
+        finally:
+            stop()
+
+    def _open(self, data: bytes) -> bytes | None:
+        reply = m.unpack_reply(data)
+        if reply.failure is not None:
+            raise self._errors.rebuild(reply.failure)
+        return reply.value
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._stop()
+
+
+class _Consumption:
+    """The rows that end a message, added to the batch of its effect: the inbox row goes, an empty reply comes."""
+
+    def __init__(self, key: bytes, reply_to: bytes):
+        self._key = key
+        self._reply_to = reply_to
+        self.done = False
+
+    def add(self, batch: Batch) -> None:
+        batch.delete(self._key)
+        if self._reply_to:
+            batch.put(_reply_key(self._reply_to), m.encode(m.Reply()))
+        self.done = True

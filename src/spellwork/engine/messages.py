@@ -1,0 +1,113 @@
+"""Owns the messages that reach a run from outside its owner's process, and their replies.
+It must never hold anything that cannot be sent twice: every message is idempotent.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from spellwork.errors import StoreCorrupt
+from spellwork.journal import Failure, Parent
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """Something asked of a run, which `run_id` names."""
+
+    run_id: str
+
+
+class AskStart(Message, frozen=True, array_like=True, tag=1):
+    """Start a run."""
+
+    workflow: str
+    version: str | None
+    args: bytes
+    digest: bytes
+    parent: Parent | None = None
+
+
+class AskSignal(Message, frozen=True, array_like=True, tag=2):
+    """Deliver a signal."""
+
+    name: str
+    payload: bytes
+    id: str | None
+
+
+class AskQuery(Message, frozen=True, array_like=True, tag=3):
+    """Answer a query."""
+
+    name: str
+    args: bytes
+
+
+class AskUpdate(Message, frozen=True, array_like=True, tag=4):
+    """Apply an update."""
+
+    name: str
+    args: bytes
+    id: str
+
+
+class AskCancel(Message, frozen=True, array_like=True, tag=5):
+    """Cancel the run, letting it unwind."""
+
+    reason: str
+
+
+class AskTerminate(Message, frozen=True, array_like=True, tag=6):
+    """End the run at once."""
+
+    reason: str
+
+
+class AskResume(Message, frozen=True, array_like=True, tag=7):
+    """Try a blocked or quarantined run again."""
+
+
+class TellChildEnded(Message, frozen=True, array_like=True, tag=8):
+    """A child ended; `run_id`, `number` and `n` name the parent and its command."""
+
+    number: int
+    n: int
+    child_id: str
+    result: bytes | None
+    failure: Failure | None
+
+
+AnyMessage = AskStart | AskSignal | AskQuery | AskUpdate | AskCancel | AskTerminate | AskResume | TellChildEnded
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """A message in an inbox, and the key under which the reply is awaited (empty: nobody waits)."""
+
+    message: AnyMessage
+    reply_to: bytes = b""
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to a message."""
+
+    value: bytes | None = None
+    failure: Failure | None = None
+
+
+encode = msgspec.msgpack.Encoder().encode
+_envelope = msgspec.msgpack.Decoder(Envelope).decode
+_reply = msgspec.msgpack.Decoder(Reply).decode
+
+
+def unpack_envelope(data: bytes) -> Envelope:
+    """The envelope of its stored form; raises `StoreCorrupt`."""
+    try:
+        return _envelope(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise StoreCorrupt(f"a message in an inbox cannot be read: {error}") from error
+
+
+def unpack_reply(data: bytes) -> Reply:
+    """The reply of its stored form; raises `StoreCorrupt`."""
+    try:
+        return _reply(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise StoreCorrupt(f"a reply cannot be read: {error}") from error

@@ -1,0 +1,65 @@
+"""Owns a partition that this process holds: its epoch, and the rows of one turn of the event loop as one fenced batch.
+It must never write without requiring its epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from spellwork.engine.live import LiveRun
+from spellwork.errors import StoreError
+from spellwork.store import Batch, Store
+
+
+class Partition:
+    """Collects rows; `durable(live)` is called for each run of a batch that was committed, `lost` when a batch was refused."""
+
+    def __init__(
+        self,
+        index: int,
+        epoch: int,
+        store: Store,
+        durable: Callable[[LiveRun], None],
+        lost: Callable[[Partition, StoreError], None],
+    ):
+        self.index = index
+        self.epoch = epoch
+        self.beat = 0
+        self.held = True
+        self._store = store
+        self._durable = durable
+        self._lost = lost
+        self._batch: Batch | None = None
+        self._marks: dict[LiveRun, int] = {}
+
+    def batch(self) -> Batch:
+        """The batch of this turn of the loop."""
+        batch = self._batch
+        if batch is None or batch.sealed:
+            batch = self._batch = Batch().require_epoch(self.index, self.epoch)
+            marks: dict[LiveRun, int] = {}
+            self._marks = marks
+            self._store.submit(batch, lambda outcome: self._done(marks, outcome))
+        return batch
+
+    def mark(self, live: LiveRun) -> Batch:
+        """The batch of this turn, which from now on covers `live` up to its position."""
+        batch = self.batch()
+        if live not in self._marks:
+            live.unacked += 1
+        self._marks[live] = live.execution.position
+        return batch
+
+    def remark(self, live: LiveRun) -> None:
+        """Note that `live` has moved on within the batch of this turn."""
+        self._marks[live] = live.execution.position
+
+    def _done(self, marks: dict[LiveRun, int], outcome: int | StoreError) -> None:
+        if not isinstance(outcome, int):
+            self._lost(self, outcome)
+            return
+        durable = self._durable
+        for live, position in marks.items():
+            live.acked = position
+            live.unacked -= 1
+            durable(live)

@@ -1,0 +1,94 @@
+"""Owns bringing back the runs that were at work when their owner stopped, and finding those that keep killing it.
+It must never count a restart against a run that was merely waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from spellwork.clock import Clock
+from spellwork.engine import rows
+from spellwork.engine.host import Host
+from spellwork.engine.partition import Partition
+from spellwork.errors import SpellworkError, StoreError
+from spellwork.journal import Status
+from spellwork.journal.rows import Keys, active_key, number_of, partition_range, run_key, unpack_row
+from spellwork.store import Batch
+
+log = logging.getLogger("spellwork.engine")
+_PAGE = 1000
+_SUSPECT = 2
+_SUSPECT_PATIENCE = 30.0
+
+
+class Recovery:
+    """Loads active runs; those that were active at two crashes in a row go one at a time, so that the guilty one shows."""
+
+    def __init__(self, host: Host, clock: Clock, max_recoveries: int):
+        self._host = host
+        self._clock = clock
+        self._max = max_recoveries
+
+    async def partition(self, partition: Partition) -> None:
+        """Take up everything of a partition that was just claimed."""
+        active = await self._scan(Keys.ACTIVE, partition)
+        counts = {number_of(key): (value or b"\0")[0] for key, value in active}
+        innocent = [number for number, count in counts.items() if count < _SUSPECT]
+        suspects = [number for number, count in counts.items() if count >= _SUSPECT]
+        for start in range(0, len(innocent), _PAGE):
+            page = innocent[start : start + _PAGE]
+            await self._admit(partition, {number: counts[number] + 1 for number in page})
+            await asyncio.gather(*(self._load(number) for number in page))
+        for number in suspects:
+            if counts[number] >= self._max:
+                await self._quarantine(partition, number, counts[number])
+                continue
+            await self._admit(partition, {number: counts[number] + 1})
+            await self._load(number)
+            await self._progress(number)
+        for key, _ in await self._scan(Keys.BLOCKED, partition):
+            await self._retry_blocked(number_of(key))
+
+    async def _scan(self, keyspace: int, partition: Partition) -> list[tuple[bytes, bytes]]:
+        return await self._host.store.scan(*partition_range(keyspace, partition.index))
+
+    async def _admit(self, partition: Partition, counts: dict[int, int]) -> None:
+        batch = Batch().require_epoch(partition.index, partition.epoch)
+        for number, count in counts.items():
+            batch.put(active_key(partition.index, number), bytes((min(count, 255),)))
+        await self._host.store.commit(batch)
+
+    async def _load(self, number: int) -> None:
+        try:
+            await self._host.load(number)
+        except StoreError as error:
+            log.warning("run number %d was not recovered: %s", number, error)
+        except SpellworkError:
+            return  # blocked, with its reason in its row
+
+    async def _progress(self, number: int) -> None:
+        deadline = self._clock.monotonic() + _SUSPECT_PATIENCE
+        while self._clock.monotonic() < deadline:
+            live = self._host.runs.get(number)
+            if live is None or live.parked or not live.recoveries:
+                return
+            await asyncio.sleep(0.02)
+
+    async def _quarantine(self, partition: Partition, number: int, count: int) -> None:
+        data = await self._host.store.get(run_key(number))
+        if data is None:
+            return
+        row = unpack_row(data)
+        reason = (
+            f"its process died {count} times while it was running; `spellwork resume {row.id}` tries again after a fix"
+        )
+        log.error("run %s is quarantined: %s", row.id, reason)
+        batch = Batch().require_epoch(partition.index, partition.epoch)
+        rows.block(batch, row, None, Status.QUARANTINED, reason, self._clock.now())
+        await self._host.store.commit(batch)
+
+    async def _retry_blocked(self, number: int) -> None:
+        data = await self._host.store.get(run_key(number))
+        if data is not None and unpack_row(data).status is Status.BLOCKED:
+            await self._load(number)

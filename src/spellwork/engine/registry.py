@@ -1,0 +1,55 @@
+"""Owns which workflows and activities an engine knows, by name and version.
+It must never import anything by a name that comes from the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from spellwork.errors import DefinitionError, UnknownWorkflow
+from spellwork.workflow import Activity, Workflow
+
+
+class Registry:
+    """Definitions by name. The version registered last is the one that new runs take."""
+
+    def __init__(self, workflows: Iterable[Workflow[Any, Any]] = (), activities: Iterable[Activity[Any, Any]] = ()):
+        self._workflows: dict[str, dict[str, Workflow[Any, Any]]] = {}
+        self.activities: dict[str, Activity[Any, Any]] = {}
+        for workflow in workflows:
+            self.add(workflow)
+        for activity in activities:
+            if not isinstance(activity, Activity):
+                raise DefinitionError(f"activities= takes @activity functions, not {activity!r}")
+            self.activities[activity.name] = activity
+
+    def add(self, workflow: Workflow[Any, Any]) -> None:
+        """Register a workflow; two different ones under one name and version are refused."""
+        if not isinstance(workflow, Workflow):
+            raise DefinitionError(f"workflows= takes @workflow functions, not {workflow!r}")
+        versions = self._workflows.setdefault(workflow.name, {})
+        known = versions.get(workflow.version)
+        if known is not None and known.fn is not workflow.fn:
+            raise DefinitionError(
+                f"two workflows are named {workflow.name} with version {workflow.version}; rename one, or give it version="
+            )
+        versions[workflow.version] = workflow
+
+    def find(self, name: str, version: str | None = None) -> Workflow[Any, Any]:
+        """The workflow of this name (and version, else the newest); raises `UnknownWorkflow`."""
+        versions = self._workflows.get(name)
+        if not versions:
+            known = ", ".join(sorted(self._workflows)) or "none"
+            raise UnknownWorkflow(
+                f"workflow {name!r} is not registered; pass it in Engine(workflows=[...]). Registered: {known}", name=name
+            )
+        if version is None:
+            return next(reversed(versions.values()))
+        if version not in versions:
+            raise UnknownWorkflow(
+                f"workflow {name!r} has no version {version!r}; register it beside the versions {', '.join(versions)}, "
+                "until no run of it is left",
+                name=name,
+            )
+        return versions[version]
