@@ -71,6 +71,8 @@ class Desk:
         """Do what `message` asks; its effect and what `extra` adds commit in one batch. Returns the answer's payload."""
         match message:
             case m.AskStart():
+                definition = self._host.registry.find(message.workflow, message.version)
+                definition.parameters.decode(self._host.codec, message.args)  # refuse what the workflow could not take
                 await self.start(message, partition, extra)
                 return None
             case m.AskSignal():
@@ -119,7 +121,6 @@ class Desk:
     async def start(self, message: m.AskStart, partition: Partition, extra: Extra | None = None) -> RunRow:
         """Start a run, or find the one that exists; raises `RunExists` if that is another one."""
         definition = self._host.registry.find(message.workflow, message.version)
-        definition.parameters.decode(self._host.codec, message.args)
         now = self._clock.now()
         number = self._new_number()
         row = RunRow(

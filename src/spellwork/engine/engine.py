@@ -81,7 +81,7 @@ class Engine:
         standby: bool = False,
         client: bool = False,
         create: bool = True,
-        partitions: int = 8,
+        partitions: int = 4,
         max_partitions: int | None = None,
         lease: float = 10.0,
         threads: int = 32,

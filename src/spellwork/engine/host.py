@@ -100,7 +100,7 @@ class Host:
     @property
     def busy(self) -> bool:
         """Whether anything is under way that will change the state without a timer or a message."""
-        return bool(self.steps.running or self._tasks or self._loading) or any(
+        return bool(self.steps.busy or self._tasks or self._loading) or any(
             live.unacked or live.held for live in self.runs.values()
         )
 

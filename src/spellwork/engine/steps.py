@@ -9,9 +9,12 @@ import concurrent.futures
 import contextvars
 import multiprocessing
 import random
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
+
+import msgspec
 
 from spellwork.clock import MICROSECONDS, Cancellable, Clock
 from spellwork.codec import Codec
@@ -20,6 +23,8 @@ from spellwork.errors import ActivityTimeout, PayloadError
 from spellwork.journal import AttemptFailed, Entry, ErrorRegistry, Failure, StepCompleted, StepFailed
 from spellwork.workflow.activity import ActivityContext, enter_activity
 from spellwork.workflow.commands import RunStep
+
+_TURN = 64
 
 
 class Recorder(Protocol):
@@ -30,31 +35,53 @@ class Recorder(Protocol):
     def hold(self, live: LiveRun, effect: Callable[[], None]) -> None: ...
 
 
-class Step:
-    """One activity under way: its command, the attempt, and what has to be stopped when it is over."""
+class Step(msgspec.Struct, gc=False, eq=False):
+    """One activity under way: its command, the attempt, and what has to be stopped when it is over.
 
-    __slots__ = ("attempt", "began", "beat_handle", "command", "details", "done", "live", "limit_handle", "task", "wait")
+    Task and handles refer back to the step; `conclude` lets go of them, so the cycle collector need not look here.
+    """
 
-    def __init__(self, live: LiveRun, command: RunStep, attempt: int, began: int):
-        self.live = live
-        self.command = command
-        self.attempt = attempt
-        self.began = began
-        self.done = False
-        self.task: asyncio.Task[None] | None = None
-        self.limit_handle: Cancellable | None = None
-        self.beat_handle: Cancellable | None = None
-        self.wait: Cancellable | None = None
-        self.details: Any = None
+    steps: Any
+    live: LiveRun
+    command: RunStep
+    attempt: int
+    began: int
+    details: bytes | None = None
+    done: bool = False
+    task: asyncio.Task[None] | None = None
+    limit_handle: Cancellable | None = None
+    beat_handle: Cancellable | None = None
+    retry_handle: Cancellable | None = None
 
     def stop(self) -> None:
         """No outcome of this attempt counts any more."""
+        task, self.task = self.task, None
+        self.conclude()
+        if task is not None and not task.done():
+            task.cancel()
+
+    def conclude(self) -> None:
+        """The outcome is known. The task is let go of: it refers back to the step, and cycles are garbage that piles up."""
         self.done = True
-        for handle in (self.limit_handle, self.beat_handle, self.wait):
+        self.task = None
+        for handle in (self.limit_handle, self.beat_handle, self.retry_handle):
             if handle is not None:
                 handle.cancel()
-        if self.task is not None and not self.task.done():
-            self.task.cancel()
+        self.limit_handle = self.beat_handle = self.retry_handle = None
+
+    def context(self) -> ActivityContext:
+        """What the activity may know of itself."""
+        row = self.live.row
+        return ActivityContext(
+            run_id=row.id,
+            workflow=row.workflow,
+            activity=self.command.activity.name,
+            attempt=self.attempt,
+            number=row.number,
+            n=self.command.n,
+            last_heartbeat=self.steps.unpack_details(self),
+            beat=lambda details: self.steps.beat(self, details),
+        )
 
 
 class Steps:
@@ -70,21 +97,31 @@ class Steps:
         self._processes = processes
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
         self._random = random.Random(clock.entropy(16))  # noqa: S311 - spreads retries
-        self.running: set[Step] = set()
+        self._running: set[Step] = set()
+        self._queue: deque[Step] = deque()
+        self._waking = False
+        self._closing = False
+        self._idle: list[asyncio.Future[None]] = []
+        self._workers: set[asyncio.Task[None]] = set()
         self.fakes: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether an activity is under way (or waits for its retry)."""
+        return bool(self._running)
 
     def start(self, live: LiveRun, command: RunStep) -> None:
         """Begin the next attempt of a step, now or when its retry is due."""
         pending = live.execution.pending.get(command.n)
         if pending is None or live.dropped:
             return  # cancelled while it waited for its batch
-        step = Step(live, command, pending.attempt + 1, self._clock.now())
+        step = Step(self, live, command, pending.attempt + 1, self._clock.now())
         step.details = pending.heartbeat
         live.steps[command.n] = step
-        self.running.add(step)
+        self._running.add(step)
         wait = pending.retry_at - step.began
         if pending.attempt and wait > 0:
-            step.wait = self._clock.call_later(wait / MICROSECONDS, lambda: self._launch(step))
+            step.retry_handle = self._clock.call_later(wait / MICROSECONDS, lambda: self._launch(step))
         else:
             self._launch(step)
 
@@ -93,7 +130,7 @@ class Steps:
         step = live.steps.pop(n, None)
         if step is not None:
             step.stop()
-            self.running.discard(step)
+            self._running.discard(step)
 
     def cancel_all(self, live: LiveRun) -> None:
         """The run is leaving memory or is over."""
@@ -102,17 +139,27 @@ class Steps:
 
     def _launch(self, step: Step) -> None:
         activity = step.command.activity
+        if activity.is_limited and not self._arm(step):
+            return
+        self._queue.append(step)
+        if not self._waking:
+            self._waking = True
+            self._rouse()
+
+    def _arm(self, step: Step) -> bool:
         step.began = self._clock.now()
         limit = self._limit(step)
         if limit is not None:
             name, seconds, left = limit
             if left <= 0:
                 self._conclude(step, self._timeout(step, name, seconds))
-                return
-            step.limit_handle = self._clock.call_later(left, lambda: self._conclude(step, self._timeout(step, name, seconds)))
-        if activity.heartbeat_timeout is not None:
+                return False
+            step.limit_handle = self._clock.call_later(
+                left, lambda: self._conclude(step, self._timeout(step, name, seconds))
+            )
+        if step.command.activity.heartbeat_timeout is not None:
             self._arm_heartbeat(step)
-        step.task = self._loop.create_task(self._attempt(step))
+        return True
 
     def _limit(self, step: Step) -> tuple[str, float, float] | None:
         """The limit that will be met first: its name, its seconds, and the seconds left."""
@@ -146,38 +193,80 @@ class Steps:
             seconds, lambda: self._conclude(step, self._timeout(step, "heartbeat_timeout", seconds))
         )
 
-    def _beat(self, step: Step, details: Any, *, in_thread: bool) -> None:
+    def beat(self, step: Step, details: Any) -> None:
+        """The activity is alive. Called on the loop or in the activity's thread."""
         if step.done:
             raise asyncio.CancelledError("the step is over; stop working")
         step.details = None if details is None else self._codec.untyped.encode(details)
         if step.command.activity.heartbeat_timeout is not None:
-            if in_thread:
-                self._loop.call_soon_threadsafe(self._rearm, step)
-            else:
+            if step.command.activity.executor == "async":
                 self._rearm(step)
+            else:
+                self._loop.call_soon_threadsafe(self._rearm, step)
+
+    def unpack_details(self, step: Step) -> Any:
+        """What the last heartbeat said."""
+        return None if step.details is None else self._codec.untyped.decode(step.details)
 
     def _rearm(self, step: Step) -> None:
         if not step.done:
             self._arm_heartbeat(step)
 
+    def _rouse(self) -> None:
+        if self._idle:
+            self._idle.pop().set_result(None)
+        else:
+            worker = self._loop.create_task(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+
+    def _spare(self) -> None:
+        """The worker before may be held up in an activity that waits: if steps are left, another takes over."""
+        if self._queue:
+            self._rouse()
+        else:
+            self._waking = False
+
+    async def _work(self) -> None:
+        # A task for each activity cost a tenth of a step. Most activities that are async end within a few turns, so tasks are
+        # shared: a worker goes from step to step, and when one makes it wait, `_spare` puts another in its place.
+        task = asyncio.current_task()
+        turn = 0
+        while True:
+            self._waking = False
+            while self._queue:
+                step = self._queue.popleft()
+                if step.done:
+                    continue
+                turn += 1
+                if turn % _TURN == 0:
+                    self._queue.appendleft(step)
+                    await asyncio.sleep(0)
+                    continue
+                if self._queue and not self._waking:
+                    self._waking = True
+                    self._loop.call_soon(self._spare)
+                step.task = task
+                enter_activity(step)
+                before = contextvars.copy_context()
+                await self._attempt(step)
+                if task is not None and task.cancelling():
+                    task.uncancel()
+                if self._closing or contextvars.copy_context() != before:
+                    return  # what an activity leaves in its context must not reach the next one
+            idle: asyncio.Future[None] = self._loop.create_future()
+            self._idle.append(idle)
+            await idle
+
     async def _attempt(self, step: Step) -> None:
         command = step.command
         activity = command.activity
-        in_thread = activity.executor != "async"
-        last = None if step.details is None else self._codec.untyped.decode(step.details)
-        row = step.live.row
-        enter_activity(
-            ActivityContext(
-                row.id, row.workflow, activity.name, step.attempt, row.number, command.n, last,
-                lambda details: self._beat(step, details, in_thread=in_thread),
-            )
-        )  # fmt: skip
         try:
-            function = self.fakes.get(activity.name) or activity.fn
-            if not in_thread or activity.name in self.fakes:
+            function = self.fakes.get(activity.name, activity.fn) if self.fakes else activity.fn
+            if activity.executor == "async":
+                value = await function(*command.args, **command.kwargs)
+            elif function is not activity.fn:
                 value = function(*command.args, **command.kwargs)
-                if asyncio.iscoroutine(value):
-                    value = await value
             elif activity.executor == "thread":
                 context = contextvars.copy_context()
                 value = await self._loop.run_in_executor(
@@ -206,15 +295,19 @@ class Steps:
         live, command = step.live, step.command
         if step.done or live.dropped or command.n not in live.execution.pending:
             return  # a late result: the step was cancelled, timed out, or its run has left
-        step.stop()
-        self.running.discard(step)
+        if error is not None and step.task is not asyncio.current_task():
+            step.stop()
+        else:
+            step.conclude()
+        self._running.discard(step)
         live.steps.pop(command.n, None)
         name = command.activity.name
         at = self._clock.now()
         if error is None:
             try:
-                result = live.execution.pending[command.n].shape.encode(value)  # type: ignore[union-attr]
-                live.execution.pending[command.n].shape.decode(result)  # type: ignore[union-attr]
+                pending = live.execution.pending[command.n]
+                result = pending.shape.encode(value)  # type: ignore[union-attr]
+                pending.value = (pending.shape.decode(result),)  # type: ignore[union-attr]
             except PayloadError as problem:
                 error = PayloadError(f"activity {name}, result: {problem}", path=problem.path)
             else:
@@ -247,14 +340,17 @@ class Steps:
 
     async def close(self, grace: float) -> None:
         """Wait up to `grace` seconds for what runs, then stop it."""
-        tasks = [step.task for step in self.running if step.task is not None]
-        if tasks and grace > 0:
-            await asyncio.wait(tasks, timeout=grace)
-        for step in list(self.running):
+        self._closing = True
+        deadline = self._clock.monotonic() + grace
+        while self._running and self._clock.monotonic() < deadline:
+            await asyncio.wait(self._workers, timeout=0.01)
+        for step in list(self._running):
             step.stop()
-        if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
-        self.running.clear()
+        self._running.clear()
+        self._queue.clear()
+        for worker in list(self._workers):
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)

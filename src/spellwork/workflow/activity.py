@@ -11,7 +11,7 @@ import functools
 import inspect
 from asyncio import events
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from spellwork.errors import DefinitionError, UsageError
 from spellwork.workflow.loop import WorkflowLoop
@@ -71,6 +71,11 @@ class Activity(Generic[P, R]):
         """The annotation of what it returns."""
         annotation = resolve_hints(self.fn, f"activity {self.name}").get("return", Any)
         return None if annotation is type(None) else annotation
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether an attempt has a limit of time."""
+        return not (self.timeout is None and self.schedule_timeout is None and self.heartbeat_timeout is None)
 
     def options(self, **changes: Any) -> Activity[P, R]:
         """The same activity (same name, same journal) with other limits or another retry policy for one call."""
@@ -155,20 +160,27 @@ class ActivityContext:
         return f"{self.run_id}:{self.number:x}:{self.n}"
 
 
-_current: contextvars.ContextVar[ActivityContext] = contextvars.ContextVar("spellwork.activity")
+class Attempt(Protocol):
+    """An attempt under way; it tells its context only when it is asked, since most activities never do."""
+
+    def context(self) -> ActivityContext: ...
 
 
-def enter_activity(context: ActivityContext) -> None:
-    """Make `context` the current one (of this task or thread)."""
-    _current.set(context)
+_current: contextvars.ContextVar[Attempt] = contextvars.ContextVar("spellwork.activity")
+
+
+def enter_activity(attempt: Attempt) -> None:
+    """Make `attempt` the current one (of this task or thread)."""
+    _current.set(attempt)
 
 
 def activity_context() -> ActivityContext:
     """The context of the activity that is running; raises `UsageError` anywhere else."""
     try:
-        return _current.get()
+        attempt = _current.get()
     except LookupError:
         raise UsageError("activity_context() was called outside a running activity") from None
+    return attempt.context()
 
 
 def heartbeat(details: Any = None) -> None:

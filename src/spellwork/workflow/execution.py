@@ -154,6 +154,9 @@ class Execution:
     def _step_completed(self, entry: e.StepCompleted) -> None:
         pending = self._answer(entry, "step")
         future = pending.future
+        if pending.value is not None:
+            future.set_result(pending.value[0])
+            return
         try:
             value = pending.shape.decode(entry.result)  # type: ignore[union-attr]
         except PayloadError as error:
@@ -170,7 +173,6 @@ class Execution:
     def _attempt_failed(self, entry: e.AttemptFailed) -> None:
         pending = self._answer(entry, "step")
         pending.attempt, pending.retry_at, pending.heartbeat = entry.attempt, entry.retry_at, entry.heartbeat
-        pending.failure = entry.failure
         self.pending[entry.n] = pending
 
     def _timer_fired(self, entry: e.TimerFired) -> None:
@@ -465,9 +467,28 @@ class Execution:
         return [(p.child_id, p.parent_close) for p in self.pending.values() if p.kind == "child"]
 
     def close(self) -> None:
-        """Drop the code from memory."""
+        """Drop the code from memory, and let go of what refers back here: cycles are garbage that piles up."""
         self.loop.close()
-        self.pending.clear()
+        self.loop.timers = _CLOSED
+        self._root = None
+        for held in (self.pending, self.queries, self.updates, self._receivers, self._children):
+            held.clear()
+
+
+class _ClosedTimers:
+    """Stands in for the execution of a closed loop."""
+
+    def start_timer(self, _delay: float, _handle: TimerHandle) -> NoReturn:
+        raise Evicted
+
+    def stop_timer(self, _handle: TimerHandle) -> None:
+        return
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise Evicted
+
+
+_CLOSED = _ClosedTimers()
 
 
 def _expire(future: WorkflowFuture) -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -36,17 +37,16 @@ class Parameters:
         self.result = hints.get("return", Any)
         if self.result is type(None):
             self.result = None
-        parameters = self._signature.parameters.values()
+        parameters = list(self._signature.parameters.values())
         self._by_position = [(p.name, hints.get(p.name, Any)) for p in parameters if p.kind in _POSITIONAL]
         self._by_name = {p.name: hints.get(p.name, Any) for p in parameters}
         self._rest = {p.kind: hints.get(p.name, Any) for p in parameters}
+        simple = all(p.kind in _POSITIONAL for p in parameters)
+        self._arity = (sum(p.default is p.empty for p in parameters), len(self._by_position)) if simple else None
 
     def encode(self, codec: Codec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The payload of a call; raises `PayloadError` that names parameter and path, before anything is written."""
-        try:
-            self._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise PayloadError(f"{self.name}{self._signature}: {error}", path="$") from error
+        self._bind(args, kwargs)
         call = _Call(
             [self._checked(codec, *self._positional(i), value) for i, value in enumerate(args)],
             {name: self._checked(codec, name, self._annotation(name), value) for name, value in kwargs.items()},
@@ -58,14 +58,19 @@ class Parameters:
         call = decode_call(codec, payload)
         args = [
             self._named(name, codec, annotation, data)
-            for (name, annotation), data in zip(map(self._positional, range(len(call.positional))), call.positional, strict=True)
+            for (name, annotation), data in zip(map(self._positional, count()), call.positional, strict=False)
         ]
         kwargs = {n: self._named(n, codec, self._annotation(n), data) for n, data in call.named.items()}
+        self._bind(args, kwargs)
+        return args, kwargs
+
+    def _bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        if self._arity is not None and not kwargs and self._arity[0] <= len(args) <= self._arity[1]:
+            return
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise PayloadError(f"{self.name}{self._signature}: {error}", path="$") from error
-        return args, kwargs
 
     def _positional(self, index: int) -> tuple[str, Any]:
         if index < len(self._by_position):

@@ -4,52 +4,33 @@ It must never outlive its execution.
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import msgspec
 
 from spellwork.journal import entries as e
-from spellwork.journal.failure import Failure
-
-if TYPE_CHECKING:
-    from spellwork.codec import Shape
-    from spellwork.workflow.loop import TimerHandle
 
 
-class Pending:
-    """An issued command. `due` (timers), `issued` and `retry_at` (steps) are microseconds UTC."""
+class Pending(msgspec.Struct, gc=False):
+    """An issued command. `due` (timers), `issued` and `retry_at` (steps) are microseconds UTC.
 
-    __slots__ = (
-        "attempt",
-        "child_id",
-        "digest",
-        "due",
-        "failure",
-        "future",
-        "handle",
-        "heartbeat",
-        "issued",
-        "kind",
-        "name",
-        "parent_close",
-        "retry_at",
-        "shape",
-    )
+    `value` holds the result when it was decoded already, while it was checked. Nothing that it refers to refers back to it.
+    """
 
-    def __init__(self, kind: str, name: str, digest: bytes, future: asyncio.Future[Any] | None, shape: Shape | None):
-        self.kind = kind
-        self.name = name
-        self.digest = digest
-        self.future: Any = future
-        self.shape = shape
-        self.handle: TimerHandle | None = None
-        self.due = 0
-        self.issued = 0
-        self.attempt = 0
-        self.retry_at = 0
-        self.heartbeat: bytes | None = None
-        self.failure: Failure | None = None
-        self.child_id = ""
-        self.parent_close = ""
+    kind: str
+    name: str
+    digest: bytes
+    future: Any
+    shape: Any
+    handle: Any = None
+    value: tuple[Any] | None = None
+    due: int = 0
+    issued: int = 0
+    attempt: int = 0
+    retry_at: int = 0
+    heartbeat: bytes | None = None
+    child_id: str = ""
+    parent_close: str = ""
 
     def __str__(self) -> str:
         if self.kind == "timer":
