@@ -23,7 +23,12 @@ class Cancellable(Protocol):
 
 
 class Clock(Protocol):
-    """Time, delays and randomness as the engine sees them."""
+    """Time, delays and randomness as the engine sees them.
+
+    `longest_wait` bounds (in seconds) how long a timer may rely on delays alone, so that a wall clock that jumps is noticed.
+    """
+
+    longest_wait: float
 
     def now(self) -> int:
         """Wall time in microseconds since 1970-01-01 UTC."""
@@ -44,6 +49,8 @@ class Clock(Protocol):
 
 class SystemClock:
     """The real thing."""
+
+    longest_wait = 60.0
 
     def now(self) -> int:
         return time.time_ns() // 1000

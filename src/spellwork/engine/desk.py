@@ -76,20 +76,22 @@ class Desk:
                 await self.start(message, partition, extra)
                 return None
             case m.AskSignal():
-                return await self._signal(message, extra)
+                await self._signal(message, extra)
+                return None
             case m.AskQuery():
                 live = await self._live(message.run_id)
                 return live.execution.query(message.name, message.args)
             case m.AskUpdate():
                 return await self._update(message)
             case m.AskCancel():
-                return await self._cancel(message, extra)
+                await self._cancel(message, extra)
             case m.AskTerminate():
-                return await self._terminate(message, extra)
+                await self._terminate(message, extra)
             case m.AskResume():
-                return await self._resume(message)
+                await self._resume(message)
             case m.TellChildEnded():
-                return await self._child_ended(message, extra)
+                await self._child_ended(message, extra)
+        return None
 
     async def _live(self, run_id: str) -> LiveRun:
         live = self._host.by_id.get(run_id)
@@ -150,14 +152,35 @@ class Desk:
         return row
 
     async def _signal(self, message: m.AskSignal, extra: Extra | None) -> None:
-        live = await self._live(message.run_id)
-        if live.execution.finished:
-            raise RunFinished(f"run {message.run_id} has ended", run_id=message.run_id)
+        live = await self._running(message)
+        if live is None:
+            return
         if message.id is None or message.id not in live.execution.signal_ids:
             self._add(live, extra)
             entry = SignalReceived(self._now(live), message.name, message.payload, message.id)
             self._host.append(live, entry)
         await self._durable(live)
+
+    async def _running(self, message: m.AskSignal | m.AskUpdate) -> LiveRun | None:
+        """The run in memory, or None if it has ended and had this very message before; raises `RunFinished` otherwise."""
+        try:
+            live = await self._live(message.run_id)
+        except RunFinished:
+            if not await self._had(message):
+                raise
+            return None
+        if live.execution.finished:
+            if message.id in live.execution.signal_ids or message.id in live.execution.update_ids:
+                await self._durable(live)
+                return None
+            raise RunFinished(f"run {message.run_id} has ended", run_id=message.run_id)
+        return live
+
+    async def _had(self, message: m.AskSignal | m.AskUpdate) -> bool:
+        entries = await self._host.store.read(lambda reader: rows.read_chain(reader, message.run_id))
+        return message.id is not None and any(
+            isinstance(entry, SignalReceived | UpdateCompleted) and entry.id == message.id for entry in entries
+        )
 
     def _add(self, live: LiveRun, extra: Extra | None) -> None:
         if extra is not None:
@@ -167,7 +190,9 @@ class Desk:
         return max(self._clock.now(), live.execution.now)
 
     async def _update(self, message: m.AskUpdate) -> bytes | None:
-        live = await self._live(message.run_id)
+        live = await self._running(message)
+        if live is None:
+            return self._answer(await self._stored_answer(message))
         execution = live.execution
         if message.id not in execution.update_ids:
             execution.validate_update(message.name, message.args)
@@ -183,12 +208,23 @@ class Desk:
                 raise RunFinished(f"run {message.run_id} left before update {message.name} was answered", run_id=message.run_id)
         else:
             await self._durable(live)
+        return self._answer(answer)
+
+    def _answer(self, answer: UpdateCompleted) -> bytes | None:
         if answer.failure is not None:
             raise self._host.errors.rebuild(answer.failure)
         return answer.result
 
+    async def _stored_answer(self, message: m.AskUpdate) -> UpdateCompleted:
+        for entry in await self._host.store.read(lambda reader: rows.read_chain(reader, message.run_id)):
+            if isinstance(entry, UpdateCompleted) and entry.id == message.id:
+                return entry
+        raise RunFinished(f"run {message.run_id} ended before update {message.name} was answered", run_id=message.run_id)
+
     async def _cancel(self, message: m.AskCancel, extra: Extra | None) -> None:
         live = await self._live(message.run_id)
+        if live.execution.finished:
+            raise RunFinished(f"run {message.run_id} has ended", run_id=message.run_id)
         self._add(live, extra)
         self._host.append(live, CancelRequested(self._now(live), message.reason))
         await self._durable(live)
@@ -202,6 +238,8 @@ class Desk:
             # what cannot be loaded (no definition, damaged journal) can still be ended
             await self._terminate_stored(message, extra)
             return
+        if live.execution.finished:
+            raise RunFinished(f"run {message.run_id} has ended", run_id=message.run_id)
         self._add(live, extra)
         self._end(live, Terminated(self._now(live), message.reason), Status.TERMINATED, message.reason)
         await self._durable(live)
@@ -231,8 +269,11 @@ class Desk:
         except (RunFinished, RunNotFound):
             return  # the parent did not wait
         pending = live.execution.pending.get(message.n)
-        if pending is None or pending.kind != "child":
+        if pending is None:
             return
+        if pending.kind != "child":
+            live.early[message.n] = (message, extra)
+            raise m.Deferred(f"child {message.child_id} has ended before it was seen to start")
         self._add(live, extra)
         self._host.append(
             live, ChildEnded(self._now(live), message.n, pending.name, pending.digest, message.result, message.failure)
@@ -262,6 +303,9 @@ class Desk:
             failure = Failure.of(error)
         at = self._now(live)
         self._host.append(live, ChildStarted(at, command.n, command.workflow.name, command.digest, command.child_id, failure))
+        early = live.early.pop(command.n, None)
+        if early is not None:
+            await self._child_ended(*early)
 
     def send_signal(self, live: LiveRun, command: c.SendSignal) -> None:
         """Send a signal; idempotent by the sender's run and command."""

@@ -458,7 +458,7 @@ class Engine:
     # Timers of parked runs
 
     async def _peek(self, partition: Partition) -> None:
-        first = await self._open_store.scan(*partition_range(Keys.TIMERS, partition.index), limit=1)
+        first = await self._host.store.scan(*partition_range(Keys.TIMERS, partition.index), limit=1)
         self._host.timers.stored(timer_of(first[0][0])[0] if first else None)
 
     async def _sweep(self) -> None:
@@ -466,7 +466,7 @@ class Engine:
         for partition in list(self._host.partitions.values()):
             start, end = partition_range(Keys.TIMERS, partition.index)
             try:
-                found = await self._open_store.scan(start, end, limit=_DUE_PAGE)
+                found = await self._host.store.scan(start, end, limit=_DUE_PAGE)
                 await self._fire([timer_of(key) for key, _ in found])
                 await self._peek_after(partition, found)
             except StoreError as error:

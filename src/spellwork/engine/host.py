@@ -44,6 +44,7 @@ from spellwork.journal.rows import active_key, journal_key, timer_key
 from spellwork.store import Store
 from spellwork.workflow import Execution
 from spellwork.workflow import commands as c
+from spellwork.workflow.execution import AFTER_THE_END
 
 log = logging.getLogger("spellwork.engine")
 
@@ -108,9 +109,9 @@ class Host:
 
     def append(self, live: LiveRun, entry: Entry) -> None:
         """Make `entry` the next of the journal, deliver it, and take up what the code asks for."""
-        if live.dropped:
-            return
         execution = live.execution
+        if live.dropped or (execution.finished and not isinstance(entry, AFTER_THE_END)):
+            return  # too late: the run has left, or is on its way to its end
         batch = live.partition.mark(live)
         if live.parked:
             self._unpark(live)

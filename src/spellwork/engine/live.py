@@ -16,11 +16,16 @@ if TYPE_CHECKING:
 
 
 class LiveRun:
-    """A loaded run. Effects in `held` wait until the entry at their position is durable (`acked` says how far that is)."""
+    """A loaded run.
+
+    Effects in `held` wait until the entry at their position is durable (`acked` says how far that is). `early` holds news of
+    children that ended before the run knew that they had started.
+    """
 
     __slots__ = (
         "acked",
         "dropped",
+        "early",
         "execution",
         "held",
         "parked",
@@ -46,6 +51,7 @@ class LiveRun:
         self.steps: dict[int, Step] = {}
         self.update_waiters: dict[str, list[Any]] = {}
         self.dropped = False
+        self.early: dict[int, tuple[Any, Any]] = {}
 
     @property
     def number(self) -> int:

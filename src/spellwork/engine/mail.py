@@ -93,8 +93,8 @@ class MailRoom:
         effect = _Consumption(key, envelope.reply_to)
         try:
             reply = m.Reply(await self._desk.handle(envelope.message, partition, effect.add))
-        except StoreError as error:
-            log.warning("a message for run %s waits: %s", envelope.message.run_id, error)
+        except (StoreError, m.Deferred) as error:
+            log.info("a message for run %s waits: %s", envelope.message.run_id, error)
             self._handling.discard(key)
             return
         except SpellworkError as error:

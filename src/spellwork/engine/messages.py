@@ -6,8 +6,14 @@ from __future__ import annotations
 
 import msgspec
 
-from spellwork.errors import StoreCorrupt
+from spellwork.errors import SpellworkError, StoreCorrupt
 from spellwork.journal import Failure, Parent
+
+
+class Deferred(SpellworkError):
+    """The run cannot take the message yet; its row stays, and the run asks for it when it can."""
+
+    code = "deferred"
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):

@@ -65,6 +65,17 @@ def read_entries(reader: Reader, number: int) -> list[Any]:
     return entries
 
 
+def read_chain(reader: Reader, run_id: str) -> list[Any]:
+    """The journals of a run and of those that it continued, oldest last."""
+    row = read_row(reader, run_id)
+    entries: list[Any] = []
+    while row is not None:
+        entries += read_entries(reader, row.number)
+        data = reader.get(run_key(row.previous)) if row.previous else None
+        row = unpack_row(data) if data is not None else None
+    return entries
+
+
 def read_run(reader: Reader, number: int) -> StoredRun | None:
     """Everything that is needed to bring a run into memory."""
     data = reader.get(run_key(number))

@@ -107,8 +107,8 @@ class Steps:
 
     @property
     def busy(self) -> bool:
-        """Whether an activity is under way (or waits for its retry)."""
-        return bool(self._running)
+        """Whether an activity is under way; one that waits for its retry is not."""
+        return any(step.retry_handle is None for step in self._running)
 
     def start(self, live: LiveRun, command: RunStep) -> None:
         """Begin the next attempt of a step, now or when its retry is due."""
@@ -121,7 +121,7 @@ class Steps:
         self._running.add(step)
         wait = pending.retry_at - step.began
         if pending.attempt and wait > 0:
-            step.retry_handle = self._clock.call_later(wait / MICROSECONDS, lambda: self._launch(step))
+            step.retry_handle = self._clock.call_later(wait / MICROSECONDS, lambda: self._relaunch(step))
         else:
             self._launch(step)
 
@@ -136,6 +136,10 @@ class Steps:
         """The run is leaving memory or is over."""
         for n in list(live.steps):
             self.cancel(live, n)
+
+    def _relaunch(self, step: Step) -> None:
+        step.retry_handle = None
+        self._launch(step)
 
     def _launch(self, step: Step) -> None:
         activity = step.command.activity

@@ -64,8 +64,7 @@ class Timers:
             self._handle = None
             return
         delay = max(0.0, (self._armed_for - self._clock.now()) / MICROSECONDS)
-        # a wall clock that jumps is noticed within a minute
-        self._handle = self._clock.call_later(min(delay, 60.0), self._ring)
+        self._handle = self._clock.call_later(min(delay, self._clock.longest_wait), self._ring)
 
     def _ring(self) -> None:
         self._handle, self._armed_for = None, None

@@ -204,7 +204,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             coro.close()
             raise Evicted
         frame = sys._getframe(1)  # noqa: SLF001 - see _order_of
-        if frame.f_code.co_name == "ensure_future":
+        if frame.f_code.co_name in ("ensure_future", "_ensure_future"):
             if (task := self._ordered.pop(id(coro), None)) is not None:
                 return task
             self._order_of(coro, frame)

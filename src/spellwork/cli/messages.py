@@ -1,0 +1,173 @@
+"""Owns the verbs that send something to a run: signal, query, update, cancel, terminate.
+It must never lose what it said it sent: without a running owner, commands wait in the inbox and questions are refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import click
+
+from spellwork import Engine, Run
+from spellwork.cli.exits import Unavailable
+from spellwork.cli.given import lenient, parse
+from spellwork.cli.options import TEXT, common, timeout_option
+from spellwork.cli.output import note, print_json
+from spellwork.cli.owner import answer, find_open_run, owner_of, post
+from spellwork.clock import SystemClock, new_id
+from spellwork.engine import messages as m
+
+NOBODY = "nobody runs this store now"
+
+
+async def deliver(
+    store: str, message: m.AnyMessage, send: Callable[[Run[Any]], Coroutine[Any, Any, None]], timeout: float
+) -> str:
+    """Send what needs no answer; gives "delivered" (the owner has it) or "queued" (it lies in the inbox)."""
+    async with Engine(store, client=True, create=False) as engine:
+        row = await find_open_run(engine, message.run_id)
+        if await owner_of(engine.store, row.partition) is None:
+            await post(engine.store, row.partition, message)
+            return "queued"
+        try:
+            await answer(send(await engine.get(row.id)), timeout, "the owner is silent")
+        except Unavailable:
+            return "queued"  # the message stays in the inbox of an owner that is stopped or very busy
+        return "delivered"
+
+
+async def ask(
+    store: str, run_id: str, question: Callable[[Run[Any]], Coroutine[Any, Any, Any]], timeout: float, silence: str
+) -> Any:
+    """Ask what only a running owner can answer."""
+    async with Engine(store, client=True, create=False) as engine:
+        row = await find_open_run(engine, run_id)
+        if await owner_of(engine.store, row.partition) is None:
+            raise Unavailable(
+                f"{NOBODY}, so run {run_id} cannot answer; start `spellwork worker FILE.py --store {store}` and ask again"
+            )
+        return await answer(question(await engine.get(run_id)), timeout, silence)
+
+
+def _told(run_id: str, what: str, state: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"id": run_id, "sent": what, "state": state})
+    elif state == "queued":
+        note(f"{what} queued for run {run_id}: {NOBODY} (or its owner is silent); it will be delivered when somebody does")
+    else:
+        note(f"{what} delivered to run {run_id}")
+
+
+@click.command()
+@click.argument("run_id", metavar="ID", type=TEXT)
+@click.argument("name", type=TEXT)
+@click.argument("value", metavar="[JSON]", type=TEXT, required=False)
+@click.option("--signal-id", type=TEXT, metavar="ID", help="A signal whose id the run has had already is ignored.")
+@timeout_option(5)
+@common
+def signal(
+    run_id: str, name: str, value: str | None, signal_id: str | None, timeout: float, store: str, as_json: bool
+) -> None:
+    """Send signal NAME with a JSON value (null without one) to run ID.
+
+    It is durable when this returns. If nobody runs the store, it is received as soon as somebody does.
+
+    \b
+    Example:
+      spellwork signal order-7 approval '{"by": "Ada"}' --signal-id ada-1
+    """
+    payload = None if value is None else parse(value, "the signal's value")
+    key = signal_id or new_id(SystemClock())
+
+    async def work() -> str:
+        from spellwork import Codec
+
+        message = m.AskSignal(run_id, name, Codec().untyped.encode(payload), key)
+        return await deliver(store, message, lambda run: run.signal(name, payload, id=key), timeout)
+
+    _told(run_id, f"signal {name}", asyncio.run(work()), as_json)
+
+
+@click.command()
+@click.argument("run_id", metavar="ID", type=TEXT)
+@click.argument("name", type=TEXT)
+@click.argument("args", nargs=-1, type=TEXT)
+@timeout_option(5)
+@common
+def query(run_id: str, name: str, args: tuple[str, ...], timeout: float, store: str, as_json: bool) -> None:
+    """Ask query NAME of run ID and print the answer as JSON.
+
+    Each of ARGS is JSON, or plain text where it is no JSON.
+
+    \b
+    Example:
+      spellwork query order-7 progress
+    """
+    values = [lenient(arg) for arg in args]
+    silence = f"run {run_id} did not answer query {name} within {timeout:g} s; is its process stopped or very busy?"
+    found = asyncio.run(ask(store, run_id, lambda run: run.query(name, *values), timeout, silence))
+    print_json({"id": run_id, "query": name, "answer": found} if as_json else found)
+
+
+@click.command()
+@click.argument("run_id", metavar="ID", type=TEXT)
+@click.argument("name", type=TEXT)
+@click.argument("args", nargs=-1, type=TEXT)
+@click.option("--update-id", type=TEXT, metavar="ID", help="The same id is applied once, however often it is sent.")
+@timeout_option(30)
+@common
+def update(
+    run_id: str, name: str, args: tuple[str, ...], update_id: str | None, timeout: float, store: str, as_json: bool
+) -> None:
+    """Apply update NAME to run ID and print its answer as JSON.
+
+    Each of ARGS is JSON, or plain text where it is no JSON.
+
+    \b
+    Example:
+      spellwork update order-7 set_limit 100
+    """
+    values = [lenient(arg) for arg in args]
+    key = update_id or new_id(SystemClock())
+    silence = (
+        f"run {run_id} did not answer update {name} within {timeout:g} s; it may still be applied: "
+        f"send it again with --update-id {key} to get its answer"
+    )
+    found = asyncio.run(ask(store, run_id, lambda run: run.update(name, *values, id=key), timeout, silence))
+    print_json({"id": run_id, "update": name, "answer": found} if as_json else found)
+
+
+@click.command()
+@click.argument("run_id", metavar="ID", type=TEXT)
+@click.option("--reason", type=TEXT, default="cancelled from the command line", show_default=True)
+@timeout_option(5)
+@common
+def cancel(run_id: str, reason: str, timeout: float, store: str, as_json: bool) -> None:
+    """Ask run ID to unwind: its `finally` blocks and clean-up steps still run.
+
+    \b
+    Example:
+      spellwork cancel order-7 --reason "customer called"
+    """
+    message = m.AskCancel(run_id, reason)
+    state = asyncio.run(deliver(store, message, lambda run: run.cancel(reason), timeout))
+    _told(run_id, "cancellation", state, as_json)
+
+
+@click.command()
+@click.argument("run_id", metavar="ID", type=TEXT)
+@click.option("--reason", type=TEXT, default="terminated from the command line", show_default=True)
+@timeout_option(5)
+@common
+def terminate(run_id: str, reason: str, timeout: float, store: str, as_json: bool) -> None:
+    """End run ID at once, without letting it clean up. Prefer `cancel`.
+
+    \b
+    Example:
+      spellwork terminate order-7 --reason "stuck since Monday"
+    """
+    message = m.AskTerminate(run_id, reason)
+    state = asyncio.run(deliver(store, message, lambda run: run.terminate(reason), timeout))
+    _told(run_id, "termination", state, as_json)

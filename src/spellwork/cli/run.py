@@ -1,0 +1,169 @@
+"""Owns `run` and `resume`: running one run in this process until it ends, and saying how it goes on when it does not.
+It must never leave a run in a state from which the printed command cannot take it up again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import shlex
+from typing import Any
+
+import click
+
+from spellwork import Engine, Run, Status, Workflow
+from spellwork.cli.exits import CommandError, Exit, Interrupted, Unavailable
+from spellwork.cli.given import Call, call_of
+from spellwork.cli.messages import NOBODY, deliver
+from spellwork.cli.options import DEFAULT_STORE, STORE_VARIABLE, TEXT, common, input_option
+from spellwork.cli.output import note, print_json
+from spellwork.cli.owner import find_run, owner_of
+from spellwork.cli.progress import progress
+from spellwork.cli.source import Source, load
+from spellwork.clock import SystemClock, new_id
+from spellwork.engine import messages as m
+from spellwork.engine.rows import read_row
+from spellwork.errors import RunError, RunFinished, StoreOwned
+
+_PARKED = (Status.BLOCKED, Status.QUARANTINED)
+
+
+@dataclasses.dataclass
+class Job:
+    """One run to be seen through. `workflow` is None to take up a run that exists; `durable` tells that it surely does."""
+
+    source: Source
+    run_id: str
+    store: str
+    as_json: bool
+    workflow: Workflow[Any, Any] | None = None
+    call: Call = Call()
+    durable: bool = False
+
+    @property
+    def command(self) -> str:
+        """The command that goes on with it."""
+        words = ["spellwork", "resume", self.source.path]
+        if self.store != DEFAULT_STORE or STORE_VARIABLE in os.environ:
+            words += ["--store", self.store]
+        words += ["--", self.run_id] if self.run_id.startswith("-") else [self.run_id]
+        return shlex.join(words)
+
+
+@click.command()
+@click.argument("target", metavar="FILE.py[:WORKFLOW]", type=TEXT)
+@input_option
+@click.option("--id", "run_id", type=TEXT, metavar="ID", help="The run's id; the same command again goes on with it.")
+@common
+def run(target: str, given: str | None, run_id: str | None, store: str, as_json: bool) -> None:
+    """Run a workflow of FILE.py here, and print its result as JSON.
+
+    Ctrl-C (or kill -9) leaves it resumable. The same command with the same --id goes on where it stopped, or prints the stored
+    result.
+
+    \b
+    Examples:
+      spellwork run hello.py --input '["Ada"]'
+      spellwork run shop.py:order --input '{"customer": 7}' --id order-7
+    """
+    source, name = load(target)
+    workflow = source.choose(name)
+    job = Job(source, run_id or new_id(SystemClock()), store, as_json, workflow, call_of(given, workflow))
+    _see_through(job)
+
+
+@click.command()
+@click.argument("target", metavar="[FILE.py] ID", type=TEXT, nargs=-1, required=True)
+@common
+def resume(target: tuple[str, ...], store: str, as_json: bool) -> None:
+    """Go on with run ID: with FILE.py in this process, until it ends; without, by telling the process that runs the store.
+
+    A blocked or quarantined run is tried again.
+
+    \b
+    Examples:
+      spellwork resume shop.py order-7
+      spellwork resume order-7
+    """
+    if len(target) > 2:
+        raise click.UsageError("resume takes a file and an id, or only an id")
+    if len(target) == 2:
+        _see_through(Job(load(target[0])[0], target[1], store, as_json))
+        return
+    run_id = target[0]
+    state = asyncio.run(_resume_elsewhere(store, run_id))
+    if as_json:
+        print_json({"id": run_id, "sent": "resume", "state": state})
+    else:
+        note(f"run {run_id} goes on" if state == "delivered" else f"queued: {NOBODY}; the run goes on when somebody does")
+
+
+async def _resume_elsewhere(store: str, run_id: str) -> str:
+    async with Engine(store, client=True, create=False) as engine:
+        row = await find_run(engine, run_id)
+        if row.status.ended:
+            raise RunFinished(f"run {run_id} is {row.status}; there is nothing to resume", run_id=run_id)
+        if row.status is Status.RUNNING and await owner_of(engine.store, row.partition) is None:
+            raise Unavailable(
+                f"{NOBODY}: run {run_id} goes on with `spellwork resume FILE.py {run_id}` or a `spellwork worker FILE.py`"
+            )
+    return await deliver(store, m.AskResume(run_id), lambda handle: handle.resume(), 5.0)
+
+
+def _see_through(job: Job) -> None:
+    try:
+        value = asyncio.run(_finish(job))
+    except KeyboardInterrupt:
+        raise Interrupted(_farewell(job)) from None
+    except RunError as error:
+        if not job.as_json:
+            note(f"see `spellwork show {shlex.quote(job.run_id)}` for its steps")
+        raise error from error.__cause__
+    print_json({"id": job.run_id, "status": "completed", "result": value} if job.as_json else value)
+
+
+def _farewell(job: Job) -> str:
+    if job.store.startswith("memory:"):
+        return f"run {job.run_id} was interrupted, and a memory: store keeps nothing"
+    if not job.durable:
+        return f"interrupted before run {job.run_id} was there; the same command with --id {shlex.quote(job.run_id)} starts it"
+    return f"run {job.run_id} was interrupted; nothing is lost, it goes on with\n    {job.command}"
+
+
+async def _finish(job: Job) -> Any:
+    try:
+        async with Engine(job.store, create=job.workflow is not None, **job.source.engine_options()) as engine:
+            return await _result(engine, job)
+    except StoreOwned as error:
+        return await _attach(job, error)
+
+
+async def _attach(job: Job, error: StoreOwned) -> Any:
+    """Wait for a run that another process runs already, ready to take over should that process stop."""
+    async with Engine(job.store, create=False, standby=True, **job.source.engine_options()) as engine:
+        row = await engine.store.read(lambda reader: read_row(reader, job.run_id))
+        if row is None and job.workflow is not None:
+            raise CommandError(
+                f"{job.store} is run by {error.owner}; hand it the run with `spellwork start`, or use another --store",
+                Exit.UNAVAILABLE,
+                error.code,
+            )
+        if not job.as_json:
+            note(f"run {job.run_id} is in the hands of {error.owner}; waiting for its result")
+        return await _result(engine, job)
+
+
+async def _result(engine: Engine, job: Job) -> Any:
+    handle: Run[Any]
+    if job.workflow is None:
+        handle = await engine.get(job.run_id)
+    else:
+        handle = await engine.start(job.workflow, *job.call.args, id=job.run_id, **job.call.kwargs)
+    job.durable = True
+    status = (await handle.status()).status
+    # who runs the same command again expects a blocked run to be tried again; a quarantined one may kill this process
+    if status is Status.BLOCKED or (status in _PARKED and job.workflow is None):
+        await handle.resume()
+    async with progress(engine, job.run_id, quiet=job.as_json):
+        return await handle.result()

@@ -1,0 +1,148 @@
+"""Owns the synchronous face: one thread with an event loop, and a bridge to it.
+It must never do anything itself; each verb is the asynchronous one, awaited elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from spellwork import engine as asynchronous
+from spellwork.engine import Event, RunInfo
+from spellwork.errors import UsageError
+from spellwork.journal import Status
+from spellwork.workflow import Signal, Workflow
+from spellwork.workflow.retry import Duration
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class _Bridge:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="spellwork-sync", daemon=True)
+        self._thread.start()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await `work` on the loop; a KeyboardInterrupt here cancels it there."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Run(Generic[R]):
+    """The synchronous handle of a run; see `spellwork.Run` for what each verb means."""
+
+    def __init__(self, bridge: _Bridge, run: asynchronous.Run[R]):
+        self._call = bridge.call
+        self._run = run
+        self.id = run.id
+
+    def result(self, timeout: Duration | None = None) -> R:
+        """Wait for what the workflow returns."""
+        return self._call(self._run.result(timeout))
+
+    def status(self) -> RunInfo:
+        """Where it stands."""
+        return self._call(self._run.status())
+
+    def signal(self, signal: Signal[Any] | str, value: Any = None, id: str | None = None) -> None:
+        """Send a signal."""
+        self._call(self._run.signal(signal, value, id))
+
+    def query(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Ask a query."""
+        return self._call(self._run.query(name, *args, **kwargs))
+
+    def update(self, name: str, *args: Any, id: str | None = None, **kwargs: Any) -> Any:
+        """Apply an update."""
+        return self._call(self._run.update(name, *args, id=id, **kwargs))
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Ask it to unwind."""
+        self._call(self._run.cancel(reason))
+
+    def terminate(self, reason: str = "terminated") -> None:
+        """End it at once."""
+        self._call(self._run.terminate(reason))
+
+    def resume(self) -> None:
+        """Try it again after it was blocked."""
+        self._call(self._run.resume())
+
+    def history(self) -> list[Event]:
+        """Its journal."""
+        return self._call(self._run.history())
+
+
+class Engine:
+    """The synchronous engine: `with Engine("sqlite:work.db", workflows=[...]) as engine: engine.run(report, urls)`.
+
+    Takes what `spellwork.Engine` takes. Workflows and async activities run on a thread of their own.
+    """
+
+    def __init__(self, store: str = "memory:", **options: Any):
+        self._engine = asynchronous.Engine(store, **options)
+        self._bridge: _Bridge | None = None
+
+    def __enter__(self) -> Self:
+        bridge = _Bridge()
+        try:
+            bridge.call(self._engine.__aenter__())
+        except BaseException:
+            bridge.close()
+            raise
+        self._bridge = bridge
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        bridge, self._bridge = self._open, None
+        try:
+            bridge.call(self._engine.__aexit__(kind, error, traceback))
+        finally:
+            bridge.close()
+
+    @property
+    def _open(self) -> _Bridge:
+        if self._bridge is None:
+            raise UsageError("the engine is not open; use `with Engine(...) as engine:`")
+        return self._bridge
+
+    def start(self, workflow: Workflow[..., R] | str, *args: Any, id: str | None = None, **kwargs: Any) -> Run[R]:
+        """Start a run."""
+        return Run(self._open, self._open.call(self._engine.start(workflow, *args, id=id, **kwargs)))
+
+    def run(self, workflow: Workflow[..., R] | str, *args: Any, id: str | None = None, **kwargs: Any) -> Any:
+        """Start a run and wait for its result."""
+        return self._open.call(self._engine.run(workflow, *args, id=id, **kwargs))
+
+    def get(self, id: str) -> Run[Any]:
+        """The handle of an existing run."""
+        return Run(self._open, self._open.call(self._engine.get(id)))
+
+    def list(
+        self,
+        *,
+        status: Status | str | None = None,
+        workflow: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[RunInfo]:
+        """Runs, newest first."""
+        return self._open.call(self._engine.list(status=status, workflow=workflow, limit=limit, after=after))

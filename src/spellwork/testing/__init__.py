@@ -1,0 +1,11 @@
+"""Owns what users test their workflows with: virtual time, fake activities, a replayer, crash points, a ledger.
+It must never be imported by anything that ships to production.
+"""
+
+from spellwork.testing.clock import VirtualClock
+from spellwork.testing.crash import CRASH_POINTS, CrashAt
+from spellwork.testing.engine import TestEngine
+from spellwork.testing.ledger import Ledger
+from spellwork.testing.replayer import check_replay, replays
+
+__all__ = ["CRASH_POINTS", "CrashAt", "Ledger", "TestEngine", "VirtualClock", "check_replay", "replays"]

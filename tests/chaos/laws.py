@@ -1,0 +1,77 @@
+"""The laws of a crash: what was acknowledged is there, what was committed does not happen again."""
+
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+
+import apsw
+
+from spellwork.journal import AttemptFailed, Started, StepCompleted, StepFailed, unpack_entry
+from spellwork.journal.rows import Keys
+from spellwork.testing import Ledger
+
+
+class Journals:
+    """What a store file holds between two lives of its process."""
+
+    def __init__(self, database: Path):
+        connection = apsw.Connection(str(database))
+        try:
+            connection.execute("PRAGMA query_only=1")
+            check = connection.execute("PRAGMA integrity_check").fetchone()[0]
+            rows = (
+                connection.execute(
+                    "SELECT k, v FROM kv WHERE k >= ? AND k < ? ORDER BY k", (bytes((Keys.JOURNAL,)), bytes((Keys.JOURNAL + 1,)))
+                ).fetchall()
+                if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'kv'").fetchone()
+                else []
+            )
+        finally:
+            connection.close()
+        if check != "ok":
+            raise AssertionError(f"SQLite finds damage: {check}")
+        self.steps: set[str] = set()
+        self.attempts: collections.Counter[str] = collections.Counter()
+        self.runs: set[str] = set()
+        ids: dict[int, str] = {}
+        expected: dict[int, int] = collections.defaultdict(int)
+        for key, frame in rows:
+            number, position = int.from_bytes(key[1:9], "big"), int.from_bytes(key[9:13], "big")
+            if position != expected[number]:
+                raise AssertionError(f"run {number:x}: entry {expected[number]} is missing")
+            expected[number] += 1
+            entry = unpack_entry(key, frame)
+            if isinstance(entry, Started):
+                ids[number] = entry.run_id
+                self.runs.add(entry.run_id)
+            elif isinstance(entry, StepCompleted | StepFailed):
+                self.steps.add(f"{ids[number]}:{number:x}:{entry.n}")
+            elif isinstance(entry, AttemptFailed):
+                self.attempts[f"{ids[number]}:{number:x}:{entry.n}"] += 1
+
+
+def effects(ledger: Path) -> collections.Counter[str]:
+    """How often each step has had its effect."""
+    return collections.Counter(line.split()[0] for line in Ledger(ledger).lines())
+
+
+def committed_once(before: Journals, effects_then: collections.Counter[str], effects_now: collections.Counter[str]) -> None:
+    """A step that was committed at a crash has had no further effect since."""
+    for step in before.steps:
+        if effects_now[step] != effects_then[step]:
+            raise AssertionError(f"committed step {step} ran again: {effects_then[step]} -> {effects_now[step]}")
+
+
+def acknowledged_kept(acks: Path, journals: Journals) -> None:
+    """What a caller was told is in the store."""
+    for line in Ledger(acks).lines():
+        verb, _, name = line.partition(" ")
+        if verb in ("started", "result") and name not in journals.runs:
+            raise AssertionError(f"{line} was acknowledged and is lost")
+
+
+def nothing_lost(before: Journals, after: Journals) -> None:
+    """What was committed stays."""
+    if not before.steps <= after.steps or not before.runs <= after.runs:
+        raise AssertionError(f"lost: {sorted(before.steps - after.steps)} {sorted(before.runs - after.runs)}")
