@@ -2,8 +2,8 @@
 The package's face only imports; it must never do anything when it is imported.
 """
 
-from spellwork.codec import Codec, Limits, RegisteredType
-from spellwork.engine import Engine, Event, Run, RunInfo
+from spellwork.codec import Codec
+from spellwork.engine import Engine, Run, RunInfo
 from spellwork.errors import (
     ActivityFailed,
     ActivityTimeout,
@@ -50,12 +50,9 @@ __all__ = [
     "Child",
     "Codec",
     "Engine",
-    "Event",
-    "Limits",
     "NonDeterminismError",
     "PayloadError",
     "QueryFailed",
-    "RegisteredType",
     "Retry",
     "Run",
     "RunCancelled",

@@ -65,7 +65,7 @@ class CommandError(click.ClickException):
 
     def __init__(self, message: str, exit_code: Exit, code: str):
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc] # click declares it for the class, and reads it from the instance
         self.code = code
 
 

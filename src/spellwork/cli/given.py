@@ -16,7 +16,6 @@ import click
 from spellwork.cli.exits import NotFound
 from spellwork.workflow import Workflow
 
-
 # a workflow's parameter of such a name would be taken for one of `Engine.start` itself
 _START_PARAMETERS = {"self", "workflow", "id"}
 
@@ -26,6 +25,9 @@ class Call(NamedTuple):
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}  # noqa: RUF012 - a NamedTuple's default, never written to
+
+
+NO_ARGUMENTS = Call()
 
 
 def parse(text: str, what: str) -> Any:
@@ -52,7 +54,7 @@ def lenient(text: str) -> Any:
 def call_of(given: str | None, workflow: Workflow[Any, Any] | None) -> Call:
     """The call that `--input` describes. Without a known workflow an object is always by keyword."""
     if given is None:
-        return Call()
+        return NO_ARGUMENTS
     value = parse(_content(given), "--input")
     if isinstance(value, list):
         return Call(tuple(value))

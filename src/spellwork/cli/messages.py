@@ -5,37 +5,56 @@ It must never lose what it said it sent: without a running owner, commands wait 
 from __future__ import annotations
 
 import asyncio
+import enum
+import shlex
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import click
 
-from spellwork import Engine, Run
+from spellwork import Codec, Engine, Run
 from spellwork.cli.exits import Unavailable
 from spellwork.cli.given import lenient, parse
 from spellwork.cli.options import TEXT, common, timeout_option
 from spellwork.cli.output import note, print_json
 from spellwork.cli.owner import answer, find_open_run, owner_of, post
+from spellwork.cli.verb import Verb
 from spellwork.clock import SystemClock, new_id
 from spellwork.engine import messages as m
 
 NOBODY = "nobody runs this store now"
+SILENT = "the process that runs this store does not answer"
+
+
+class Delivery(enum.StrEnum):
+    """What became of a message: the owner has it, or it lies in the inbox, for want of an owner or of its answer."""
+
+    DELIVERED = "delivered"
+    QUEUED = "queued"
+    UNANSWERED = "unanswered"
+
+    @property
+    def remark(self) -> str:
+        """What to tell people of a message that was not delivered yet."""
+        if self is Delivery.DELIVERED:
+            return ""
+        return f"queued: {NOBODY if self is Delivery.QUEUED else SILENT}; it will be delivered when somebody does"
 
 
 async def deliver(
     store: str, message: m.AnyMessage, send: Callable[[Run[Any]], Coroutine[Any, Any, None]], timeout: float
-) -> str:
-    """Send what needs no answer; gives "delivered" (the owner has it) or "queued" (it lies in the inbox)."""
+) -> Delivery:
+    """Send what needs no answer. It is durable in any case."""
     async with Engine(store, client=True, create=False) as engine:
         row = await find_open_run(engine, message.run_id)
         if await owner_of(engine.store, row.partition) is None:
             await post(engine.store, row.partition, message)
-            return "queued"
+            return Delivery.QUEUED
         try:
-            await answer(send(await engine.get(row.id)), timeout, "the owner is silent")
+            await answer(send(await engine.get(row.id)), timeout, SILENT)
         except Unavailable:
-            return "queued"  # the message stays in the inbox of an owner that is stopped or very busy
-        return "delivered"
+            return Delivery.UNANSWERED  # it stays in the inbox of an owner that is stopped or very busy
+        return Delivery.DELIVERED
 
 
 async def ask(
@@ -46,21 +65,23 @@ async def ask(
         row = await find_open_run(engine, run_id)
         if await owner_of(engine.store, row.partition) is None:
             raise Unavailable(
-                f"{NOBODY}, so run {run_id} cannot answer; start `spellwork worker FILE.py --store {store}` and ask again"
+                f"{NOBODY}, so run {run_id} cannot answer; "
+                f"start `spellwork worker FILE.py --store {shlex.quote(store)}` and ask again"
             )
         return await answer(question(await engine.get(run_id)), timeout, silence)
 
 
-def _told(run_id: str, what: str, state: str, as_json: bool) -> None:
+def _told(run_id: str, what: str, state: Delivery, as_json: bool) -> None:
     if as_json:
         print_json({"id": run_id, "sent": what, "state": state})
-    elif state == "queued":
-        note(f"{what} queued for run {run_id}: {NOBODY} (or its owner is silent); it will be delivered when somebody does")
     else:
-        note(f"{what} delivered to run {run_id}")
+        note(f"{what} for run {run_id} {state.remark or 'delivered'}")
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    examples=('spellwork signal order-7 approval \'{"by": "Ada"}\' --signal-id ada-1',),
+)
 @click.argument("run_id", metavar="ID", type=TEXT)
 @click.argument("name", type=TEXT)
 @click.argument("value", metavar="[JSON]", type=TEXT, required=False)
@@ -73,24 +94,21 @@ def signal(
     """Send signal NAME with a JSON value (null without one) to run ID.
 
     It is durable when this returns. If nobody runs the store, it is received as soon as somebody does.
-
-    \b
-    Example:
-      spellwork signal order-7 approval '{"by": "Ada"}' --signal-id ada-1
     """
     payload = None if value is None else parse(value, "the signal's value")
     key = signal_id or new_id(SystemClock())
 
-    async def work() -> str:
-        from spellwork import Codec
-
+    async def work() -> Delivery:
         message = m.AskSignal(run_id, name, Codec().untyped.encode(payload), key)
         return await deliver(store, message, lambda run: run.signal(name, payload, id=key), timeout)
 
     _told(run_id, f"signal {name}", asyncio.run(work()), as_json)
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    examples=("spellwork query order-7 progress",),
+)
 @click.argument("run_id", metavar="ID", type=TEXT)
 @click.argument("name", type=TEXT)
 @click.argument("args", nargs=-1, type=TEXT)
@@ -100,10 +118,6 @@ def query(run_id: str, name: str, args: tuple[str, ...], timeout: float, store: 
     """Ask query NAME of run ID and print the answer as JSON.
 
     Each of ARGS is JSON, or plain text where it is no JSON.
-
-    \b
-    Example:
-      spellwork query order-7 progress
     """
     values = [lenient(arg) for arg in args]
     silence = f"run {run_id} did not answer query {name} within {timeout:g} s; is its process stopped or very busy?"
@@ -111,7 +125,10 @@ def query(run_id: str, name: str, args: tuple[str, ...], timeout: float, store: 
     print_json({"id": run_id, "query": name, "answer": found} if as_json else found)
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    examples=("spellwork update order-7 set_limit 100",),
+)
 @click.argument("run_id", metavar="ID", type=TEXT)
 @click.argument("name", type=TEXT)
 @click.argument("args", nargs=-1, type=TEXT)
@@ -124,10 +141,6 @@ def update(
     """Apply update NAME to run ID and print its answer as JSON.
 
     Each of ARGS is JSON, or plain text where it is no JSON.
-
-    \b
-    Example:
-      spellwork update order-7 set_limit 100
     """
     values = [lenient(arg) for arg in args]
     key = update_id or new_id(SystemClock())
@@ -139,35 +152,31 @@ def update(
     print_json({"id": run_id, "update": name, "answer": found} if as_json else found)
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    examples=('spellwork cancel order-7 --reason "customer called"',),
+)
 @click.argument("run_id", metavar="ID", type=TEXT)
 @click.option("--reason", type=TEXT, default="cancelled from the command line", show_default=True)
 @timeout_option(5)
 @common
 def cancel(run_id: str, reason: str, timeout: float, store: str, as_json: bool) -> None:
-    """Ask run ID to unwind: its `finally` blocks and clean-up steps still run.
-
-    \b
-    Example:
-      spellwork cancel order-7 --reason "customer called"
-    """
+    """Ask run ID to unwind: its `finally` blocks and clean-up steps still run."""
     message = m.AskCancel(run_id, reason)
     state = asyncio.run(deliver(store, message, lambda run: run.cancel(reason), timeout))
     _told(run_id, "cancellation", state, as_json)
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    examples=('spellwork terminate order-7 --reason "stuck since Monday"',),
+)
 @click.argument("run_id", metavar="ID", type=TEXT)
 @click.option("--reason", type=TEXT, default="terminated from the command line", show_default=True)
 @timeout_option(5)
 @common
 def terminate(run_id: str, reason: str, timeout: float, store: str, as_json: bool) -> None:
-    """End run ID at once, without letting it clean up. Prefer `cancel`.
-
-    \b
-    Example:
-      spellwork terminate order-7 --reason "stuck since Monday"
-    """
+    """End run ID at once, without letting it clean up. Prefer `cancel`."""
     message = m.AskTerminate(run_id, reason)
     state = asyncio.run(deliver(store, message, lambda run: run.terminate(reason), timeout))
     _told(run_id, "termination", state, as_json)

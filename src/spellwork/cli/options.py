@@ -15,7 +15,7 @@ STORE_VARIABLE = "SPELLWORK_STORE"
 DEFAULT_STORE = "sqlite:spellwork.db"
 
 
-class Text(click.ParamType):
+class Text(click.ParamType[str]):
     """Text that can be stored; what the terminal sent as broken UTF-8 is refused here and not by a codec later."""
 
     name = "text"
@@ -29,7 +29,7 @@ class Text(click.ParamType):
         return str(value)
 
 
-class StoreUrl(click.ParamType):
+class StoreUrl(click.ParamType[str]):
     """A store's URL; a bare path is an SQLite file."""
 
     name = "url"
@@ -47,8 +47,8 @@ TEXT = Text()
 def store_option(function: F) -> F:
     """`--store URL`."""
     return click.option(
-        "--store", "store", type=StoreUrl(), envvar=STORE_VARIABLE, default=DEFAULT_STORE, show_default=True, metavar="URL",
-        show_envvar=True, help="The store: sqlite:PATH or a bare path.",
+        "--store", "store", type=StoreUrl(), envvar=STORE_VARIABLE, default=DEFAULT_STORE, metavar="URL",
+        show_default=True, show_envvar=True, help="The store: sqlite:PATH or a bare path.",
     )(function)  # fmt: skip
 
 
@@ -68,8 +68,8 @@ def input_option(function: F) -> F:
     """`--input JSON`."""
     return click.option(
         "--input", "given", type=TEXT, metavar="JSON|@FILE|-",
-        help="Arguments: a list is positional, an object with the parameters' names is by keyword, anything else is the only "
-        "argument. - reads stdin, @FILE a file.",
+        help="Arguments: a list is positional, an object with the parameters' names is by keyword, anything else is "
+        "the only argument. - reads stdin, @FILE a file.",
     )(function)  # fmt: skip
 
 

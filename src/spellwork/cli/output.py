@@ -67,9 +67,9 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     lines = [tuple(titles), *(tuple(row) for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(titles))]
     for number, line in enumerate(lines):
-        padded = [f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)]
-        cells = [colour(cell) if number else click.style(cell, dim=True) for cell in padded]
-        click.echo("  ".join(cells).rstrip())
+        *padded, last = [f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)]
+        cells = [colour(cell) if number else click.style(cell, dim=True) for cell in (*padded, last.rstrip())]
+        click.echo("  ".join(cells))
 
 
 def colour(cell: str) -> str:

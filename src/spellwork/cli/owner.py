@@ -1,4 +1,4 @@
-"""Owns finding out who runs a store, and sending to its runs: with an answer if somebody is there, into the inbox if not.
+"""Owns finding out who runs a store, and reaching its runs: with an answer if somebody is there, by inbox if not.
 It must never claim a partition, nor leave a message behind that nobody should act on later.
 """
 

@@ -120,16 +120,18 @@ def _invoke(given: list[str], as_json: bool) -> int:
         return _report(as_json, error.code, str(error), exit_of(error))
     except CommandError as error:
         return _report(as_json, error.code, error.message, error.exit_code)
-    except click.FileError as error:
-        return _report(as_json, "not-found", error.format_message(), Exit.NOT_FOUND)
     except click.ClickException as error:
-        if not as_json:
-            error.show()
-            return Exit.USAGE
-        return _report(as_json, "usage", error.format_message(), Exit.USAGE)
+        return _report_usage(as_json, error)
     except (click.Abort, KeyboardInterrupt):
         return _report(as_json, "interrupted", "interrupted", Exit.INTERRUPTED)
     return code if isinstance(code, int) else Exit.OK
+
+
+def _report_usage(as_json: bool, error: click.ClickException) -> int:
+    if as_json:
+        return _report(as_json, "usage", error.format_message(), Exit.USAGE)
+    error.show()
+    return Exit.USAGE
 
 
 def _report(as_json: bool, code: str, message: str, exit_code: int) -> int:
@@ -146,8 +148,8 @@ def _hush() -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    # The interpreter would wait for activities in threads, perhaps for ever. What they do is not recorded any more, the store
-    # is closed, and everything is prepared for an end at any moment.
+    # The interpreter would wait for activities in threads, perhaps for ever. What they do is not recorded any more, the
+    # store is closed, and everything is prepared for an end at any moment.
     if any(thread.name.startswith("spellwork-activity") for thread in threading.enumerate()):
         multiprocessing = sys.modules.get("multiprocessing")
         for child in multiprocessing.active_children() if multiprocessing else ():

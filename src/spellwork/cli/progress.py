@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from spellwork import Engine
 from spellwork.cli.output import duration
@@ -38,13 +38,13 @@ async def progress(engine: Engine, run_id: str, *, quiet: bool) -> AsyncIterator
             await asyncio.gather(follower, return_exceptions=True)
 
 
-async def _follow(engine: Engine, run_id: str, tell: object) -> None:
+async def _follow(engine: Engine, run_id: str, tell: Callable[[str], None]) -> None:
     clock = SystemClock()
     began, counter = clock.monotonic(), StepCounter(engine, run_id)
     while True:
         steps = await counter.count()
         parts = [f"{steps} steps", waiting_for(engine, run_id), duration(clock.monotonic() - began)]
-        tell(f"{run_id}: " + " · ".join(part for part in parts if part))  # type: ignore[operator]
+        tell(f"{run_id}: " + " · ".join(part for part in parts if part))
         await asyncio.sleep(_EVERY)
 
 
@@ -74,7 +74,7 @@ class StepCounter:
 
 def waiting_for(engine: Engine, run_id: str) -> str:
     """What the run waits for, as far as this process runs it."""
-    live = engine._host.by_id.get(run_id)  # noqa: SLF001 - there is no public word for it yet
+    live = engine._host.by_id.get(run_id)
     if live is None or live.dropped:
         return ""
     names = sorted({str(pending) for pending in live.execution.pending.values()})

@@ -14,11 +14,18 @@ from spellwork.cli.exits import Exit
 from spellwork.cli.options import TEXT, common
 from spellwork.cli.output import note, print_json
 from spellwork.cli.source import Source, load
+from spellwork.cli.verb import Verb
 from spellwork.engine.registry import Registry
 from spellwork.engine.replay import Verdict, check_runs
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    examples=(
+        "spellwork replay shop.py order-7",
+        "spellwork replay shop.py --all --json",
+    ),
+)
 @click.argument("target", metavar="FILE.py", type=TEXT)
 @click.argument("run_ids", metavar="[ID...]", type=TEXT, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every run of the file's workflows.")
@@ -27,11 +34,6 @@ def replay(target: str, run_ids: tuple[str, ...], everything: bool, store: str, 
     """Replay runs against today's code in FILE.py, without writing anything.
 
     A difference is what would block the run if it were taken up with this code; then the exit code is 1.
-
-    \b
-    Examples:
-      spellwork replay shop.py order-7
-      spellwork replay shop.py --all --json
     """
     if everything == bool(run_ids):
         raise click.UsageError("give the ids of runs, or --all")

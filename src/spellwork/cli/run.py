@@ -14,13 +14,14 @@ import click
 
 from spellwork import Engine, Run, Status, Workflow
 from spellwork.cli.exits import CommandError, Exit, Interrupted, Unavailable
-from spellwork.cli.given import Call, call_of
-from spellwork.cli.messages import NOBODY, deliver
+from spellwork.cli.given import NO_ARGUMENTS, Call, call_of
+from spellwork.cli.messages import NOBODY, Delivery, deliver
 from spellwork.cli.options import DEFAULT_STORE, STORE_VARIABLE, TEXT, common, input_option
 from spellwork.cli.output import note, print_json
 from spellwork.cli.owner import find_run, owner_of
 from spellwork.cli.progress import progress
 from spellwork.cli.source import Source, load
+from spellwork.cli.verb import Verb
 from spellwork.clock import SystemClock, new_id
 from spellwork.engine import messages as m
 from spellwork.engine.rows import read_row
@@ -31,27 +32,31 @@ _PARKED = (Status.BLOCKED, Status.QUARANTINED)
 
 @dataclasses.dataclass
 class Job:
-    """One run to be seen through. `workflow` is None to take up a run that exists; `durable` tells that it surely does."""
+    """One run to be seen through. `workflow` is None to take up one that exists; `durable`: it surely does."""
 
     source: Source
     run_id: str
     store: str
     as_json: bool
     workflow: Workflow[Any, Any] | None = None
-    call: Call = Call()
+    call: Call = NO_ARGUMENTS
     durable: bool = False
 
-    @property
-    def command(self) -> str:
-        """The command that goes on with it."""
-        words = ["spellwork", "resume", self.source.path]
-        if self.store != DEFAULT_STORE or STORE_VARIABLE in os.environ:
-            words += ["--store", self.store]
-        words += ["--", self.run_id] if self.run_id.startswith("-") else [self.run_id]
-        return shlex.join(words)
+    def command(self, *words: str) -> str:
+        """A command about this run, as it is typed."""
+        elsewhere = self.store != DEFAULT_STORE or STORE_VARIABLE in os.environ
+        store = ("--store", self.store) if elsewhere else ()
+        run_id = ("--", self.run_id) if self.run_id.startswith("-") else (self.run_id,)
+        return shlex.join(("spellwork", *words, *store, *run_id))
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    examples=(
+        "spellwork run hello.py --input '[\"Ada\"]'",
+        "spellwork run shop.py:order --input '{\"customer\": 7}' --id order-7",
+    ),
+)
 @click.argument("target", metavar="FILE.py[:WORKFLOW]", type=TEXT)
 @input_option
 @click.option("--id", "run_id", type=TEXT, metavar="ID", help="The run's id; the same command again goes on with it.")
@@ -59,13 +64,8 @@ class Job:
 def run(target: str, given: str | None, run_id: str | None, store: str, as_json: bool) -> None:
     """Run a workflow of FILE.py here, and print its result as JSON.
 
-    Ctrl-C (or kill -9) leaves it resumable. The same command with the same --id goes on where it stopped, or prints the stored
-    result.
-
-    \b
-    Examples:
-      spellwork run hello.py --input '["Ada"]'
-      spellwork run shop.py:order --input '{"customer": 7}' --id order-7
+    Ctrl-C (or kill -9) leaves it resumable. The same command with the same --id goes on where it stopped, or prints the
+    stored result.
     """
     source, name = load(target)
     workflow = source.choose(name)
@@ -73,18 +73,19 @@ def run(target: str, given: str | None, run_id: str | None, store: str, as_json:
     _see_through(job)
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    examples=(
+        "spellwork resume shop.py order-7",
+        "spellwork resume order-7",
+    ),
+)
 @click.argument("target", metavar="[FILE.py] ID", type=TEXT, nargs=-1, required=True)
 @common
 def resume(target: tuple[str, ...], store: str, as_json: bool) -> None:
-    """Go on with run ID: with FILE.py in this process, until it ends; without, by telling the process that runs the store.
+    """Go on with run ID: with FILE.py in this process, until it ends; without, in the process that runs the store.
 
     A blocked or quarantined run is tried again.
-
-    \b
-    Examples:
-      spellwork resume shop.py order-7
-      spellwork resume order-7
     """
     if len(target) > 2:
         raise click.UsageError("resume takes a file and an id, or only an id")
@@ -96,17 +97,17 @@ def resume(target: tuple[str, ...], store: str, as_json: bool) -> None:
     if as_json:
         print_json({"id": run_id, "sent": "resume", "state": state})
     else:
-        note(f"run {run_id} goes on" if state == "delivered" else f"queued: {NOBODY}; the run goes on when somebody does")
+        note(state.remark or f"run {run_id} goes on")
 
 
-async def _resume_elsewhere(store: str, run_id: str) -> str:
+async def _resume_elsewhere(store: str, run_id: str) -> Delivery:
     async with Engine(store, client=True, create=False) as engine:
         row = await find_run(engine, run_id)
         if row.status.ended:
             raise RunFinished(f"run {run_id} is {row.status}; there is nothing to resume", run_id=run_id)
         if row.status is Status.RUNNING and await owner_of(engine.store, row.partition) is None:
             raise Unavailable(
-                f"{NOBODY}: run {run_id} goes on with `spellwork resume FILE.py {run_id}` or a `spellwork worker FILE.py`"
+                f"{NOBODY}: run {run_id} goes on with `spellwork resume FILE.py {run_id}` or `spellwork worker FILE.py`"
             )
     return await deliver(store, m.AskResume(run_id), lambda handle: handle.resume(), 5.0)
 
@@ -118,7 +119,7 @@ def _see_through(job: Job) -> None:
         raise Interrupted(_farewell(job)) from None
     except RunError as error:
         if not job.as_json:
-            note(f"see `spellwork show {shlex.quote(job.run_id)}` for its steps")
+            note(f"see `{job.command('show')}` for its steps")
         raise error from error.__cause__
     print_json({"id": job.run_id, "status": "completed", "result": value} if job.as_json else value)
 
@@ -127,8 +128,10 @@ def _farewell(job: Job) -> str:
     if job.store.startswith("memory:"):
         return f"run {job.run_id} was interrupted, and a memory: store keeps nothing"
     if not job.durable:
-        return f"interrupted before run {job.run_id} was there; the same command with --id {shlex.quote(job.run_id)} starts it"
-    return f"run {job.run_id} was interrupted; nothing is lost, it goes on with\n    {job.command}"
+        same = f"the same command with --id {shlex.quote(job.run_id)}"
+        return f"interrupted before run {job.run_id} was there; {same} starts it"
+    command = job.command("resume", job.source.path)
+    return f"run {job.run_id} was interrupted; nothing is lost, it goes on with\n    {command}"
 
 
 async def _finish(job: Job) -> Any:

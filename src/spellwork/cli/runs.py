@@ -10,29 +10,27 @@ from typing import Any
 
 import click
 
-from spellwork import Engine, Event, RunInfo, Status
+from spellwork import Engine, RunInfo, Status
 from spellwork.cli.options import TEXT, common
 from spellwork.cli.output import colour, duration, moment, note, print_json, print_table, run_record, to_json
 from spellwork.cli.owner import find_run, owner_of
 from spellwork.cli.timeline import Moment, timeline
+from spellwork.cli.verb import Verb
+from spellwork.engine import Event
 from spellwork.errors import RunNotFound
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    examples=("spellwork ps --status blocked --limit 10",),
+)
 @click.option("--status", type=click.Choice([str(status) for status in Status]), help="Only runs that stand there.")
 @click.option("--workflow", type=TEXT, metavar="NAME", help="Only runs of this workflow.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most so many.")
 @click.option("--after", type=TEXT, metavar="ID", help="Only runs older than this one: the last of the page before.")
 @common
-def ps(
-    status: str | None, workflow: str | None, limit: int, after: str | None, store: str, as_json: bool
-) -> None:
-    """List runs, newest first.
-
-    \b
-    Example:
-      spellwork ps --status blocked --limit 10
-    """
+def ps(status: str | None, workflow: str | None, limit: int, after: str | None, store: str, as_json: bool) -> None:
+    """List runs, newest first."""
 
     async def work() -> list[RunInfo]:
         async with Engine(store, client=True, create=False) as engine:
@@ -60,16 +58,14 @@ def _ago(now: dt.datetime, at: dt.datetime) -> str:
     return f"{duration(max(0.0, (now - at).total_seconds()))} ago"
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    examples=("spellwork show order-7",),
+)
 @click.argument("run_id", metavar="ID", type=TEXT)
 @common
 def show(run_id: str, store: str, as_json: bool) -> None:
-    """Show where run ID stands, and the timeline of its steps with attempts, durations and failures.
-
-    \b
-    Example:
-      spellwork show order-7
-    """
+    """Show where run ID stands, and the timeline of its steps with attempts, durations and failures."""
 
     async def work() -> tuple[RunInfo, list[Event], str]:
         async with Engine(store, client=True, create=False) as engine:
@@ -113,16 +109,14 @@ def _line(entry: Moment) -> tuple[str, ...]:
     return (f"+{duration(entry.since)}", took, entry.what, entry.name, attempt, entry.note)
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    examples=("spellwork history order-7 --json | jq .kind",),
+)
 @click.argument("run_id", metavar="ID", type=TEXT)
 @common
 def history(run_id: str, store: str, as_json: bool) -> None:
-    """Print the journal of run ID: every durable fact, in order.
-
-    \b
-    Example:
-      spellwork history order-7 --json | jq .kind
-    """
+    """Print the journal of run ID: every durable fact, in order."""
 
     async def work() -> list[Event]:
         async with Engine(store, client=True, create=False) as engine:

@@ -25,7 +25,7 @@ class Source:
     path: str
     workflows: list[Workflow[Any, Any]]
     activities: list[Activity[Any, Any]]
-    errors: list[type[BaseException]]
+    errors: list[type[Exception]]
     codec: Codec | None = None
     aliases: dict[str, Workflow[Any, Any]] = dataclasses.field(default_factory=dict)
 

@@ -12,16 +12,26 @@ import click
 from spellwork import Engine, Workflow
 from spellwork.cli.exits import Unavailable
 from spellwork.cli.given import Call, call_of
+from spellwork.cli.messages import NOBODY, SILENT, Delivery
 from spellwork.cli.options import TEXT, common, input_option, timeout_option
 from spellwork.cli.output import note, print_json
 from spellwork.cli.owner import PARTITIONS, answer, owner_of, post
 from spellwork.cli.source import is_file, load
+from spellwork.cli.verb import Verb
 from spellwork.clock import SystemClock, new_id
 from spellwork.engine.ownership import Ownership
 from spellwork.engine.rows import read_row
 
+_EXISTING = "existing"
 
-@click.command()
+
+@click.command(
+    cls=Verb,
+    examples=(
+        "spellwork start shop.py:order --input '{\"customer\": 7}' --id order-7",
+        "spellwork start order --input '[7]'",
+    ),
+)
 @click.argument("target", metavar="FILE.py[:WORKFLOW]|NAME", type=TEXT)
 @input_option
 @click.option("--id", "run_id", type=TEXT, metavar="ID", help="The run's id; starting it twice starts it once.")
@@ -30,13 +40,8 @@ from spellwork.engine.rows import read_row
 def start(target: str, given: str | None, run_id: str | None, timeout: float, store: str, as_json: bool) -> None:
     """Start a run and print its id, without waiting for it.
 
-    The process that runs the store takes it up; if nobody does now, the next `spellwork worker` will. With FILE.py the input is
-    checked against the workflow's parameters first; with the NAME of a workflow an object is always by keyword.
-
-    \b
-    Examples:
-      spellwork start shop.py:order --input '{"customer": 7}' --id order-7
-      spellwork start order --input '[7]'
+    The process that runs the store takes it up; if nobody does now, the next `spellwork worker` will. With FILE.py the
+    input is checked against the workflow's parameters first; with a workflow's NAME an object is always by keyword.
     """
     workflow: Workflow[Any, Any] | None = None
     options: dict[str, Any] = {}
@@ -51,10 +56,12 @@ def start(target: str, given: str | None, run_id: str | None, timeout: float, st
         print_json({"id": run_id, "workflow": workflow.name if workflow else target, "state": state})
         return
     click.echo(run_id)
-    if state == "queued":
-        note("queued: nobody runs this store now (or its owner is silent); it starts when `spellwork worker FILE.py` does")
-    elif state == "existing":
+    if state == _EXISTING:
         note("this run exists already")
+    elif state in (Delivery.QUEUED, Delivery.UNANSWERED):
+        note(
+            f"queued: {NOBODY if state == Delivery.QUEUED else SILENT}; it starts when `spellwork worker FILE.py` does"
+        )
 
 
 async def _start(
@@ -64,16 +71,16 @@ async def _start(
         row = await engine.store.read(lambda reader: read_row(reader, run_id))
         if row is not None:
             await engine.start(workflow, *call.args, id=run_id, **call.kwargs)  # raises RunExists for another run
-            return "existing"
+            return _EXISTING
         # a new store gets its number of partitions here, so that the inbox chosen now is one that its owner will drain
         await Ownership(engine.store, SystemClock(), 1.0).partition_count(PARTITIONS)
-        partition = engine._partition_of(run_id)  # noqa: SLF001 - there is no public way to post yet
-        message = engine._start_message(workflow, engine._check_id(run_id), call.args, call.kwargs)  # noqa: SLF001
+        partition = engine._partition_of(run_id)
+        message = engine._start_message(workflow, engine._check_id(run_id), call.args, call.kwargs)
         if await owner_of(engine.store, partition) is None:
             await post(engine.store, partition, message)
-            return "queued"
+            return Delivery.QUEUED
         try:
-            await answer(engine.start(workflow, *call.args, id=run_id, **call.kwargs), timeout, "the owner is silent")
+            await answer(engine.start(workflow, *call.args, id=run_id, **call.kwargs), timeout, SILENT)
         except Unavailable:
-            return "queued"
+            return Delivery.UNANSWERED
         return "started"

@@ -8,15 +8,15 @@ import dataclasses
 import datetime as dt
 from typing import Any
 
-from spellwork import Event
 from spellwork.cli.output import duration, to_json
+from spellwork.engine import Event
 
 _NOTE_LIMIT = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Moment:
-    """One line: seconds since the start of the run, seconds it took (None where that is not known), and what happened."""
+    """One line: seconds since the start of the run, seconds it took (None where nobody knows), and what happened."""
 
     position: int
     since: float
@@ -48,35 +48,41 @@ def _moment(event: Event, start: dt.datetime) -> Moment:
 
 def _words(event: Event) -> tuple[str, str]:
     data = event.data
-    match event.kind:
-        case "Started":
-            return "started", f"with {_call(data.get('args', {}))}" if data.get("args") else ""
-        case "StepCompleted":
-            return "step", f"= {to_json(data.get('result'))}"
-        case "StepFailed":
-            return "step failed", failure_text(data.get("failure"))
-        case "AttemptFailed":
-            wait = max(0.0, data.get("retry_at", 0) / 1_000_000 - event.at.timestamp())
-            return "attempt failed", f"{failure_text(data.get('failure'))}; next after {duration(wait)}"
-        case "TimerFired":
-            return "timer", ""
-        case "SignalReceived":
-            return "signal", to_json(data.get("payload"))
-        case "UpdateAccepted":
-            return "update", f"with {_call(data.get('args', {}))}"
-        case "UpdateCompleted" | "Completed" if not data.get("failure"):
-            return ("answered" if event.kind.startswith("Update") else "completed"), f"= {to_json(data.get('result'))}"
-        case "ChildStarted" | "ChildEnded":
-            ended = event.kind == "ChildEnded"
-            return ("child ended" if ended else "child started"), failure_text(data.get("failure")) or str(data.get("child_id", ""))
-        case "CancelRequested" | "Cancelled" | "Terminated":
-            return ("cancel asked" if event.kind == "CancelRequested" else event.kind.lower()), str(data.get("reason", ""))
-        case _:
-            return event.kind.lower(), failure_text(data.get("failure")) or str(data.get("id", ""))
+    failure = failure_text(data.get("failure"))
+    result = f"= {to_json(data.get('result'))}"
+    reason = str(data.get("reason", ""))
+    words = {
+        "Started": ("started", _call(data)),
+        "StepCompleted": ("step", result),
+        "StepFailed": ("step failed", failure),
+        "AttemptFailed": ("attempt failed", f"{failure}; next {_next(event)}"),
+        "TimerFired": ("timer", ""),
+        "SignalReceived": ("signal", to_json(data.get("payload"))),
+        "UpdateAccepted": ("update", _call(data)),
+        "UpdateCompleted": ("update failed", failure) if failure else ("answered", result),
+        "ChildStarted": ("child started", failure or str(data.get("child_id", ""))),
+        "ChildEnded": ("child failed", failure) if failure else ("child", result),
+        "SignalSent": ("signal refused", failure) if failure else ("signal sent", ""),
+        "Patched": ("patched", str(data.get("id", ""))),
+        "CancelRequested": ("cancel asked", reason),
+        "Completed": ("completed", result),
+        "Failed": ("failed", failure),
+        "Cancelled": ("cancelled", reason),
+        "Terminated": ("terminated", reason),
+        "Continued": ("continued", f"as a new run {_call(data)}".rstrip()),
+    }
+    return words.get(event.kind, (event.kind, failure))
 
 
-def _call(args: dict[str, Any]) -> str:
-    return ", ".join(to_json(value) if name.isdigit() else f"{name}={to_json(value)}" for name, value in args.items())
+def _next(event: Event) -> str:
+    wait = event.data.get("retry_at", 0) / 1_000_000 - event.at.timestamp()
+    return f"after {duration(max(0.0, wait))}"
+
+
+def _call(data: dict[str, Any]) -> str:
+    args = data.get("args") or {}
+    shown = [to_json(value) if name.isdigit() else f"{name}={to_json(value)}" for name, value in args.items()]
+    return f"with {', '.join(shown)}" if shown else ""
 
 
 def failure_text(failure: Any) -> str:

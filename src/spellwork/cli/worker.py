@@ -16,12 +16,16 @@ from spellwork.cli.exits import CommandError, Exit, NotFound
 from spellwork.cli.options import TEXT, common
 from spellwork.cli.output import note, print_json
 from spellwork.cli.source import Source, load_all
+from spellwork.cli.verb import Verb
 from spellwork.errors import StoreOwned
 
 _LOOK_EVERY = 1.0
 
 
-@click.command()
+@click.command(
+    cls=Verb,
+    examples=("spellwork worker shop.py mail.py --store sqlite:/var/lib/shop.db",),
+)
 @click.argument("files", metavar="FILE.py...", type=TEXT, nargs=-1, required=True)
 @click.option("--standby", is_flag=True, help="If another process runs the store, wait and take over when it stops.")
 @click.option(
@@ -33,10 +37,6 @@ def worker(files: tuple[str, ...], standby: bool, grace: float, store: str, as_j
     """Run the workflows of FILE.py... until Ctrl-C or SIGTERM.
 
     It takes up what was interrupted, what was started with `spellwork start`, and every signal that waits.
-
-    \b
-    Example:
-      spellwork worker shop.py mail.py --store sqlite:/var/lib/shop.db
     """
     source = load_all(files)
     if not source.workflows:
@@ -67,7 +67,9 @@ async def _work(source: Source, store: str, standby: bool, grace: float, as_json
             _tell("stopping", "stopping; what is unfinished goes on with the next worker", as_json)
     except StoreOwned as error:
         raise CommandError(
-            f"{store} is run by {error.owner}; stop that first, or wait in line with --standby", Exit.UNAVAILABLE, error.code
+            f"{store} is run by {error.owner}; stop that first, or wait in line with --standby",
+            Exit.UNAVAILABLE,
+            error.code,
         ) from error
 
 

@@ -41,7 +41,11 @@ def demo() -> None:
 @click.option("--seed", type=int, help="Choose the moments of the kills again as in an earlier run.")
 @click.option("--approve/--no-approve", default=False, show_default=True, help="Approve the report without asking.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("spellwork-review"), show_default=True
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("spellwork-review"),
+    show_default=True,
+    help="The folder of report, findings and ledger.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; progress goes to standard error.")
 def review(  # noqa: PLR0913 - as many parameters as options
@@ -55,7 +59,7 @@ def review(  # noqa: PLR0913 - as many parameters as options
     out: Path,
     as_json: bool,
 ) -> None:
-    r"""Review the Python files under PATH (default: Spellwork's own sources) by a durable workflow.
+    """Review the Python files under PATH (default: Spellwork's own sources) by a durable workflow.
 
     Interrupt it, kill it, pull the plug: the same command goes on where it stopped. Ends with 0 when the report was
     written and ledger and journal agree, 2 if PATH does not exist, 3 if it holds no Python files, 4 if something was
@@ -65,7 +69,7 @@ def review(  # noqa: PLR0913 - as many parameters as options
     Examples:
       spellwork demo review src --approve
       spellwork demo review src --chaos --kills 5 --approve
-    """
+    """  # noqa: D301 - click wants the character, not the escape
     root = path or Path(spellwork.__file__).parent
     session = _session(root, out, store)
     show = Show(Console(stderr=as_json))
@@ -146,7 +150,7 @@ def _tell(finished: Finished, seconds: float, console: Console) -> None:
         console.print(table)
     if proof.holds:
         console.print(
-            f"[green]proven[/] from ledger and journal: {proof.committed} of {proof.planned} files committed once each, "
+            f"[green]proven[/] by ledger and journal: {proof.committed} of {proof.planned} files committed once each, "
             f"none analysed again after its commit; processes: {proof.processes}, killed: {len(finished.kills)}, "
             f"repeated in flight: {proof.repeated_in_flight} (at most {proof.in_flight_bound} could be)",
             highlight=False,

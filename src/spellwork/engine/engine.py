@@ -237,6 +237,11 @@ class Engine:
         return not self._host.busy
 
     @property
+    def owned(self) -> int:
+        """How many partitions this engine owns."""
+        return len(self._host.partitions)
+
+    @property
     def loaded(self) -> int:
         """How many runs are in memory."""
         return len(self._host.runs)
@@ -399,6 +404,8 @@ class Engine:
         try:
             if run_id not in self._host.by_id:
                 row = await self._row(run_id)
+                if row.status is Status.BLOCKED and row.partition in self._host.partitions:
+                    row = await self._try_again(row)
                 self._settle(future, row, await store.read(lambda reader: rows.read_last(reader, row.number)))
                 if not future.done() and row.partition not in self._host.partitions:
                     await self._watch(run_id, future)
@@ -410,6 +417,13 @@ class Engine:
             raise error
         return self._result_shape(row).decode(entry.result)
 
+    async def _try_again(self, row: RunRow) -> RunRow:
+        try:
+            await self._host.load(row.number)  # the cause may be gone
+        except SpellworkError as error:
+            raise blocked_error(row) from error
+        return await self._row(row.id)
+
     def _result_shape(self, row: RunRow) -> Any:
         try:
             definition = self.registry.find(row.workflow, row.version)
@@ -420,7 +434,7 @@ class Engine:
     def _settle(self, future: asyncio.Future[tuple[RunRow, Any]], row: RunRow, entry: Any) -> None:
         if future.done():
             return
-        if row.status in (Status.BLOCKED, Status.QUARANTINED):
+        if row.status in (Status.BLOCKED, Status.QUARANTINED) and row.number not in self._host.runs:
             future.set_exception(blocked_error(row))
         elif row.status.ended and row.status is not Status.CONTINUED:
             future.set_result((row, entry))

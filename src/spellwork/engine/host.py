@@ -272,7 +272,7 @@ class Host:
         log.error("run %s is blocked: %s", live.row.id, error)
         live.row = rows.block(live.partition.batch(), live.row, live.timer_key, Status.BLOCKED, str(error), self.clock.now())
         self.drop(live)
-        self.blocked(live.row)
+        live.partition.then(lambda: self.blocked(live.row))
 
     # Timers
 
@@ -356,9 +356,8 @@ class Host:
             execution.replay(stored.entries)
         except (StoreCorrupt, UnknownWorkflow, NonDeterminismError, PayloadError, UsageError) as error:
             log.error("run %s is blocked: %s", row.id, error)
-            self.blocked(
-                rows.block(partition.batch(), row, stored.timer_key, Status.BLOCKED, str(error), self.clock.now())
-            )
+            blocked = rows.block(partition.batch(), row, stored.timer_key, Status.BLOCKED, str(error), self.clock.now())
+            partition.then(lambda: self.blocked(blocked))
             raise
         live = LiveRun(row, partition, execution)
         live.acked = execution.position

@@ -31,6 +31,7 @@ class Partition:
         self._lost = lost
         self._batch: Batch | None = None
         self._marks: dict[LiveRun, int] = {}
+        self._after: list[Callable[[], None]] = []
 
     def batch(self) -> Batch:
         """The batch of this turn of the loop."""
@@ -38,8 +39,9 @@ class Partition:
         if batch is None or batch.sealed:
             batch = self._batch = Batch().require_epoch(self.index, self.epoch)
             marks: dict[LiveRun, int] = {}
-            self._marks = marks
-            self._store.submit(batch, lambda outcome: self._done(marks, outcome))
+            after: list[Callable[[], None]] = []
+            self._marks, self._after = marks, after
+            self._store.submit(batch, lambda outcome: self._done(marks, after, outcome))
         return batch
 
     def mark(self, live: LiveRun) -> Batch:
@@ -54,7 +56,12 @@ class Partition:
         """Note that `live` has moved on within the batch of this turn."""
         self._marks[live] = live.execution.position
 
-    def _done(self, marks: dict[LiveRun, int], outcome: int | StoreError) -> None:
+    def then(self, callback: Callable[[], None]) -> None:
+        """Call back when the batch of this turn is durable."""
+        self.batch()
+        self._after.append(callback)
+
+    def _done(self, marks: dict[LiveRun, int], after: list[Callable[[], None]], outcome: int | StoreError) -> None:
         if not isinstance(outcome, int):
             self._lost(self, outcome)
             return
@@ -63,3 +70,5 @@ class Partition:
             live.acked = position
             live.unacked -= 1
             durable(live)
+        for callback in after:
+            callback()

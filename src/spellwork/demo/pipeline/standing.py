@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from spellwork import Event
+from spellwork.engine import Event
 
 
 class Committed(msgspec.Struct, frozen=True):
