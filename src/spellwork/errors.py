@@ -46,7 +46,7 @@ class SpellworkError(Exception):
 
     code = "spellwork"
 
-    def __init__(self, message: str = "", **attributes: object) -> None:
+    def __init__(self, message: str = "", /, **attributes: object) -> None:
         super().__init__(message)
         for name, value in attributes.items():
             setattr(self, name, value)

@@ -12,6 +12,7 @@ from spellwork.bench.memory import run_memory
 from spellwork.bench.parked import run_parked
 from spellwork.bench.recovery import run_recovery
 from spellwork.bench.steps import run_steps
+from spellwork.errors import UsageError
 
 SETTINGS = {"durability": "full", "journal_mode": "wal", "synchronous": "full"}
 
@@ -60,9 +61,8 @@ def test_latency_counts_exactly_one_sync_a_step():
 
 def test_latency_of_a_few_steps_is_an_error():
     """Too few steps for a percentile are refused with the number that is needed."""
-    done = CliRunner().invoke(bench, ["latency", "--workflows", "3"])
-    assert done.exit_code == 1
-    assert "at least 50 steps, not 3" in done.stderr
+    with pytest.raises(UsageError, match="at least 50 steps, not 3"):
+        run_latency(3)
 
 
 @pytest.mark.slow

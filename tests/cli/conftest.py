@@ -52,7 +52,15 @@ def eventually(condition, what="the condition"):
 
 @pytest.fixture(name="eventually")
 def eventually_fixture():
+    """The function above, for tests."""
     return eventually
+
+
+def forget_modules(folder):
+    """What was imported from the folder is imported anew, as each process does."""
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(str(folder)):
+            del sys.modules[name]
 
 
 @pytest.fixture
@@ -61,11 +69,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(STORE_VARIABLE, raising=False)
     monkeypatch.setattr(sys, "path", sys.path[:])
-    known = set(sys.modules)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield tmp_path
-    for name in set(sys.modules) - known:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
+    forget_modules(tmp_path)
 
 
 @pytest.fixture
@@ -75,6 +81,7 @@ def write(folder):
     def write_file(name, text):
         head = "import asyncio\nfrom pathlib import Path\nfrom spellwork import *\n"
         (folder / name).write_text(head + textwrap.dedent(text))
+        forget_modules(folder)
         return name
 
     return write_file
@@ -99,7 +106,7 @@ class Process:
 
     def __init__(self, arguments, cwd, **options):
         self.files = [cwd / f"process-{time.monotonic_ns()}.{name}" for name in ("out", "err")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
         environment.pop(STORE_VARIABLE, None)
         with self.files[0].open("wb") as out, self.files[1].open("wb") as err:
             streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err} | options

@@ -17,8 +17,12 @@ VERBS = [
 FLOW = "@workflow\nasync def one() -> int:\n    return 1\n"
 
 
-def all_errors(kind=errors.SpellworkError):
-    return {kind}.union(*(all_errors(sub) for sub in kind.__subclasses__() if sub.__module__ == errors.__name__))
+def all_errors() -> list[type[errors.SpellworkError]]:
+    """The whole tree of errors."""
+    kinds = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.SpellworkError)
+    ]
+    return sorted(kinds, key=lambda kind: kind.__name__)
 
 
 def test_help_lists_every_verb_and_every_exit_code(spellwork):
@@ -60,7 +64,7 @@ def test_wrong_usage_ends_with_2(spellwork, arguments):
     assert (done.code, done.error["error"]) == (2, "usage")
 
 
-@pytest.mark.parametrize("kind", sorted(all_errors(), key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
 def test_every_error_has_an_exit_code_that_means_failure(kind):
     """No error of the library ends with 0, or by a signal's code."""
     assert exit_of(kind("x")) in set(Exit) - {Exit.OK, Exit.INTERRUPTED}
@@ -110,6 +114,12 @@ def test_a_memory_store_runs_and_keeps_nothing(write, spellwork, folder):
     assert not list(folder.glob("*.db*"))
 
 
+def test_start_needs_a_store_that_others_can_open(write, spellwork):
+    """A run queued in memory would be gone at once."""
+    write("flow.py", FLOW)
+    assert spellwork("start", "flow.py", "--store", "memory:").code == 2
+
+
 def test_text_that_is_no_text_is_refused(spellwork):
     """Broken UTF-8 from the terminal is a usage error, not a crash in a codec."""
     assert spellwork("show", "caf\udce9").code == 2
@@ -117,6 +127,7 @@ def test_text_that_is_no_text_is_refused(spellwork):
 
 
 def python(code):
+    """The words that some code prints in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return done.stdout.split()

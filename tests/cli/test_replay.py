@@ -20,6 +20,7 @@ FLOW = """
 
 @pytest.fixture
 def runs(write, spellwork):
+    """A store with two completed runs of flow.py."""
     write("flow.py", FLOW)
     for run_id in ("a", "b"):
         spellwork("run", "flow.py", "--id", run_id, "--input", "3")

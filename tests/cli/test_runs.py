@@ -1,5 +1,6 @@
 """`ps`, `show`, `history`: looking at runs without touching them."""
 
+import os
 import subprocess
 import sys
 
@@ -59,7 +60,7 @@ def test_ps_filters_and_pages(runs, spellwork):
 
 
 def test_an_empty_list_says_so_on_stderr(runs, spellwork):
-    """stdout stays empty for whoever counts lines."""
+    """Stdout stays empty for whoever counts lines."""
     done = spellwork("ps", "--status", "blocked")
     assert (done.code, done.out, done.err) == (0, "", "no such runs\n")
 
@@ -86,6 +87,16 @@ def test_history_prints_every_entry(runs, spellwork):
     assert [entry["kind"] for entry in entries] == ["Started", "AttemptFailed", "StepCompleted", "Completed"]
     assert [entry["position"] for entry in entries] == [0, 1, 2, 3]
     assert entries[2]["data"]["result"] == 1
+
+
+def test_stored_text_cannot_steer_the_terminal(write, spellwork):
+    """Control characters in what is stored are spelled out."""
+    write("rude.py", "@workflow\nasync def rude() -> None:\n    raise ValueError('\\x1b[2Jgone')\n")
+    spellwork("run", "rude.py", "--id", "r")
+    for verb in ("ps", "show"):
+        out = spellwork(verb, *(["r"] if verb == "show" else [])).out
+        assert "\x1b" not in out
+        assert "\\x1b[2Jgone" in out
 
 
 @pytest.mark.parametrize(
@@ -127,11 +138,11 @@ def test_unknown_runs_are_not_found(runs, spellwork, verb):
 def test_a_closed_pipe_ends_quietly(runs, folder):
     """`spellwork history | head -0` prints no complaint."""
     command = f"{sys.executable} -m spellwork.cli history a --json | {sys.executable} -c ''"
-    path = subprocess.os.pathsep.join(sys.path)
+    path = os.pathsep.join(sys.path)
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         cwd=folder,
-        env={**subprocess.os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         timeout=30,
         check=False,

@@ -1,7 +1,9 @@
 """That the durable review finds what is planted, does nothing twice, and goes on where it was stopped."""
 
+import asyncio
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,15 +13,16 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from spellwork import Engine
 from spellwork.demo.command import demo
-from spellwork.demo.pipeline import Ledger, Line, prove
+from spellwork.demo.pipeline import Ledger, Line, prove, review
 from spellwork.demo.pipeline.attended import kill_points
 from spellwork.demo.pipeline.proof import Kill
 from spellwork.demo.pipeline.standing import Committed, Standing
 from spellwork.demo.review import Report
 
 PLANTED = Path(__file__).parent / "planted"
-COMMAND = [sys.executable, "-c", "from spellwork.demo.command import demo; demo(prog_name='spellwork demo')", "review"]
+COMMAND = [sys.executable, "-m", "spellwork.cli", "demo", "review"]
 
 
 def run(*arguments):
@@ -92,22 +95,44 @@ def test_ctrl_c_leaves_a_review_that_the_same_command_resumes(tmp_path):
     assert json.loads(done.stdout)["proof"]["ledger_lines"] == 2
 
 
-@pytest.mark.parametrize(("make", "code"), [(lambda path: None, 2), (lambda path: path.mkdir(), 3)])
-def test_a_path_with_nothing_to_review_is_an_error(tmp_path, make, code):
-    """A path that does not exist ends with 2, one without Python files with 3; both are named, and no store is made."""
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()])
+def test_a_path_with_nothing_to_review_is_an_error(tmp_path, make):
+    """A path that does not exist and one without Python files end with 3; both are named, and no store is made."""
     make(tmp_path / "tree")
     done = CliRunner().invoke(demo, ["review", str(tmp_path / "tree"), "--out", str(tmp_path / "out")])
-    assert done.exit_code == code
+    assert done.exit_code == 3
     assert "nothing to review" in done.stderr
     assert "tree" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_a_store_of_another_kind_is_an_error_that_says_so(tmp_path):
-    """A typed error of the store reaches the command line as a message, not a traceback."""
-    done = CliRunner().invoke(demo, ["review", str(PLANTED), "--out", str(tmp_path), "--store", "redis:x"])
-    assert done.exit_code == 1
-    assert "unknown store 'redis:x'" in done.stderr
+@pytest.mark.parametrize("chaos", [[], ["--chaos"]])
+def test_a_store_that_another_process_owns_is_left_alone(tmp_path, chaos):
+    """A second review of the same folder, with or without kills, is told who owns the store."""
+
+    async def beside_the_owner():
+        async with Engine(f"sqlite:{tmp_path}/review.db", workflows=[review]):
+            return await asyncio.to_thread(run, PLANTED, "--out", tmp_path, *chaos)
+
+    done = asyncio.run(beside_the_owner())
+    assert done.returncode != 0
+    assert f"is owned by process {os.getpid()}" in done.stderr
+    assert "store-owned" in done.stderr or not chaos
+    assert "kill -9" not in done.stdout
+
+
+def test_a_rejected_report_is_not_written(tmp_path):
+    """Approval is a signal like any other: when it says no, the command ends with 5 and there is no report."""
+    out = tmp_path / "out"
+    with subprocess.Popen([*COMMAND, str(PLANTED), "--out", str(out)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = next(line for line in process.stdout if "spellwork signal" in line)
+        arguments = shlex.split(told.replace(" true ", " false "))[1:]
+        subprocess.run([sys.executable, "-m", "spellwork.cli", *arguments], check=True, capture_output=True, timeout=60)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 5
+    assert "rejected" in said
+    assert not (out / "report.md").exists()
 
 
 def test_the_ledger_survives_a_line_that_was_half_written(tmp_path):

@@ -19,7 +19,6 @@ from spellwork.bench.memory import run_memory
 from spellwork.bench.parked import BIG, RUNS, run_parked
 from spellwork.bench.recovery import run_recovery
 from spellwork.bench.steps import run_steps
-from spellwork.errors import SpellworkError
 
 NAMES = ("import", "memory", "latency", "steps", "recovery", "parked")
 _CONDITIONS = (
@@ -57,11 +56,8 @@ def bench(name: str, *, as_json: bool, big: bool, concurrency: tuple[int, ...], 
     console = Console(stderr=as_json)
     results: list[Result] = []
     for each in chosen:
-        try:
-            with console.status(f"measuring {each}"):
-                found = _runs(big=big, concurrency=concurrency, workflows=workflows)[each]()
-        except SpellworkError as error:
-            raise click.ClickException(f"{error} [{error.code}]") from error
+        with console.status(f"measuring {each}"):
+            found = _runs(big=big, concurrency=concurrency, workflows=workflows)[each]()
         results += found
         if not as_json:
             _show(console, each, found)
@@ -84,11 +80,13 @@ def _runs(*, big: bool, concurrency: Sequence[int], workflows: int | None) -> di
 def _show(console: Console, name: str, results: Sequence[Result]) -> None:
     """A column for each result, a row for each figure: most benchmarks have one result and many figures."""
     table = Table(title=name, title_justify="left", show_header=False)
-    for _ in (name, *results):
+    table.add_column(no_wrap=True)
+    for _ in results:
         table.add_column(justify="right")
     for key in results[0]:
-        if key not in ("bench", *_CONDITIONS):
+        if key not in ("bench", "load", *_CONDITIONS):
             table.add_row(key.replace("_", " "), *(_figure(result.get(key)) for result in results))
+    table.add_row("load", *(" ".join(map(_figure, result["load"][:1])) for result in results))
     console.print(table)
     for line in dict.fromkeys(_stated(result) for result in results):
         console.print(line, style="dim", highlight=False, soft_wrap=True)
@@ -104,8 +102,6 @@ def _figure(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list):
-        if all(isinstance(item, float) for item in value):
-            return " ".join(map(_figure, value))
         return "\n".join(
             ", ".join(map(_figure, item.values())) if isinstance(item, dict) else _figure(item) for item in value
         )

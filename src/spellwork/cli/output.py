@@ -30,7 +30,7 @@ def to_json(value: Any) -> str:
     try:
         return msgspec.json.encode(value, enc_hook=_lower).decode()
     except (TypeError, ValueError, OverflowError, RecursionError):
-        return json.dumps(_plain(value), ensure_ascii=False, default=str)
+        return json.dumps(_plain(value), ensure_ascii=False, default=str, separators=(",", ":"))
 
 
 def _lower(value: Any) -> Any:
@@ -64,12 +64,17 @@ def note(text: str) -> None:
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Aligned columns, never cut off: the last one may be as long as it likes."""
-    lines = [tuple(titles), *(tuple(row) for row in rows)]
+    lines = [tuple(titles), *(tuple(map(visible, row)) for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(titles))]
     for number, line in enumerate(lines):
         *padded, last = [f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)]
         cells = [colour(cell) if number else click.style(cell, dim=True) for cell in (*padded, last.rstrip())]
         click.echo("  ".join(cells))
+
+
+def visible(text: str) -> str:
+    """`text` with its control characters spelled out, so that no stored text can steer the terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def colour(cell: str) -> str:

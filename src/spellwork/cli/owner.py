@@ -20,6 +20,7 @@ from spellwork.journal.rows import Keys
 from spellwork.store import Batch, Store
 
 T = TypeVar("T")
+_LETTERS = 10_000
 PARTITIONS = 4  # what an Engine gives a new store
 
 
@@ -41,10 +42,20 @@ async def find_run(engine: Engine, run_id: str) -> RunRow:
     """The row of a run; raises `RunNotFound`."""
     row = await engine.store.read(lambda reader: read_row(reader, run_id))
     if row is None:
+        if await _is_queued(engine.store, run_id):
+            raise RunNotFound(
+                f"run {run_id!r} is queued: it begins when `spellwork worker FILE.py` runs {engine.url}", run_id=run_id
+            )
         raise RunNotFound(
             f"there is no run {run_id!r} in {engine.url}; `spellwork ps` lists those there are", run_id=run_id
         )
     return row
+
+
+async def _is_queued(store: Store, run_id: str) -> bool:
+    letters = await store.scan(bytes((Keys.INBOX,)), bytes((Keys.INBOX + 1,)), limit=_LETTERS)
+    messages = (m.unpack_envelope(data).message for _, data in letters)
+    return any(isinstance(message, m.AskStart) and message.run_id == run_id for message in messages)
 
 
 async def find_open_run(engine: Engine, run_id: str) -> RunRow:

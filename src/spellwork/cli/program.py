@@ -70,6 +70,14 @@ class Verbs(click.Group):
             raise click.UsageError(f"there is no command {args[0]!r}{hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; whoever stops reading its output early has seen enough."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _hush()
+            return Exit.OK
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """The list of verbs, without importing them."""
         with formatter.section("Commands"):

@@ -27,10 +27,11 @@ async def progress(engine: Engine, run_id: str, *, quiet: bool) -> AsyncIterator
         yield
         return
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(stderr=True)
     with console.status("starting") as status:
-        follower = asyncio.create_task(_follow(engine, run_id, status.update))
+        follower = asyncio.create_task(_follow(engine, run_id, lambda line: status.update(Text(line))))
         try:
             yield
         finally:

@@ -12,7 +12,7 @@ import click
 
 from spellwork import Engine, RunInfo, Status
 from spellwork.cli.options import TEXT, common
-from spellwork.cli.output import colour, duration, moment, note, print_json, print_table, run_record, to_json
+from spellwork.cli.output import colour, duration, moment, note, print_json, print_table, run_record, to_json, visible
 from spellwork.cli.owner import find_run, owner_of
 from spellwork.cli.timeline import Moment, timeline
 from spellwork.cli.verb import Verb
@@ -90,7 +90,7 @@ def _print_header(info: RunInfo, events: list[Event], owner: str) -> None:
     fields = {
         "run": info.id,
         "workflow": f"{info.workflow} (version {info.version})",
-        "status": colour(str(info.status)),
+        "status": str(info.status),
         "reason": info.reason,
         "started": moment(info.created),
         "took" if info.status.ended else "since": duration((last - info.created).total_seconds()),
@@ -100,7 +100,8 @@ def _print_header(info: RunInfo, events: list[Event], owner: str) -> None:
     }
     for name, value in fields.items():
         if value:
-            click.echo(f"{click.style(f'{name:<9}', dim=True)} {value}")
+            shown = colour(value) if name == "status" else visible(value)
+            click.echo(f"{click.style(f'{name:<9}', dim=True)} {shown}")
 
 
 def _line(entry: Moment) -> tuple[str, ...]:
@@ -120,6 +121,7 @@ def history(run_id: str, store: str, as_json: bool) -> None:
 
     async def work() -> list[Event]:
         async with Engine(store, client=True, create=False) as engine:
+            await find_run(engine, run_id)
             return await (await engine.get(run_id)).history()
 
     events = asyncio.run(work())

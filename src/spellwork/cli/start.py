@@ -43,6 +43,8 @@ def start(target: str, given: str | None, run_id: str | None, timeout: float, st
     The process that runs the store takes it up; if nobody does now, the next `spellwork worker` will. With FILE.py the
     input is checked against the workflow's parameters first; with a workflow's NAME an object is always by keyword.
     """
+    if store.startswith("memory:"):
+        raise click.UsageError("a memory: store lives in one process only; use `spellwork run`, or a file")
     workflow: Workflow[Any, Any] | None = None
     options: dict[str, Any] = {}
     if is_file(target):

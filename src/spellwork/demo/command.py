@@ -23,9 +23,9 @@ from spellwork.demo.pipeline.attended import Attendance, Finished
 from spellwork.demo.pipeline.session import Session
 from spellwork.demo.pipeline.show import Show
 from spellwork.demo.review import discover
-from spellwork.errors import SpellworkError
 
-NOT_FOUND, NOTHING_TO_REVIEW, NOT_PROVEN, REJECTED, INTERRUPTED = 2, 3, 4, 5, 130
+# The meanings of the command line: `spellwork --help` lists them.
+NOT_PROVEN, UNUSABLE, NOTHING_TO_REVIEW, REJECTED, INTERRUPTED = 1, 2, 3, 5, 130
 
 
 @click.group()
@@ -62,8 +62,8 @@ def review(  # noqa: PLR0913 - as many parameters as options
     """Review the Python files under PATH (default: Spellwork's own sources) by a durable workflow.
 
     Interrupt it, kill it, pull the plug: the same command goes on where it stopped. Ends with 0 when the report was
-    written and ledger and journal agree, 2 if PATH does not exist, 3 if it holds no Python files, 4 if something was
-    done twice, 5 if the report was rejected, 130 after Ctrl-C.
+    written and ledger and journal agree, 1 if something was done twice, 3 if PATH does not exist or holds no Python
+    files, 5 if the report was rejected, 130 after Ctrl-C.
 
     \b
     Examples:
@@ -83,8 +83,6 @@ def review(  # noqa: PLR0913 - as many parameters as options
             finished = asyncio.run(attendance.killed(kills, seed) if chaos else attendance.undisturbed())
     except KeyboardInterrupt:
         _stop(_how_to_resume(show), INTERRUPTED)
-    except SpellworkError as error:
-        raise click.ClickException(f"{error} [{error.code}]") from error
     _report(finished, time.monotonic() - began, show, as_json=as_json)
 
 
@@ -94,9 +92,9 @@ def _session(root: Path, out: Path, store: str | None) -> Session:
             _stop(f"nothing to review: {str(root)!r} holds no Python files", NOTHING_TO_REVIEW)
         out.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:
-        _stop(str(error), NOT_FOUND)
+        _stop(str(error), NOTHING_TO_REVIEW)
     except OSError as error:
-        _stop(f"{out} cannot be used: {error.strerror}; name another folder by --out", NOT_FOUND)
+        _stop(f"{out} cannot be used: {error.strerror}; name another folder by --out", UNUSABLE)
     return Session.of(root, out, store)
 
 
@@ -107,6 +105,8 @@ def _stop(message: str, code: int) -> NoReturn:
 
 def _how_to_resume(show: Show) -> str:
     again = shlex.join(["spellwork", *sys.argv[1:]] if "demo" in sys.argv else ["spellwork", "demo", *sys.argv[1:]])
+    if not show.run_id:
+        return f"interrupted before anything began; start it by\n  {again}"
     state = show.state
     done = (
         f"{len(state.committed)} of {len(state.planned)} files are done" if state and state.planned else "it has begun"

@@ -29,6 +29,7 @@ from spellwork.engine.run import Run, RunInfo
 from spellwork.errors import (
     DefinitionError,
     Fenced,
+    InternalError,
     PayloadError,
     RunNotFound,
     SpellworkError,
@@ -111,7 +112,7 @@ class Engine:
         self._clock = clock or SystemClock()
         self._counter = 0
         self._waiters: dict[str, list[asyncio.Future[Any]]] = {}
-        self._failed: StoreError | None = None
+        self._failed: StoreError | InternalError | None = None
         self._maintenance: asyncio.Task[None] | None = None
         self._store: Store | None = None
         self._host: Host
@@ -141,6 +142,7 @@ class Engine:
         self._host.outbound = self._desk
         self._host.sweep_due = lambda: self._host.spawn(self._sweep())
         self._host.blocked = self._blocked
+        self._host.broken = self._broken
         self._desk.ended = self._ended
         self._mail = MailRoom(store, self._clock, self._errors, self._host, self._desk)
         self._ownership = Ownership(store, self._clock, self._lease)
@@ -261,9 +263,15 @@ class Engine:
             log.warning("partition %d was taken over by another owner; its runs go on there", index)
             self._host.drop_partition(partition)
 
-    def _fail(self, error: StoreError) -> None:
+    def _broken(self, error: BaseException) -> None:
+        log.error("the engine is broken", exc_info=error)
+        internal = InternalError(f"a bug in the engine: {type(error).__name__}: {error}; open it again, and please report this")
+        internal.__cause__ = error
+        self._fail(internal)
+
+    def _fail(self, error: StoreError | InternalError) -> None:
         if self._failed is None:
-            log.error("the store failed, nothing more is run: %s", error)
+            log.error("nothing more is run: %s", error)
             self._failed = error
             for partition in list(self._host.partitions.values()):
                 self._host.drop_partition(partition)

@@ -79,6 +79,7 @@ class Host:
         self.runs: dict[int, LiveRun] = {}
         self.by_id: dict[str, LiveRun] = {}
         self.blocked: Callable[[RunRow], None] = lambda _row: None
+        self.broken: Callable[[BaseException], None] = lambda _error: None
         self.steps = Steps(self, clock, codec, errors, threads, processes)
         self.timers = Timers(clock, self._fire, self._sweep, self._wants_timer)
         self.sweep_due: Callable[[], None] = lambda: None
@@ -96,7 +97,7 @@ class Host:
     def _reap(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("background work failed: %s", error, exc_info=error)
+            self.broken(error)
 
     @property
     def busy(self) -> bool:

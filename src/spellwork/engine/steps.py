@@ -34,6 +34,8 @@ class Recorder(Protocol):
 
     def hold(self, live: LiveRun, effect: Callable[[], None]) -> None: ...
 
+    def broken(self, error: BaseException) -> None: ...
+
 
 class Step(msgspec.Struct, gc=False, eq=False):
     """One activity under way: its command, the attempt, and what has to be stopped when it is over.
@@ -97,6 +99,7 @@ class Steps:
         self._processes = processes
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
         self._random = random.Random(clock.entropy(16))  # noqa: S311 - spreads retries
+        self._context = contextvars.copy_context()
         self._running: set[Step] = set()
         self._queue: deque[Step] = deque()
         self._waking = False
@@ -220,9 +223,15 @@ class Steps:
         if self._idle:
             self._idle.pop().set_result(None)
         else:
-            worker = self._loop.create_task(self._work())
+            # in the context of the engine, not of whoever happens to call: what activities set must not travel
+            worker = self._loop.create_task(self._work(), context=self._context.copy())
             self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            worker.add_done_callback(self._retire)
+
+    def _retire(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if not worker.cancelled() and (error := worker.exception()) is not None:
+            self._recorder.broken(error)
 
     def _spare(self) -> None:
         """The worker before may be held up in an activity that waits: if steps are left, another takes over."""

@@ -55,6 +55,8 @@ class Activity(Generic[P, R]):
     def _check(self, is_async: bool) -> None:
         if not callable(self.fn) or not self.name:
             raise DefinitionError("@activity needs a named function")
+        if not isinstance(self.retry, Retry):
+            raise DefinitionError(f"activity {self.name}: retry= takes a Retry, not {self.retry!r}")
         if self.executor not in ("async", "thread", "process"):
             raise DefinitionError(
                 f'activity {self.name}: executor={self.executor!r} is unknown; use "async", "thread" or "process"'

@@ -30,11 +30,12 @@ class Victim:
         self._session = session
         self._run_id = run_id
         self._process: asyncio.subprocess.Process | None = None
+        self._log = Path(session.out) / LOG
 
     async def start(self) -> None:
         """Start it, and return once it owns the store and the run."""
         arguments = [msgspec.json.encode(self._session).decode(), self._run_id]
-        with self._log.open("ab") as log:
+        with self._log.open("wb") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -72,11 +73,9 @@ class Victim:
             except TimeoutError:
                 raise self._failure(None) from None
 
-    @property
-    def _log(self) -> Path:
-        return Path(self._session.out) / LOG
-
     def _failure(self, code: int | None) -> WorkerFailed:
         words = self._log.read_text(encoding="utf-8", errors="replace").strip()[-_TAIL:]
         what = "does not end" if code is None else f"ended with {code}"
-        return WorkerFailed(f"the process that runs {self._run_id} {what}; {self._log} ends with:\n{words}")
+        return WorkerFailed(
+            f"the process that runs {self._run_id} {what}: {words or 'it said nothing'} (see {self._log})"
+        )

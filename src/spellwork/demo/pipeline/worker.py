@@ -9,15 +9,16 @@ import sys
 
 import msgspec
 
-from spellwork import Engine
+from spellwork import Engine, SpellworkError
 from spellwork.demo.pipeline.session import LEASE_SECONDS, Session
 from spellwork.demo.pipeline.workflow import review
 
 
 async def work(session: Session, run_id: str) -> None:
     """Run the review to its end."""
-    # As a standby it also takes over on a system that cannot tell that the owner before was killed.
-    async with Engine(session.store, workflows=[review], standby=True, lease=LEASE_SECONDS) as engine:
+    # Windows cannot tell that the owner before was killed; there its lease has to run out.
+    standby = sys.platform == "win32"
+    async with Engine(session.store, workflows=[review], standby=standby, lease=LEASE_SECONDS) as engine:
         run = await session.start(engine, run_id)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
@@ -25,4 +26,7 @@ async def work(session: Session, run_id: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(work(msgspec.json.decode(sys.argv[1], type=Session), sys.argv[2]))
+    try:
+        asyncio.run(work(msgspec.json.decode(sys.argv[1], type=Session), sys.argv[2]))
+    except SpellworkError as error:
+        sys.exit(f"{error} [{error.code}]")
