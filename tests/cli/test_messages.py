@@ -134,7 +134,6 @@ def test_start_is_idempotent_and_refuses_what_differs(worker, spellwork):
     assert spellwork("start", "shop.py", "--input", '"x"').code == 5
 
 
-@pytest.mark.xfail(reason="engine: ErrorRegistry.rebuild raises TypeError for an unknown class (`message` twice)")
 def test_the_owner_refuses_arguments_that_do_not_fit(worker, spellwork):
     """With a workflow's NAME only the owner can check them."""
     refused = spellwork("start", "order", "--input", '"x"', "--json")

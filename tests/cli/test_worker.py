@@ -4,6 +4,8 @@ import signal
 
 import pytest
 
+from spellwork.clock import process_is_gone
+
 FLOW = """
     @activity
     async def gate() -> int:
@@ -32,6 +34,29 @@ def test_a_stopped_worker_gives_its_store_back(write, process, spellwork, folder
     assert "nobody now" in spellwork("show", "g").out
     (folder / "go").touch()
     assert spellwork("resume", "flow.py", "g").value == 1
+
+
+def test_stopping_does_not_wait_for_an_activity_in_a_process(write, process, spellwork, folder, eventually):
+    """A CPU-bound activity is ended with the worker that started it; its step runs again elsewhere."""
+    write(
+        "busy.py",
+        """
+        import os, threading
+        @activity(executor="process")
+        def busy() -> None:
+            Path("busy.pid").write_text(str(os.getpid()))
+            threading.Event().wait(60)
+        @workflow
+        async def works() -> None:
+            await busy()
+        """,
+    )
+    spellwork("start", "busy.py")
+    first = process("worker", "busy.py", "--grace", "0").says("running works")
+    pid = eventually(lambda: (folder / "busy.pid").exists() and (folder / "busy.pid").read_text())
+    first.popen.terminate()
+    assert first.end().code == 0
+    eventually(lambda: process_is_gone(int(pid), ""))
 
 
 def test_grace_lets_an_activity_finish(write, process, spellwork, folder, eventually):

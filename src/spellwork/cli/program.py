@@ -156,11 +156,12 @@ def _hush() -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    # The interpreter would wait for activities in threads, perhaps for ever. What they do is not recorded any more, the
-    # store is closed, and everything is prepared for an end at any moment.
-    if any(thread.name.startswith("spellwork-activity") for thread in threading.enumerate()):
-        multiprocessing = sys.modules.get("multiprocessing")
-        for child in multiprocessing.active_children() if multiprocessing else ():
+    # The interpreter would wait for activities in threads and processes, perhaps for ever. What they do is not recorded
+    # any more, the store is closed, and everything is prepared for an end at any moment.
+    multiprocessing = sys.modules.get("multiprocessing")
+    children = multiprocessing.active_children() if multiprocessing else []
+    if children or any(thread.name.startswith("spellwork-activity") for thread in threading.enumerate()):
+        for child in children:
             child.terminate()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

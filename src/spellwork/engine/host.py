@@ -41,7 +41,7 @@ from spellwork.journal import (
     pack_entry,
 )
 from spellwork.journal.rows import active_key, journal_key, timer_key
-from spellwork.store import Store
+from spellwork.store import Batch, Store
 from spellwork.workflow import Execution
 from spellwork.workflow import commands as c
 from spellwork.workflow.execution import AFTER_THE_END
@@ -86,6 +86,7 @@ class Host:
         self._cache = cache
         self._idle: OrderedDict[int, LiveRun] = OrderedDict()
         self._loading: dict[int, asyncio.Future[LiveRun]] = {}
+        self._just_blocked: set[int] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Any) -> None:
@@ -330,6 +331,9 @@ class Host:
             stored = await self.store.read(lambda reader: rows.read_run(reader, number))
             live = self._revive(number, stored)
         except (SpellworkError, asyncio.CancelledError) as error:
+            if number in self._just_blocked:
+                self._just_blocked.discard(number)
+                await self.store.commit(Batch())  # nobody is told before it is durable
             future.set_exception(error) if isinstance(error, SpellworkError) else future.cancel()
             if not future.cancelled():
                 future.exception()
@@ -359,6 +363,7 @@ class Host:
             log.error("run %s is blocked: %s", row.id, error)
             blocked = rows.block(partition.batch(), row, stored.timer_key, Status.BLOCKED, str(error), self.clock.now())
             partition.then(lambda: self.blocked(blocked))
+            self._just_blocked.add(number)
             raise
         live = LiveRun(row, partition, execution)
         live.acked = execution.position

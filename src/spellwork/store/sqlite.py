@@ -214,6 +214,12 @@ class SqliteBackend:
         with translated(self.path):
             return int(self._bell.pragma("data_version"))
 
+    def pragmas(self) -> dict[str, Any]:
+        """What is in force on the writing connection."""
+        names = ("journal_mode", "synchronous", "fullfsync", "wal_autocheckpoint")
+        with translated(self.path):
+            return {name: self._writer.pragma(name) for name in names}
+
     def size(self) -> int:
         files = (Path(self.path), Path(f"{self.path}-wal"))
         return sum(file.stat().st_size for file in files if file.exists())

@@ -1,5 +1,7 @@
 """Owns the watch for real I/O inside workflow code: an audit hook that refuses files, sockets, processes, threads and sleeps there.
 It must never touch code outside workflow loops: elsewhere it looks at one thread-local value and returns.
+
+Python announces blocking sleeps only since 3.13 and new threads since 3.12; before, those two go unnoticed here.
 """
 
 from __future__ import annotations

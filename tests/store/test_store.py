@@ -1,0 +1,300 @@
+"""The store's contract, the same on every backend: batches, requirements, snapshots, merges, the change feed, durability."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import apsw
+import pytest
+
+from spellwork.errors import Conflict, Fenced, Lagged, StoreClosed, StoreError, StoreFailed, StoreUnavailable
+from spellwork.store import Batch, Durability, Keyspace, Store, open_store
+from spellwork.store.committer import FEED_RETAINED, Committer
+from spellwork.store.keyspace import PARTITIONS, successor
+from spellwork.store.sqlite import SqliteBackend
+
+PLAIN = Keyspace("plain", 0x40)
+WATCHED = Keyspace("watched", 0x90)
+ONE = (1).to_bytes(8, "big", signed=True)
+
+
+@pytest.fixture(params=["memory:", "sqlite"])
+def url(request, tmp_path: Path) -> str:
+    """Each backend."""
+    return request.param if request.param == "memory:" else f"sqlite:{tmp_path / 'store.db'}"
+
+
+def key(name: str, keyspace: Keyspace = PLAIN) -> bytes:
+    return keyspace.key(name.encode())
+
+
+async def test_batches_apply_as_a_whole_and_get_increasing_revisions(url: str) -> None:
+    """Puts and deletes of a batch are visible together, the last word on a key counts, and revisions grow."""
+    store = open_store(url)
+    first = await store.commit(Batch().put(key("a"), b"1").put(key("b"), b"2").put(key("a"), b"3"))
+    second = await store.commit(Batch().delete(key("b")).put(key("c"), b""))
+    assert second > first
+    assert await store.scan(*PLAIN.range()) == [(key("a"), b"3"), (key("c"), b"")]
+    assert await store.revision() == second
+    await store.close()
+
+
+async def test_requirements_hold_or_nothing_happens(url: str) -> None:
+    """absent, version and epoch are checked; a conflict fails its own batch and no neighbour."""
+    store = open_store(url)
+    version = await store.commit(Batch().put(key("a"), b"1"))
+    fenced = PARTITIONS.key((7).to_bytes(2, "big"))
+    await store.commit(Batch().put(fenced, (3).to_bytes(8, "big") + b"owner"))
+    outcomes = await asyncio.gather(
+        store.commit(Batch().put(key("x"), b"").require_absent(key("a"))),
+        store.commit(Batch().put(key("y"), b"").require_version(key("a"), version)),
+        store.commit(Batch().put(key("z"), b"").require_version(key("a"), version + 1)),
+        store.commit(Batch().put(key("new"), b"").require_version(key("never"), 0)),
+        store.commit(Batch().put(key("p"), b"").require_epoch(7, 3)),
+        store.commit(Batch().put(key("q"), b"").require_epoch(7, 2)),
+        store.commit(Batch().put(key("first"), b"").require_absent(key("first"))),
+        store.commit(Batch().put(key("first"), b"").require_absent(key("first"))),
+        return_exceptions=True,
+    )
+    kinds = [type(outcome).__name__ for outcome in outcomes]
+    assert kinds == ["Conflict", "int", "Conflict", "int", "int", "Fenced", "int", "Conflict"]
+    assert [k for k, _ in await store.scan(*PLAIN.range())] == [key(n) for n in ("a", "first", "new", "p", "y")]
+    assert isinstance(outcomes[5], Fenced)
+    assert outcomes[5].partition == 7
+    await store.close()
+
+
+async def test_merges_are_exact_under_concurrency(url: str) -> None:
+    """Many concurrent additions add up; append and max do what they say; an unknown operator is refused at once."""
+    store = open_store(url)
+    await asyncio.gather(*(store.commit(Batch().merge(key("n"), "add", ONE)) for _ in range(500)))
+    assert int.from_bytes(await store.get(key("n")) or b"", "big", signed=True) == 500
+    await store.commit(Batch().merge(key("s"), "append", b"a").merge(key("s"), "append", b"b"))
+    await store.commit(Batch().merge(key("m"), "max", ONE))
+    await store.commit(Batch().merge(key("m"), "max", (-5).to_bytes(8, "big", signed=True)))
+    assert await store.get(key("s")) == b"ab"
+    assert await store.get(key("m")) == ONE
+    with pytest.raises(ValueError, match="unknown merge operator"):
+        Batch().merge(key("n"), "sub", ONE)
+    await store.close()
+
+
+async def test_store_agrees_with_a_dict(url: str) -> None:
+    """Random batches, scans in both directions, limits and range deletes give what a sorted dict gives."""
+    rng = random.Random(7)
+    store, model = open_store(url), dict[bytes, bytes]()
+    names = [bytes(rng.randbytes(rng.randint(0, 3))) for _ in range(60)]
+    for _ in range(150):
+        batch = Batch()
+        if rng.random() < 0.2:
+            low, high = sorted(PLAIN.key(rng.choice(names)) for _ in range(2))
+            batch.delete_range(low, high)
+            model = {k: v for k, v in model.items() if not low <= k < high}
+        for _ in range(rng.randint(1, 6)):
+            k = PLAIN.key(rng.choice(names))
+            if rng.random() < 0.3:
+                batch.delete(k)
+                model.pop(k, None)
+            else:
+                model[k] = rng.randbytes(rng.choice((0, 5, 3000)))
+                batch.put(k, model[k])
+        await store.commit(batch)
+        low, high = sorted(PLAIN.key(rng.choice(names)) for _ in range(2))
+        expected = sorted((k, v) for k, v in model.items() if low <= k < high)
+        assert await store.scan(low, high) == expected
+        assert await store.scan(low, high, reverse=True, limit=4) == expected[::-1][:4]
+        assert await store.scan(low, high, limit=3) == expected[:3]
+    await store.close()
+
+
+async def test_snapshots_stay_as_they_were(url: str) -> None:
+    """What is committed after a snapshot was taken is not seen through it."""
+    store = open_store(url)
+    await store.commit(Batch().put(key("a"), b"1"))
+    async with store.snapshot() as snapshot:
+        await store.commit(Batch().put(key("a"), b"2").put(key("b"), b"3"))
+        assert await snapshot.get(key("a")) == b"1"
+        assert await snapshot.scan(*PLAIN.range()) == [(key("a"), b"1")]
+    assert await store.get(key("a")) == b"2"
+    await store.close()
+
+
+async def test_watchers_see_committed_changes_in_order_and_resume(url: str) -> None:
+    """A watcher gets every change under its prefix once, in order, from the revision it names; others' changes not at all."""
+    store = open_store(url)
+    start = await store.revision()
+    for i in range(5):
+        await store.commit(Batch().put(WATCHED.key(b"k%d" % i), b"%d" % i).put(key("unwatched"), b""))
+    await store.commit(Batch().delete(WATCHED.key(b"k0")))
+    await store.commit(Batch().delete_range(*WATCHED.range(b"k1")))
+    seen = []
+    async for change in store.watch(WATCHED.key(b"k"), since=start):
+        seen.append(change)
+        if len(seen) == 7:
+            break
+    assert [change.value for change in seen] == [b"0", b"1", b"2", b"3", b"4", None, None]
+    assert [c.revision for c in seen] == sorted(c.revision for c in seen)
+    assert seen[6].end == successor(WATCHED.key(b"k1"))
+    async for change in store.watch(WATCHED.key(b"k3"), since=start):
+        assert change.value == b"3"
+        break
+    with pytest.raises(ValueError, match="only keyspaces"):
+        await anext(store.watch(PLAIN.key()))
+    await store.close()
+
+
+async def test_watcher_that_falls_behind_is_told_how_far() -> None:
+    """Beyond what the feed retains, watch() raises Lagged with the number of missed revisions."""
+    store = open_store("memory:")
+    for i in range(FEED_RETAINED + 2500):
+        store.submit(Batch().put(WATCHED.key(b"k"), b"%d" % i), lambda _outcome: None)
+        if i % 100 == 0:
+            await asyncio.sleep(0)
+    await store.commit(Batch().put(WATCHED.key(b"k"), b"last"))
+    with pytest.raises(Lagged) as caught:
+        await anext(store.watch(WATCHED.key(), since=1))
+    assert caught.value.missed > 1000
+    await store.close()
+
+
+async def test_changes_of_another_process_ring_the_bell(tmp_path: Path) -> None:
+    """A watcher in one store sees what another store on the same file commits."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    here, there = open_store(url), open_store(url)
+    watching = asyncio.ensure_future(anext(here.watch(WATCHED.key(), since=0)))
+    await asyncio.sleep(0)
+    await there.commit(Batch().put(WATCHED.key(b"x"), b"from there"))
+    assert (await asyncio.wait_for(watching, 5)).value == b"from there"
+    await here.close()
+    await there.close()
+
+
+async def test_two_writers_on_one_file_share_it_fairly(tmp_path: Path) -> None:
+    """Beside a writer that commits in a loop another one gets its turn, and no update of either is lost."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    here, there = open_store(url), open_store(url)
+    stop = False
+
+    async def hammer() -> int:
+        count = 0
+        while not stop:
+            await here.commit(Batch().merge(key("n"), "add", ONE))
+            count += 1
+        return count
+
+    hammering = asyncio.ensure_future(hammer())
+    for _ in range(30):
+        await asyncio.wait_for(there.commit(Batch().merge(key("n"), "add", ONE)), 5)
+    stop = True
+    total = await hammering + 30
+    assert int.from_bytes(await here.get(key("n")) or b"", "big") == total
+    await here.close()
+    await there.close()
+
+
+@pytest.mark.parametrize(
+    ("level", "synced"), [("full", "each"), ("batched(20)", "some"), ("relaxed", "none")]
+)
+async def test_durability_levels_differ_in_syncs(tmp_path: Path, level: str, synced: str) -> None:
+    """full syncs each group, batched at most every so often, relaxed leaves it to the checkpoint."""
+    store = open_store(f"sqlite:{tmp_path / 'store.db'}", durability=level)
+    for i in range(50):
+        await store.commit(Batch().put(key(str(i)), b"x"))
+    syncs = store.stats.syncs
+    assert {"each": syncs == 50, "some": 0 < syncs < 50 or syncs == 0, "none": syncs == 0}[synced]
+    await store.close()
+    assert {"each": store.stats.syncs == 50, "some": 1 <= store.stats.syncs < 50, "none": store.stats.syncs == 0}[synced]
+    again = open_store(f"sqlite:{tmp_path / 'store.db'}")
+    assert len(await again.scan(*PLAIN.range())) == 50
+    await again.close()
+
+
+@pytest.mark.parametrize("bad", ["", "fast", "batched", "batched(0)", "batched(x)"])
+def test_unknown_durability_is_refused(bad: str) -> None:
+    """A level that does not exist is refused with those that do."""
+    with pytest.raises(ValueError, match="unknown durability"):
+        Durability.parse(bad)
+
+
+async def test_durability_must_fit_the_store(tmp_path: Path) -> None:
+    """A memory: store cannot promise durability, and a file is not memory."""
+    with pytest.raises(ValueError, match="use sqlite:PATH"):
+        open_store("memory:", durability="full")
+    with pytest.raises(ValueError, match="relaxed"):
+        open_store(f"sqlite:{tmp_path / 'x.db'}", durability="memory")
+
+
+async def test_sqlite_is_pinned_to_wal_and_full(tmp_path: Path) -> None:
+    """The journal mode and the level of durability are set, not hoped for."""
+    backend = SqliteBackend(str(tmp_path / "store.db"))
+    assert backend.pragmas() == {"journal_mode": "wal", "synchronous": 2, "fullfsync": 1, "wal_autocheckpoint": 16000}
+    backend.close()
+
+
+async def test_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SQLite with the WAL-reset bug is refused with what to install."""
+    monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: "3.51.2")
+    with pytest.raises(StoreUnavailable, match=r"3\.51\.2 can corrupt"):
+        SqliteBackend(str(tmp_path / "store.db"))
+
+
+class _Breaks(SqliteBackend):
+    """A disk that refuses the n-th commit."""
+
+    left = 2
+
+    def commit(self, revision: int) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise StoreFailed("the disk refused")
+        super().commit(revision)
+
+
+async def test_after_a_failed_sync_the_handle_is_not_used_again(tmp_path: Path) -> None:
+    """Once a commit has failed nobody knows what the disk holds: every later batch fails until the store is opened anew."""
+    path = str(tmp_path / "store.db")
+    store = Store("sqlite:" + path, _Breaks(path), Durability.parse("full"), _clock())
+    await store.commit(Batch().put(key("a"), b""))
+    await store.commit(Batch().put(key("b"), b""))
+    for _ in range(3):
+        with pytest.raises(StoreFailed, match="refused"):
+            await store.commit(Batch().put(key("c"), b""))
+    assert [k for k, _ in await store.scan(*PLAIN.range())] == [key("a"), key("b")]
+    await store.close()
+    with pytest.raises(StoreError):
+        await store.commit(Batch())
+    again = open_store("sqlite:" + path)
+    await again.commit(Batch().put(key("c"), b""))
+    await again.close()
+
+
+async def test_closing_writes_what_is_queued(url: str) -> None:
+    """Batches submitted before close() are committed and acknowledged; those after it are refused."""
+    store = open_store(url)
+    outcomes: list[object] = []
+    for i in range(10):
+        store.submit(Batch().put(key(str(i)), b""), outcomes.append)
+    await store.close()
+    assert all(isinstance(outcome, int) for outcome in outcomes)
+    assert len(outcomes) == 10
+    with pytest.raises(StoreClosed):
+        await store.commit(Batch())
+
+
+async def test_batches_of_one_turn_share_a_sync(tmp_path: Path) -> None:
+    """What is submitted side by side travels in one group."""
+    store = open_store(f"sqlite:{tmp_path / 'store.db'}")
+    before = store.stats.syncs
+    await asyncio.gather(*(store.commit(Batch().put(key(str(i)), b"")) for i in range(100)))
+    assert store.stats.syncs == before + 1
+    assert isinstance(Committer, type)
+    assert Conflict.code == "store-conflict"
+    await store.close()
+
+
+def _clock():
+    from spellwork.clock import SystemClock
+
+    return SystemClock()
