@@ -88,7 +88,6 @@ def test_what_a_run_refuses_is_told(worker, spellwork):
     assert spellwork("signal", "o", "approval", "{").code == 2
 
 
-@pytest.mark.xfail(reason="engine: MailRoom._handle does not reply when an update's handler raised a built-in error")
 def test_an_update_that_raised_ends_with_1(worker, spellwork):
     """What its handler raised is told."""
     spellwork("start", "shop.py", "--id", "o")

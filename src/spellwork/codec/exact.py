@@ -7,8 +7,8 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import enum
+import sys
 import uuid
-import zoneinfo
 from collections.abc import Callable
 from typing import Any
 
@@ -122,7 +122,8 @@ def _zone(value: dt.datetime | dt.time) -> Any:
     zone = value.tzinfo
     if zone is None:
         return 0
-    if isinstance(zone, zoneinfo.ZoneInfo) and zone.key:
+    zoneinfo = sys.modules.get("zoneinfo")  # who has a ZoneInfo has imported it; most programs never do
+    if zoneinfo is not None and isinstance(zone, zoneinfo.ZoneInfo) and zone.key:
         return zone.key
     if isinstance(zone, dt.timezone):
         offset = zone.utcoffset(None)
@@ -134,6 +135,8 @@ def _unzone(stored: Any) -> dt.tzinfo | None:
     if stored == 0:
         return None
     if isinstance(stored, str):
+        import zoneinfo  # noqa: PLC0415 - see _zone
+
         return zoneinfo.ZoneInfo(stored)
     offset = dt.timedelta(*stored[1:])
     return dt.timezone(offset) if offset else dt.UTC

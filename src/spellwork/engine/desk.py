@@ -212,7 +212,7 @@ class Desk:
 
     def _answer(self, answer: UpdateCompleted) -> bytes | None:
         if answer.failure is not None:
-            raise self._host.errors.rebuild(answer.failure)
+            raise m.Told("the update failed", failure=answer.failure)
         return answer.result
 
     async def _stored_answer(self, message: m.AskUpdate) -> UpdateCompleted:

@@ -199,8 +199,8 @@ class Engine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        store, self._store = self._open_store, None
-        await self._shut(store)
+        if self._store is not None:
+            await self._shut(self._store)
 
     async def _shut(self, store: Store) -> None:
         self._store = None
@@ -377,9 +377,12 @@ class Engine:
         live = self._host.by_id.get(message.run_id)
         partition = live.partition.index if live is not None else (await self._row(message.run_id)).partition
         ours = self._host.partitions.get(partition)
-        if ours is not None:
+        if ours is None:
+            return await self._send(message, partition)
+        try:
             return await self._desk.handle(message, ours)
-        return await self._send(message, partition)
+        except m.Told as told:
+            raise self._errors.rebuild(told.failure) from None
 
     async def _send(self, message: m.AnyMessage, partition: int) -> bytes | None:
         async def is_ours() -> bool:

@@ -41,7 +41,7 @@ def readable(position: int, entry: Any, codec: Codec) -> Event:
         elif name in _CALLS:
             value = show_call(codec, value)
         elif isinstance(value, msgspec.Struct):
-            value = msgspec.to_builtins(value)
+            value = _fields(value)
         data[name] = value
     return Event(position, dt.datetime.fromtimestamp(entry.at / 1_000_000, dt.UTC), type(entry).__name__, data)
 
@@ -51,3 +51,8 @@ def _value(codec: Codec, payload: bytes) -> Any:
         return codec.untyped.decode(payload)
     except PayloadError as error:
         return f"<{error}>"
+
+
+def _fields(value: msgspec.Struct) -> dict[str, Any]:
+    pairs = ((name, getattr(value, name)) for name in value.__struct_fields__)
+    return {name: _fields(item) if isinstance(item, msgspec.Struct) else item for name, item in pairs if item is not None}

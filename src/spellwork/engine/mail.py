@@ -98,7 +98,7 @@ class MailRoom:
             self._handling.discard(key)
             return
         except SpellworkError as error:
-            reply = m.Reply(None, Failure.of(error))
+            reply = m.Reply(None, error.failure if isinstance(error, m.Told) else Failure.of(error))
             effect.done = False
         if not effect.done and partition.held:
             batch = partition.batch().delete(key)

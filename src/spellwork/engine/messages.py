@@ -16,6 +16,13 @@ class Deferred(SpellworkError):
     code = "deferred"
 
 
+class Told(SpellworkError):
+    """The answer to a message is a failure of user code; whoever asked rebuilds it from `failure`."""
+
+    code = "told"
+    failure: Failure
+
+
 class Message(msgspec.Struct, frozen=True, array_like=True):
     """Something asked of a run, which `run_id` names."""
 

@@ -7,11 +7,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
-import multiprocessing
 import random
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
 import msgspec
@@ -142,6 +140,7 @@ class Steps:
 
     def _relaunch(self, step: Step) -> None:
         step.retry_handle = None
+        step.began = self._clock.now()
         self._launch(step)
 
     def _launch(self, step: Step) -> None:
@@ -154,7 +153,6 @@ class Steps:
             self._rouse()
 
     def _arm(self, step: Step) -> bool:
-        step.began = self._clock.now()
         limit = self._limit(step)
         if limit is not None:
             name, seconds, left = limit
@@ -290,7 +288,7 @@ class Steps:
                     self._process_pool(), call_activity, activity, command.args, command.kwargs
                 )
         except (Exception, asyncio.CancelledError, SystemExit) as error:  # supervision point: user code of an activity
-            if isinstance(error, BrokenProcessPool):
+            if isinstance(error, concurrent.futures.BrokenExecutor):
                 self._pool = None
                 error.add_note("the worker process died (killed, out of memory, or a crash in native code)")
             self._conclude(step, error)
@@ -299,6 +297,8 @@ class Steps:
 
     def _process_pool(self) -> concurrent.futures.ProcessPoolExecutor:
         if self._pool is None:
+            import multiprocessing  # noqa: PLC0415 - half a tenth of the import time, for what few programs use
+
             self._pool = concurrent.futures.ProcessPoolExecutor(
                 self._processes, mp_context=multiprocessing.get_context("spawn")
             )
@@ -347,7 +347,7 @@ class Steps:
         retry_at = at + round(wait * MICROSECONDS)
         self._recorder.append(
             live,
-            AttemptFailed(at, command.n, activity.name, command.digest, failure, step.attempt, retry_at, step.details),
+            AttemptFailed(at, command.n, activity.name, command.digest, failure, step.attempt, retry_at, step.details, step.began),
         )
         self._recorder.hold(live, lambda: self.start(live, command))
 

@@ -66,6 +66,7 @@ class AttemptFailed(Entry, tag=4):
     attempt: int
     retry_at: int
     heartbeat: bytes | None = None
+    began: int = 0
 
 
 class TimerFired(Entry, tag=5):

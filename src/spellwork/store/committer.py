@@ -16,7 +16,7 @@ from spellwork.clock import Clock
 from spellwork.errors import Conflict, Fenced, StoreClosed, StoreError
 from spellwork.store.backend import Backend
 from spellwork.store.batch import MERGES, Batch
-from spellwork.store.keyspace import FEED, FEED_FLOOR, PARTITIONS, WATCHED
+from spellwork.store.keyspace import FEED, FEED_FLOOR, PARTITIONS, REVISION, WATCHED
 
 Outcome = int | StoreError
 Done = Callable[[Outcome], None]
@@ -56,6 +56,7 @@ class Committer:
         self._epochs: dict[int, int] = {}
         self._synced_at = clock.monotonic()
         self._unsynced = False
+        self._closed = False
         self.stats = CommitStats()
         self.committed: Callable[[int], None] = lambda _revision: None
         self._thread: threading.Thread | None = None
@@ -68,6 +69,10 @@ class Committer:
 
         What one turn of the loop submits travels together, so that steps that finished side by side share a sync.
         """
+        if self._closed:
+            error = self._failed or StoreClosed("the store is closed; open the engine again")
+            self._loop.call_soon(done, error)
+            return
         if not self._turn:
             self._loop.call_soon(self._flush)
         self._turn.append((batch, done))
@@ -85,10 +90,10 @@ class Committer:
         """Write what is queued, then stop. Called from outside the event loop's turn."""
         if self._turn:
             self._flush()
+        self._closed = True
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
-        self._failed = self._failed or StoreClosed("the store is closed; open the engine again")
 
     def _run(self) -> None:
         running = True
@@ -169,7 +174,7 @@ class Committer:
                 self.stats.conflicts += 1
                 outcomes.append((done, error))
         work.prune_feed(revision)
-        work.flush()
+        work.flush(final=True)
         self._probe("commit.sync")
         self._backend.commit(work.revision)
         self.stats.batches += len(group)
@@ -248,7 +253,9 @@ class _Transaction:
             self._backend.delete_range(FEED.key(), FEED.key((floor + 1).to_bytes(8, "big")))
             self._overlay[FEED_FLOOR] = (floor.to_bytes(8, "big"), self.revision)
 
-    def flush(self) -> None:
+    def flush(self, *, final: bool = False) -> None:
+        if final:
+            self._overlay[REVISION] = (self.revision.to_bytes(8, "big"), self.revision)
         if not self._overlay:
             return
         deletes = [key for key, row in self._overlay.items() if row is None]

@@ -35,4 +35,6 @@ def successor(prefix: bytes) -> bytes:
 META = Keyspace("meta", 0x01)
 PARTITIONS = Keyspace("partitions", 0x02)
 FEED = Keyspace("feed", 0x03)
+# As long as a journal key, so that it goes into the store with the same statement.
+REVISION = META.key(b"revision\0\0\0\0")
 FEED_FLOOR = META.key(b"feed-floor")

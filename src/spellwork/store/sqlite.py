@@ -23,14 +23,26 @@ from spellwork.errors import (
     StoreUnavailable,
 )
 from spellwork.store.backend import Row
-from spellwork.store.keyspace import META
+from spellwork.store.keyspace import REVISION
 from spellwork.store.turn import Turn
 
 APPLICATION_ID = 0x53504C57  # "SPLW"
 SCHEMA = 1
+CHECKPOINT_PAGES = 16_000
 _FIRST_SAFE = (3, 51, 3)  # sqlite.org, "The WAL Reset Bug": two connections can corrupt a database up to 3.51.2
-_REVISION = META.key(b"revision")
 _LOCK_WAIT = 30.0
+
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "fullfsync=1",  # macOS: fsync alone leaves the data in the drive's cache
+    "checkpoint_fullfsync=1",
+    f"wal_autocheckpoint={CHECKPOINT_PAGES}",
+    "journal_size_limit=134217728",
+    "cache_size=-65536",
+    "temp_store=MEMORY",
+    "trusted_schema=0",
+)
 
 # apsw gives up the GIL at each step, and a busy event loop keeps it for 5 ms: so the rows of a group go in by one statement a
 # key length, as blobs of version (8 bytes), key and value.
@@ -102,7 +114,7 @@ class SqliteBackend:
         _prepare_file(path, create=create)
         self._writer = self._connect()
         try:
-            self._open_schema()
+            self._open_schema(create=create)
             self._writer.set_busy_timeout(5)  # from here on the turn decides who waits
             self._bell = self._connect()
             with translated(path):
@@ -117,18 +129,17 @@ class SqliteBackend:
                 self.path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._vfs
             )
             connection.set_busy_timeout(2000)
-            connection.execute(
-                "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA fullfsync=1; PRAGMA checkpoint_fullfsync=1; "
-                "PRAGMA wal_autocheckpoint=16000; PRAGMA journal_size_limit=134217728; "
-                "PRAGMA cache_size=-65536; PRAGMA temp_store=MEMORY; PRAGMA trusted_schema=0"
-            )
+            for pragma in _PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}").fetchall()
             return connection
 
-    def _open_schema(self) -> None:
+    def _open_schema(self, *, create: bool) -> None:
         with translated(self.path):
             application = self._writer.pragma("application_id")
             schema = self._writer.pragma("user_version")
             empty = not self._writer.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+            if application == 0 and empty and not create:
+                raise StoreMissing(f"{self.path} is empty, not a store; check --store, or start a run to create one")
             if application == 0 and empty:
                 self._writer.execute(
                     "BEGIN IMMEDIATE; "  # two processes may both come here: the second finds the table and agrees
@@ -152,11 +163,11 @@ class SqliteBackend:
                 self._writer.execute(f"PRAGMA synchronous={'FULL' if sync else 'NORMAL'}")
                 self._synced = sync
             self._begin_immediate()
-            seen = self._writer.pragma("data_version")
+            seen = self._writer.execute("PRAGMA data_version").get
             changed = seen != self._seen_version
             if changed:
                 self._seen_version = seen
-                row = self._writer.execute("SELECT v FROM kv WHERE k = ?", (_REVISION,)).fetchone()
+                row = self._writer.execute("SELECT v FROM kv WHERE k = ?", (REVISION,)).fetchone()
                 self._revision = int.from_bytes(row[0], "big") if row else 0
             return self._revision, changed
 
@@ -195,11 +206,7 @@ class SqliteBackend:
             self._writer.execute("DELETE FROM kv WHERE k >= ? AND k < ?", (start, end))
 
     def commit(self, revision: int) -> None:
-        stamp = revision.to_bytes(8, "big")
         with translated(self.path):
-            self._writer.execute(
-                "INSERT OR REPLACE INTO kv(k, v, r) VALUES (?1, ?2, ?2)", (_REVISION, stamp)
-            )
             self._writer.execute("COMMIT")
         self._revision = revision
 
@@ -212,7 +219,7 @@ class SqliteBackend:
 
     def doorbell(self) -> int:
         with translated(self.path):
-            return int(self._bell.pragma("data_version"))
+            return int(self._bell.execute("PRAGMA data_version").get)
 
     def pragmas(self) -> dict[str, Any]:
         """What is in force on the writing connection."""

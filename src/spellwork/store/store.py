@@ -19,12 +19,13 @@ from spellwork.errors import Lagged, StoreError, StoreUnavailable
 from spellwork.store.backend import Backend, Reader
 from spellwork.store.batch import Batch
 from spellwork.store.committer import Committer, CommitStats, Done, Probe
-from spellwork.store.keyspace import FEED, FEED_FLOOR, META
+from spellwork.store.keyspace import FEED, FEED_FLOOR, REVISION
 from spellwork.store.memory import MemoryBackend
 from spellwork.store.sqlite import SqliteBackend
 
 T = TypeVar("T")
-_DOORBELL_EVERY = 0.02
+_LISTEN_EVERY = 0.05
+_AWAIT_EVERY = 0.005
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ class Store:
             loop = asyncio.get_running_loop()
             reader = await loop.run_in_executor(self._readers, self._backend.reader)
             # the first read fixes what a SQLite read transaction sees
-            await loop.run_in_executor(self._readers, reader.get, META.key(b"revision"))
+            await loop.run_in_executor(self._readers, reader.get, REVISION)
             view = Snapshot(reader, self._readers)
         try:
             yield view
@@ -187,6 +188,9 @@ class Store:
         """
         listeners = self._foreign if foreign_only else self._listeners
         listeners.append(callback)
+        if self._poll is not None and not foreign_only:
+            self._poll.cancel()
+            self._poll = None
         self._ensure_polling()
 
         def stop() -> None:
@@ -201,7 +205,9 @@ class Store:
 
     def _ensure_polling(self) -> None:
         if self._poll is None and self._readers is not None and not self._closed:
-            self._poll = asyncio.get_running_loop().call_later(_DOORBELL_EVERY, self._listen)
+            # an owner that only looks for mail may sleep longer than somebody who waits for an answer
+            pause = _AWAIT_EVERY if self._listeners else _LISTEN_EVERY
+            self._poll = asyncio.get_running_loop().call_later(pause, self._listen)
 
     def _listen(self) -> None:
         self._poll = None
@@ -216,10 +222,7 @@ class Store:
 
     async def revision(self) -> int:
         """The revision of the newest commit."""
-        stamp = await self.get(META.key(b"revision"))
-        if stamp is None and isinstance(self._backend, MemoryBackend):
-            return self._backend.begin(sync=False)[0]
-        return int.from_bytes(stamp or b"", "big")
+        return int.from_bytes(await self.get(REVISION) or b"", "big")
 
     async def watch(self, prefix: bytes, since: int | None = None) -> AsyncIterator[Change]:
         """Committed changes under `prefix` (of a watched keyspace), in revision order, after revision `since` (default: now).
