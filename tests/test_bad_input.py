@@ -132,7 +132,7 @@ async def test_signals_are_checked_against_their_type() -> None:
     async with TestEngine(workflows=[waits]) as engine:
         run = await engine.start(waits, 1)
         with pytest.raises(PayloadError):
-            await run.signal(go, "seven")  # type: ignore[arg-type]
+            await run.signal(go, "seven")
         await run.signal("go", "seven")
         await run.signal(go, 7)
         assert await run.result() == 7, "one that came by name and does not fit is skipped"
@@ -154,7 +154,7 @@ async def test_unknown_workflows_and_runs_are_named() -> None:
         with pytest.raises(UnknownWorkflow, match="'other' is not registered"):
             await engine.start(other, 1)
         with pytest.raises(DefinitionError, match="takes a @workflow"):
-            await engine.start(print)
+            await engine.start(print)  # type: ignore[call-overload]
         with pytest.raises(RunNotFound, match="no run 'nope'"):
             await engine.get("nope")
         with pytest.raises(RunNotFound):
@@ -262,7 +262,7 @@ async def test_damaged_entry_blocks_its_run_and_no_other(tmp_path: Path) -> None
         number = (await (await engine.get("bad")).status()).number
     handle = apsw.Connection(str(tmp_path / "store.db"))
     key = b"\x10" + number.to_bytes(8, "big") + (1).to_bytes(4, "big")
-    value = bytearray(handle.execute("SELECT v FROM kv WHERE k = ?", (key,)).fetchone()[0])
+    value = bytearray(handle.execute("SELECT v FROM kv WHERE k = ?", (key,)).get)
     value[3] ^= 1
     handle.execute("UPDATE kv SET v = ? WHERE k = ?", (bytes(value), key))
     handle.close()
@@ -382,7 +382,6 @@ def _forbidden() -> dict[str, object]:
 @pytest.mark.parametrize("name", list(_forbidden()))
 async def test_real_io_in_a_workflow_is_refused_with_file_and_line(name: str) -> None:
     """Files, sockets, sleeps, processes and threads inside workflow code raise ForbiddenInWorkflow with the place."""
-
     since = {"sleeps": (3, 13), "starts_a_thread": (3, 12)}.get(name, (3, 11))
     if sys.version_info < since:
         pytest.skip(f"Python tells of this only since {since[0]}.{since[1]}")
@@ -402,7 +401,7 @@ async def test_real_io_in_a_workflow_is_refused_with_file_and_line(name: str) ->
 
 @pytest.mark.parametrize("call", ["to_thread", "run_in_executor", "open_connection"])
 async def test_asyncio_io_in_a_workflow_is_refused_with_file_and_line(call: str) -> None:
-    """asyncio's own ways out of the loop raise ForbiddenInWorkflow with the place."""
+    """Asyncio's own ways out of the loop raise ForbiddenInWorkflow with the place."""
 
     @workflow
     async def careless() -> None:
@@ -463,7 +462,7 @@ async def test_swallowed_control_flow_fails_loudly() -> None:
     async def swallows(n: int) -> str:
         try:
             continue_as_new(n - 1)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the mistake under test
             return "swallowed"
 
     async with TestEngine(workflows=[swallows]) as engine:

@@ -19,7 +19,9 @@ MICROSECONDS = 1_000_000
 class Cancellable(Protocol):
     """What a scheduled call gives back."""
 
-    def cancel(self) -> None: ...
+    def cancel(self) -> None:
+        """Call it off."""
+        ...
 
 
 class Clock(Protocol):
@@ -53,15 +55,19 @@ class SystemClock:
     longest_wait = 60.0
 
     def now(self) -> int:
+        """Wall time in microseconds UTC."""
         return time.time_ns() // 1000
 
     def monotonic(self) -> float:
+        """Seconds since some moment."""
         return time.monotonic()
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Cancellable:
+        """Call back on the running loop."""
         return asyncio.get_running_loop().call_later(seconds, callback)
 
     def entropy(self, size: int) -> bytes:
+        """Bytes from the system's generator."""
         return os.urandom(size)
 
 
@@ -80,9 +86,7 @@ def machine_identity() -> str:
     parts = [socket.gethostname()]
     for source in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         try:
-            parts.append(
-                os.readlink(source) if "ns" in source else Path(source).read_text().strip()
-            )
+            parts.append(str(Path(source).readlink()) if "ns" in source else Path(source).read_text().strip())
         except OSError:
             continue
     return "|".join(parts)

@@ -109,9 +109,7 @@ class Engine:
         self._bridge = bridge
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         bridge, self._bridge = self._open, None
         try:
             bridge.call(self._engine.__aexit__(kind, error, traceback))

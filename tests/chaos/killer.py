@@ -72,13 +72,13 @@ class Round:
         answer = json.loads(b"".join(chunks))
         if "error" in answer:
             raise AssertionError(answer["error"])
-        return answer["results"]  # type: ignore[no-any-return]
+        return answer["results"]
 
     def _child(self, writing: int) -> None:
         os.environ[corpus.LEDGER] = str(self.ledger)
         try:
             results = asyncio.run(worker.live(str(self.database), str(self.acks), self.shapes))
-            answer = {"results": results}
+            answer: dict[str, Any] = {"results": results}
         except BaseException as error:  # noqa: BLE001 - told to the parent, which fails
             import traceback
 
@@ -103,7 +103,14 @@ def main(kills: int, seed: int, directory: Path) -> None:
             sys.exit(1)
         done += current.kills
         rounds += 1
-    report = {"seed": seed, "kills": done, "rounds": rounds, "lost": 0, "repeated": 0, "seconds": round(time.monotonic() - began, 1)}
+    report = {
+        "seed": seed,
+        "kills": done,
+        "rounds": rounds,
+        "lost": 0,
+        "repeated": 0,
+        "seconds": round(time.monotonic() - began, 1),
+    }
     sys.stdout.write(json.dumps(report) + "\n")
 
 

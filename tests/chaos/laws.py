@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -19,10 +20,11 @@ class Journals:
         connection = apsw.Connection(str(database))
         try:
             connection.execute("PRAGMA query_only=1")
-            check = connection.execute("PRAGMA integrity_check").fetchone()[0]
-            rows = (
+            check = connection.execute("PRAGMA integrity_check").get
+            rows: list[Any] = (
                 connection.execute(
-                    "SELECT k, v FROM kv WHERE k >= ? AND k < ? ORDER BY k", (bytes((Keys.JOURNAL,)), bytes((Keys.JOURNAL + 1,)))
+                    "SELECT k, v FROM kv WHERE k >= ? AND k < ? ORDER BY k",
+                    (bytes((Keys.JOURNAL,)), bytes((Keys.JOURNAL + 1,))),
                 ).fetchall()
                 if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'kv'").fetchone()
                 else []

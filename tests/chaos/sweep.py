@@ -64,13 +64,16 @@ class Position:
         place.mkdir(parents=True)
         inject = f"--inject={self.call}:signal=KILL:when={self.n}"
         first = subprocess.run(
-            [*_strace(place, inject), *_worker(place)], env=_environment(), capture_output=True, text=True, timeout=60, check=False
+            [*_strace(place, inject), *_worker(place)],
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         before, seen = laws.Journals(place / "store.db"), laws.effects(place / "ledger")
         laws.acknowledged_kept(place / "acks", before)
-        second = subprocess.run(
-            _worker(place), env=_environment(), capture_output=True, text=True, timeout=60, check=False
-        )
+        second = subprocess.run(_worker(place), env=_environment(), capture_output=True, text=True, timeout=60, check=False)
         if second.returncode:
             raise AssertionError(f"{self}: the next life failed: {second.stderr[-2000:]}")
         laws.committed_once(before, seen, laws.effects(place / "ledger"))

@@ -19,9 +19,7 @@ FLOW = "@workflow\nasync def one() -> int:\n    return 1\n"
 
 def all_errors() -> list[type[errors.SpellworkError]]:
     """The whole tree of errors."""
-    kinds = [
-        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.SpellworkError)
-    ]
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.SpellworkError)]
     return sorted(kinds, key=lambda kind: kind.__name__)
 
 

@@ -191,9 +191,7 @@ def test_the_same_id_prints_the_stored_result(write, spellwork, lines_of):
     assert (refused.code, refused.error["error"]) == (5, "run-exists")
 
 
-def test_ctrl_c_says_which_command_goes_on_and_that_command_does(
-    write, process, spellwork, lines_of, folder, eventually
-):
+def test_ctrl_c_says_which_command_goes_on_and_that_command_does(write, process, spellwork, lines_of, folder, eventually):
     """The printed line can be typed as it is, and no completed step runs again."""
     write("slow work.py", STOPPING)
     first = process("run", "slow work.py", "--id", "order 7", "--store", "a b.db")

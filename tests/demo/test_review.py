@@ -101,9 +101,7 @@ SECRETS = [GITHUB, AWS, SLACK, STRIPE, JWT, RANDOM, "hunter22", "secret", "Pa$$w
 
 
 @pytest.mark.parametrize("value", SECRETS)
-@pytest.mark.parametrize(
-    "form", ["secret = {!r}", "f(db_password={!r})", "x = {{'secret': {!r}}}", "if pwd == {!r}: f()"]
-)
+@pytest.mark.parametrize("form", ["secret = {!r}", "f(db_password={!r})", "x = {{'secret': {!r}}}", "if pwd == {!r}: f()"])
 def test_no_message_tells_a_secret(form, value):
     """A finding shows at most three characters and the length of what it found."""
     (finding,) = review_source("app.py", form.format(value).encode()).findings

@@ -53,7 +53,7 @@ async def main(url: str, lease: float, limit: int, mode: str) -> None:
                 verb, *rest = line.split()
                 try:
                     if verb == "start":
-                        run = await engine.start({"patient": patient, "busy": busy}[rest[0]], *map(_typed, rest[2:]), id=rest[1])
+                        run = await engine.start(rest[0], *map(_typed, rest[2:]), id=rest[1])
                         tell(f"started {run.id}")
                     elif verb == "result":
                         tell(f"result {await (await engine.get(rest[0])).result(20)}")

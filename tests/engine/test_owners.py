@@ -117,7 +117,7 @@ def test_second_owner_gets_only_free_partitions(tmp_path: Path, processes) -> No
 
 
 def test_killed_owner_is_replaced_within_the_lease(tmp_path: Path, processes) -> None:
-    """kill -9 of the owner: the one that stands by takes over, and the runs go on where they were."""
+    """Kill -9 of the owner: the one that stands by takes over, and the runs go on where they were."""
     url = f"sqlite:{tmp_path / 'store.db'}"
     ledger = tmp_path / "ledger"
     first = processes(url)

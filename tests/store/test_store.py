@@ -194,11 +194,9 @@ async def test_two_writers_on_one_file_share_it_fairly(tmp_path: Path) -> None:
     await there.close()
 
 
-@pytest.mark.parametrize(
-    ("level", "synced"), [("full", "each"), ("batched(20)", "some"), ("relaxed", "none")]
-)
+@pytest.mark.parametrize(("level", "synced"), [("full", "each"), ("batched(20)", "some"), ("relaxed", "none")])
 async def test_durability_levels_differ_in_syncs(tmp_path: Path, level: str, synced: str) -> None:
-    """full syncs each group, batched at most every so often, relaxed leaves it to the checkpoint."""
+    """Full syncs each group, batched at most every so often, relaxed leaves it to the checkpoint."""
     store = open_store(f"sqlite:{tmp_path / 'store.db'}", durability=level)
     for i in range(50):
         await store.commit(Batch().put(key(str(i)), b"x"))

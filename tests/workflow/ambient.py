@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 import uuid
+from typing import Any
 
-from spellwork import Engine, activity, workflow
+from spellwork import Engine, Workflow, activity, workflow
 from spellwork.testing import replays
 
 _counter = [0]
+NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta")
 
 
 @activity
@@ -34,7 +36,7 @@ async def module_random() -> str:
 
 @workflow
 async def set_order() -> None:
-    for name in {"alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"}:
+    for name in set(NAMES):
         await use(name)
 
 
@@ -59,7 +61,7 @@ async def address() -> str:
     return await use(str(sorted(id(thing) for thing in things)))
 
 
-KINDS = [wall_clock, module_random, set_order, environment, module_uuid, other_thread, address]
+KINDS: list[Workflow[..., Any]] = [wall_clock, module_random, set_order, environment, module_uuid, other_thread, address]
 
 
 async def main(verb: str, url: str) -> None:

@@ -154,11 +154,10 @@ async def locking() -> list[str]:
     lock, limit, log = asyncio.Lock(), asyncio.Semaphore(2), []
 
     async def one(name: str) -> None:
-        async with limit:
-            async with lock:
-                log.append(f"{name} in")
-                await echo(1)
-                log.append(f"{name} out")
+        async with limit, lock:
+            log.append(f"{name} in")
+            await echo(1)
+            log.append(f"{name} out")
 
     await asyncio.gather(one("a"), one("b"), one("c"))
     return log

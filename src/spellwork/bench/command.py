@@ -102,7 +102,5 @@ def _figure(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list):
-        return "\n".join(
-            ", ".join(map(_figure, item.values())) if isinstance(item, dict) else _figure(item) for item in value
-        )
+        return "\n".join(", ".join(map(_figure, item.values())) if isinstance(item, dict) else _figure(item) for item in value)
     return str(value)

@@ -66,9 +66,7 @@ async def measure_steps(url: str, concurrency: int, workflows: int) -> Result:
         }
 
 
-def run_steps(
-    concurrencies: Sequence[int] = (), workflows: int | None = None, raw_seconds: float = 1.0
-) -> list[Result]:
+def run_steps(concurrencies: Sequence[int] = (), workflows: int | None = None, raw_seconds: float = 1.0) -> list[Result]:
     """The figures for each concurrency, and the raw limit of the same disk in the same run."""
     results = []
     for concurrency in concurrencies or CONCURRENCIES:

@@ -88,9 +88,7 @@ def _told(run_id: str, what: str, state: Delivery, as_json: bool) -> None:
 @click.option("--signal-id", type=TEXT, metavar="ID", help="A signal whose id the run has had already is ignored.")
 @timeout_option(5)
 @common
-def signal(
-    run_id: str, name: str, value: str | None, signal_id: str | None, timeout: float, store: str, as_json: bool
-) -> None:
+def signal(run_id: str, name: str, value: str | None, signal_id: str | None, timeout: float, store: str, as_json: bool) -> None:
     """Send signal NAME with a JSON value (null without one) to run ID.
 
     It is durable when this returns. If nobody runs the store, it is received as soon as somebody does.
@@ -135,9 +133,7 @@ def query(run_id: str, name: str, args: tuple[str, ...], timeout: float, store: 
 @click.option("--update-id", type=TEXT, metavar="ID", help="The same id is applied once, however often it is sent.")
 @timeout_option(30)
 @common
-def update(
-    run_id: str, name: str, args: tuple[str, ...], update_id: str | None, timeout: float, store: str, as_json: bool
-) -> None:
+def update(run_id: str, name: str, args: tuple[str, ...], update_id: str | None, timeout: float, store: str, as_json: bool) -> None:
     """Apply update NAME to run ID and print its answer as JSON.
 
     Each of ARGS is JSON, or plain text where it is no JSON.

@@ -54,9 +54,9 @@ def store_option(function: F) -> F:
 
 def json_option(function: F) -> F:
     """`--json`."""
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print JSON (lists: one document a line); errors too, on stderr."
-    )(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON (lists: one document a line); errors too, on stderr.")(
+        function
+    )
 
 
 def common(function: F) -> F:

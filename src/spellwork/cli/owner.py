@@ -46,9 +46,7 @@ async def find_run(engine: Engine, run_id: str) -> RunRow:
             raise RunNotFound(
                 f"run {run_id!r} is queued: it begins when `spellwork worker FILE.py` runs {engine.url}", run_id=run_id
             )
-        raise RunNotFound(
-            f"there is no run {run_id!r} in {engine.url}; `spellwork ps` lists those there are", run_id=run_id
-        )
+        raise RunNotFound(f"there is no run {run_id!r} in {engine.url}; `spellwork ps` lists those there are", run_id=run_id)
     return row
 
 

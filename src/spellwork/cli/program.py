@@ -60,9 +60,7 @@ class Verbs(click.Group):
             raise CommandError(f"this installation has no {cmd_name!r}", Exit.NOT_FOUND, "not-found") from error
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the verb, or say which one may have been meant."""
         if args and args[0] not in _VERBS and not args[0].startswith("-"):
             close = difflib.get_close_matches(args[0], _VERBS, 1)

@@ -46,8 +46,7 @@ def ps(status: str | None, workflow: str | None, limit: int, after: str | None, 
         return
     now = dt.datetime.now(dt.UTC)
     rows = [
-        (info.id, info.workflow, str(info.status), _ago(now, info.created), _ago(now, info.updated), info.reason)
-        for info in found
+        (info.id, info.workflow, str(info.status), _ago(now, info.created), _ago(now, info.updated), info.reason) for info in found
     ]
     print_table(("ID", "WORKFLOW", "STATUS", "STARTED", "CHANGED", "REASON"), rows)
     if len(found) == limit:

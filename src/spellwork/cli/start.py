@@ -61,9 +61,7 @@ def start(target: str, given: str | None, run_id: str | None, timeout: float, st
     if state == _EXISTING:
         note("this run exists already")
     elif state in (Delivery.QUEUED, Delivery.UNANSWERED):
-        note(
-            f"queued: {NOBODY if state == Delivery.QUEUED else SILENT}; it starts when `spellwork worker FILE.py` does"
-        )
+        note(f"queued: {NOBODY if state == Delivery.QUEUED else SILENT}; it starts when `spellwork worker FILE.py` does")
 
 
 async def _start(

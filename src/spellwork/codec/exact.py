@@ -21,7 +21,8 @@ INT_MIN, INT_MAX = -(2**63), 2**64 - 1
 _SCALARS = frozenset({str, float, bool, type(None), bytes})
 
 (
-    _TUPLE, _SET, _FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID, _BIGINT, _BYTEARRAY, _PAIRS, _REGISTERED, _COMPLEX,
+    _TUPLE, _SET, _FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA,
+    _DECIMAL, _UUID, _BIGINT, _BYTEARRAY, _PAIRS, _REGISTERED, _COMPLEX,
 ) = range(1, 15)  # fmt: skip
 
 _pack = msgspec.msgpack.encode
@@ -37,9 +38,7 @@ def is_plain(value: Any) -> bool:
     if kind is list:
         return all(map(is_plain, value))
     if kind is dict:
-        return all(type(key) in (str, int) and is_plain(key) for key in value) and all(
-            map(is_plain, value.values())
-        )
+        return all(type(key) in (str, int) and is_plain(key) for key in value) and all(map(is_plain, value.values()))
     return False
 
 
@@ -64,7 +63,7 @@ class ExactForm:
             items = [self.lower(item, f"{path}[{i}]") for i, item in enumerate(value)]
             if kind is not tuple:
                 items.sort(key=_pack)  # one form for equal sets, whatever the hash seed
-            code = {tuple: _TUPLE, set: _SET, frozenset: _FROZENSET}[kind]
+            code = _TUPLE if kind is tuple else _SET if kind is set else _FROZENSET
             return msgspec.msgpack.Ext(code, _pack(items))
         registered = self._by_type.get(kind)
         if registered is not None:
@@ -82,10 +81,7 @@ class ExactForm:
         return msgspec.msgpack.Ext(code, _pack(data))
 
     def _lower_dict(self, value: dict[Any, Any], path: str) -> Any:
-        items = [
-            (self.lower(key, f"{path}.<key {key!r}>"), self.lower(item, f"{path}[{key!r}]"))
-            for key, item in value.items()
-        ]
+        items = [(self.lower(key, f"{path}.<key {key!r}>"), self.lower(item, f"{path}[{key!r}]")) for key, item in value.items()]
         if all(type(key) in (str, int) and is_plain(key) for key in value):
             return dict(items)
         return msgspec.msgpack.Ext(_PAIRS, _pack(items))

@@ -45,9 +45,7 @@ class Shape:
         self._exact = _has_untyped(annotation, frozenset())
         target = Any if self._exact else annotation
         try:
-            self._decoder = msgspec.msgpack.Decoder(
-                target, dec_hook=codec.dec_hook, ext_hook=codec.exact.revive
-            )
+            self._decoder = msgspec.msgpack.Decoder(target, dec_hook=codec.dec_hook, ext_hook=codec.exact.revive)
         except TypeError:
             self._exact = True
             self._decoder = msgspec.msgpack.Decoder(ext_hook=codec.exact.revive)
@@ -90,17 +88,13 @@ class Shape:
 class Codec:
     """Values to bytes and back. `types` are classes (or `RegisteredType`s) that may stand where no annotation says more."""
 
-    def __init__(
-        self, *, types: Iterable[type | RegisteredType] = (), limits: Limits | None = None
-    ) -> None:
+    def __init__(self, *, types: Iterable[type | RegisteredType] = (), limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         registered = [t if isinstance(t, RegisteredType) else RegisteredType.of(t) for t in types]
-        self._by_type = {entry.type: entry for entry in registered}
+        self._by_type = {entry.kind: entry for entry in registered}
         self.exact = ExactForm(self._by_type, {entry.name: entry for entry in registered})
         self.pack = msgspec.msgpack.Encoder(enc_hook=self._enc_hook).encode
-        self._canonical = msgspec.msgpack.Encoder(
-            enc_hook=self._enc_hook, order="deterministic"
-        ).encode
+        self._canonical = msgspec.msgpack.Encoder(enc_hook=self._enc_hook, order="deterministic").encode
         self._shapes: dict[Any, Shape] = {}
         self.untyped = Shape(self, Any)
 
@@ -179,9 +173,7 @@ class Codec:
         if hasattr(value, "model_dump_json"):
             return value.model_dump_json()
         kind = type(value)
-        raise TypeError(
-            f"{kind.__module__}.{kind.__qualname__} is not known; register it with Codec(types=[...])"
-        )
+        raise TypeError(f"{kind.__module__}.{kind.__qualname__} is not known; register it with Codec(types=[...])")
 
     def dec_hook(self, annotation: Any, value: Any) -> Any:
         """Build what msgspec does not know (registered types, pydantic models) from plain data."""
@@ -234,7 +226,7 @@ def _path_of(message: str) -> str:
     return "$"
 
 
-def _has_untyped(annotation: Any, seen: frozenset[Any]) -> bool:
+def _has_untyped(annotation: Any, seen: frozenset[Any]) -> bool:  # noqa: PLR0911 - one answer a kind of annotation
     if annotation in _UNTYPED or isinstance(annotation, (typing.TypeVar, str)):
         return True
     if annotation in seen or annotation is None:
@@ -247,9 +239,7 @@ def _has_untyped(annotation: Any, seen: frozenset[Any]) -> bool:
         return _has_untyped(annotation.__supertype__, seen)
     seen = seen | {annotation}
     parts = [part for part in typing.get_args(annotation) if part is not Ellipsis]
-    if isinstance(annotation, type) and (
-        dataclasses.is_dataclass(annotation) or issubclass(annotation, (msgspec.Struct, tuple))
-    ):
+    if isinstance(annotation, type) and (dataclasses.is_dataclass(annotation) or issubclass(annotation, (msgspec.Struct, tuple))):
         try:
             parts += list(typing.get_type_hints(annotation).values())
         except (NameError, TypeError):

@@ -22,7 +22,7 @@ class RegisteredType:
     structs and pydantic models need neither.
     """
 
-    type: type
+    kind: type[Any]
     name: str
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
@@ -30,40 +30,38 @@ class RegisteredType:
     @classmethod
     def of(
         cls,
-        type_: type,
+        kind: type[Any],
         *,
         name: str | None = None,
         encode: Callable[[Any], Any] | None = None,
         decode: Callable[[Any], Any] | None = None,
     ) -> RegisteredType:
-        """Describe `type_`; for kinds that have an obvious form, `encode` and `decode` may be left out."""
-        name = name or f"{type_.__module__}.{type_.__qualname__}"
+        """Describe `kind`; for kinds that have an obvious form, `encode` and `decode` may be left out."""
+        name = name or f"{kind.__module__}.{kind.__qualname__}"
         if encode is not None and decode is not None:
-            return cls(type_, name, encode, decode)
+            return cls(kind, name, encode, decode)
         if encode is not None or decode is not None:
             raise DefinitionError(f"{name}: give both encode= and decode=, or neither")
-        if issubclass(type_, enum.Enum):
-            return cls(type_, name, lambda member: member.name, lambda label: type_[label])
-        if hasattr(type_, "model_validate_json"):
-            return cls(type_, name, _dump_model, type_.model_validate_json)
-        if dataclasses.is_dataclass(type_) or issubclass(type_, msgspec.Struct):
-            names = _field_names(type_)
+        if issubclass(kind, enum.Enum):
+            return cls(kind, name, lambda member: member.name, lambda label: kind[label])
+        if hasattr(kind, "model_validate_json"):
+            return cls(kind, name, _dump_model, kind.model_validate_json)
+        if dataclasses.is_dataclass(kind) or issubclass(kind, msgspec.Struct):
+            names = _field_names(kind)
             return cls(
-                type_,
+                kind,
                 name,
                 lambda value: {field: getattr(value, field) for field in names},
-                lambda fields: msgspec.convert(fields, type_),
+                lambda fields: msgspec.convert(fields, kind),
             )
-        raise DefinitionError(
-            f"{name} is no enum, dataclass, msgspec struct or pydantic model: give encode= and decode="
-        )
+        raise DefinitionError(f"{name} is no enum, dataclass, msgspec struct or pydantic model: give encode= and decode=")
 
 
 def _dump_model(value: Any) -> str:
     return str(value.model_dump_json())
 
 
-def _field_names(type_: Any) -> tuple[str, ...]:
-    if dataclasses.is_dataclass(type_):
-        return tuple(field.name for field in dataclasses.fields(type_) if field.init)
-    return tuple(type_.__struct_fields__)
+def _field_names(kind: Any) -> tuple[str, ...]:
+    if dataclasses.is_dataclass(kind):
+        return tuple(field.name for field in dataclasses.fields(kind) if field.init)
+    return tuple(kind.__struct_fields__)

@@ -108,9 +108,7 @@ def _how_to_resume(show: Show) -> str:
     if not show.run_id:
         return f"interrupted before anything began; start it by\n  {again}"
     state = show.state
-    done = (
-        f"{len(state.committed)} of {len(state.planned)} files are done" if state and state.planned else "it has begun"
-    )
+    done = f"{len(state.committed)} of {len(state.planned)} files are done" if state and state.planned else "it has begun"
     return f"interrupted; {done} and stay so. The same command resumes run {show.run_id}:\n  {again}"
 
 
@@ -140,9 +138,7 @@ def _summary(finished: Finished, seconds: float) -> dict[str, object]:
 def _tell(finished: Finished, seconds: float, console: Console) -> None:
     outcome, proof = finished.outcome, finished.proof
     counts = ", ".join(f"{count} {severity}" for severity, count in outcome.by_severity.items())
-    console.print(
-        f"{outcome.files} files, {outcome.lines} lines in {seconds:.1f} s; findings: {counts}", highlight=False
-    )
+    console.print(f"{outcome.files} files, {outcome.lines} lines in {seconds:.1f} s; findings: {counts}", highlight=False)
     if outcome.worst:
         table = Table("worst files", "high", "medium", "low", box=None)
         for file in outcome.worst[:5]:

@@ -65,6 +65,7 @@ class Desk:
         self._clock = clock
         self._post = post
         self._new_number = new_number
+        self.deliver_local: Callable[[bytes, m.Envelope, Partition], None] = lambda _key, _envelope, _partition: None
         self.ended: Callable[[str, RunRow, Entry], None] = lambda _id, _row, _entry: None
 
     async def handle(self, message: m.AnyMessage, partition: Partition, extra: Extra | None = None) -> bytes | None:
@@ -200,9 +201,7 @@ class Desk:
         answer = execution.update_ids.get(message.id)
         if answer is None:
             waiter: asyncio.Future[UpdateCompleted | None] = asyncio.get_running_loop().create_future()
-            live.update_waiters.setdefault(message.id, []).append(
-                lambda entry: waiter.done() or waiter.set_result(entry)
-            )
+            live.update_waiters.setdefault(message.id, []).append(lambda entry: None if waiter.done() else waiter.set_result(entry))
             answer = await waiter
             if answer is None:
                 raise RunFinished(f"run {message.run_id} left before update {message.name} was answered", run_id=message.run_id)
@@ -314,9 +313,7 @@ class Desk:
     async def _send_signal(self, live: LiveRun, command: c.SendSignal) -> None:
         failure = None
         try:
-            await self._post(
-                m.AskSignal(command.target, command.name, command.payload, f"{live.number:x}:{command.n}")
-            )
+            await self._post(m.AskSignal(command.target, command.name, command.payload, f"{live.number:x}:{command.n}"))
         except StoreError:
             return
         except SpellworkError as error:
@@ -389,10 +386,6 @@ class Desk:
         for key, notice in notices:
             self.deliver_local(key, m.Envelope(notice), live.partition)
 
-    def deliver_local(self, key: bytes, envelope: m.Envelope, partition: Partition) -> None:
-        """Replaced by the mail room: hand over a message whose row lies in an inbox of ours."""
-        raise InternalError("the mail room is not open")
-
     def _continue(self, live: LiveRun, command: c.Finish, at: int) -> None:
         number = self._new_number()
         old, args = live.row, command.continue_args or b""
@@ -432,7 +425,8 @@ def check_same(row: RunRow, message: m.AskStart) -> None:
     run_id = row.id
     if row.parent != message.parent and message.parent is not None:
         raise RunExists(
-            f"the id {run_id!r} is taken by a run that somebody else started; choose another id for the child", run_id=run_id
+            f"the id {run_id!r} is taken by a run that somebody else started; choose another id for the child",
+            run_id=run_id,
         )
     if row.workflow != message.workflow:
         raise RunExists(
@@ -441,7 +435,6 @@ def check_same(row: RunRow, message: m.AskStart) -> None:
         )
     if row.digest != message.digest:
         raise RunExists(
-            f"run {run_id!r} of workflow {row.workflow} was started with other arguments; choose another id", run_id=run_id
+            f"run {run_id!r} of workflow {row.workflow} was started with other arguments; choose another id",
+            run_id=run_id,
         )
-
-

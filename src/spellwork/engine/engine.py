@@ -5,6 +5,7 @@ It must never do a part's work itself.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import hashlib
 import logging
 from collections.abc import Iterable
@@ -15,31 +16,29 @@ from spellwork.clock import Clock, SystemClock, new_id
 from spellwork.codec import Codec
 from spellwork.engine import listing, rows
 from spellwork.engine import messages as m
+from spellwork.engine.alarm import Alarm
 from spellwork.engine.desk import Desk, check_same
-from spellwork.engine.ending import blocked_error, ended_error
 from spellwork.engine.history import Event, readable
 from spellwork.engine.host import Host
-from spellwork.engine.live import LiveRun
 from spellwork.engine.mail import MailRoom
 from spellwork.engine.ownership import Ownership
 from spellwork.engine.partition import Partition
 from spellwork.engine.recovery import Recovery
 from spellwork.engine.registry import Registry
 from spellwork.engine.run import Run, RunInfo
+from spellwork.engine.waiting import Waiting
 from spellwork.errors import (
     DefinitionError,
     Fenced,
     InternalError,
     PayloadError,
     RunNotFound,
-    SpellworkError,
     StoreClosed,
     StoreError,
     StoreOwned,
     UsageError,
 )
 from spellwork.journal import ErrorRegistry, RunRow, Status
-from spellwork.journal.rows import Keys, partition_range, timer_of
 from spellwork.store import Store, open_store
 from spellwork.store.committer import Probe
 from spellwork.workflow import Activity, Workflow
@@ -49,7 +48,6 @@ from spellwork.workflow.parameters import encode_call
 P = ParamSpec("P")
 R = TypeVar("R")
 log = logging.getLogger("spellwork.engine")
-_DUE_PAGE = 500
 
 
 class Engine:
@@ -70,7 +68,7 @@ class Engine:
     - `grace`: seconds that closing waits for activities under way.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is an option with a default
         self,
         store: str = "memory:",
         *,
@@ -111,7 +109,6 @@ class Engine:
         self._grace = grace
         self._clock = clock or SystemClock()
         self._counter = 0
-        self._waiters: dict[str, list[asyncio.Future[Any]]] = {}
         self._failed: StoreError | InternalError | None = None
         self._maintenance: asyncio.Task[None] | None = None
         self._store: Store | None = None
@@ -140,10 +137,10 @@ class Engine:
         self._host = Host(store, self._clock, self.codec, self.registry, self._errors, **self._sizes)  # type: ignore[arg-type]
         self._desk = Desk(self._host, self._clock, self._ask, self._new_number)
         self._host.outbound = self._desk
-        self._host.sweep_due = lambda: self._host.spawn(self._sweep())
-        self._host.blocked = self._blocked
+        self._alarm = Alarm(self._host, self._clock)
+        self._waiting = Waiting(self._host, self._row)
         self._host.broken = self._broken
-        self._desk.ended = self._ended
+        self._desk.ended = self._waiting.ended
         self._mail = MailRoom(store, self._clock, self._errors, self._host, self._desk)
         self._ownership = Ownership(store, self._clock, self._lease)
         self._recovery = Recovery(self._host, self._clock, self._max_recoveries)
@@ -176,7 +173,7 @@ class Engine:
     async def _take_up(self, partition: Partition) -> None:
         try:
             await self._recovery.partition(partition)
-            await self._peek(partition)
+            await self._alarm.peek(partition)
             await self._mail.drain(partition)
         except StoreError as error:
             if not isinstance(error, (Fenced, StoreClosed)):
@@ -217,7 +214,8 @@ class Engine:
                 except StoreError as error:
                     log.warning("the partitions were not released: %s", error)
         closed = StoreClosed("the engine was closed while this was waited for; the run goes on when it is opened again")
-        self._tell_all(closed)
+        if hasattr(self, "_waiting"):
+            self._waiting.tell_all(closed)
         await store.close()
 
     @property
@@ -275,22 +273,17 @@ class Engine:
             self._failed = error
             for partition in list(self._host.partitions.values()):
                 self._host.drop_partition(partition)
-            self._tell_all(error)
-
-    def _tell_all(self, error: SpellworkError) -> None:
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_exception(error)
-        self._waiters.clear()
+            self._waiting.tell_all(error)
 
     # Starting and finding runs
 
     @overload
-    async def start(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> Run[R]: ...
+    async def start(self, workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Run[R]: ...
     @overload
-    async def start(self, workflow: Workflow[..., R] | str, *args: Any, id: str | None = None, **kwargs: Any) -> Run[R]: ...
-    async def start(self, workflow: Any, *args: Any, id: str | None = None, **kwargs: Any) -> Run[Any]:  # noqa: A002
+    async def start(self, workflow: Workflow[..., R], /, *args: Any, id: str | None = None, **kwargs: Any) -> Run[R]: ...
+    @overload
+    async def start(self, workflow: str, /, *args: Any, id: str | None = None, **kwargs: Any) -> Run[Any]: ...
+    async def start(self, workflow: Any, /, *args: Any, id: Any = None, **kwargs: Any) -> Run[Any]:
         """Start a run and return its handle once it is durable.
 
         The same `id`, workflow and arguments give the run that exists, whatever became of it; otherwise `RunExists`.
@@ -346,18 +339,23 @@ class Engine:
     def _partition_of(self, run_id: str) -> int:
         return int.from_bytes(hashlib.blake2b(run_id.encode(), digest_size=2).digest(), "big") % self._partition_count
 
-    async def run(self, workflow: Workflow[P, R] | Any, *args: Any, id: str | None = None, **kwargs: Any) -> Any:  # noqa: A002
+    async def run(self, workflow: Workflow[P, R] | Any, *args: Any, id: str | None = None, **kwargs: Any) -> Any:
         """Start a run and wait for its result."""
         handle = await self.start(workflow, *args, id=id, **kwargs)
         return await handle.result()
 
-    async def get(self, id: str) -> Run[Any]:  # noqa: A002
+    async def get(self, id: str) -> Run[Any]:
         """The handle of an existing run; raises `RunNotFound`."""
         await self._row(id)
         return Run(self, id)
 
     async def list(
-        self, *, status: Status | str | None = None, workflow: str | None = None, limit: int = 100, after: str | None = None
+        self,
+        *,
+        status: Status | str | None = None,
+        workflow: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
     ) -> list[RunInfo]:
         """Runs, newest first. `after` is the id of the last one of the page before."""
         wanted = None if status is None else Status(status)
@@ -394,125 +392,16 @@ class Engine:
         answer = await self._ask(m.AskQuery(run_id, name, encode_call(self.codec, args, kwargs)))
         return self.codec.untyped.decode(answer or b"")
 
-    async def _update(
-        self, run_id: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], update_id: str | None
-    ) -> Any:
+    async def _update(self, run_id: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], update_id: str | None) -> Any:
         payload = encode_call(self.codec, args, kwargs)
         answer = await self._ask(m.AskUpdate(run_id, name, payload, update_id or self._new_id()))
         return self.codec.untyped.decode(answer or b"")
 
-    async def _history(self, run_id: str) -> list[Event]:
+    async def _result(self, run_id: str) -> Any:
+        self._open_store  # noqa: B018 - raises when it is closed
+        return await self._waiting.result(run_id)
+
+    async def _history(self, run_id: str) -> builtins.list[Event]:
         row = await self._row(run_id)
         entries = await self._open_store.read(lambda reader: rows.read_entries(reader, row.number))
         return [readable(position, entry, self.codec) for position, entry in enumerate(entries)]
-
-    # Waiting for ends
-
-    async def _result(self, run_id: str) -> Any:
-        store = self._open_store
-        future: asyncio.Future[tuple[RunRow, Any]] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(run_id, []).append(future)
-        try:
-            if run_id not in self._host.by_id:
-                row = await self._row(run_id)
-                if row.status is Status.BLOCKED and row.partition in self._host.partitions:
-                    row = await self._try_again(row)
-                self._settle(future, row, await store.read(lambda reader: rows.read_last(reader, row.number)))
-                if not future.done() and row.partition not in self._host.partitions:
-                    await self._watch(run_id, future)
-            row, entry = await future
-        finally:
-            self._forget_waiter(run_id, future)
-        error = ended_error(row, entry, self._errors)
-        if error is not None:
-            raise error
-        return self._result_shape(row).decode(entry.result)
-
-    async def _try_again(self, row: RunRow) -> RunRow:
-        try:
-            await self._host.load(row.number)  # the cause may be gone
-        except SpellworkError as error:
-            raise blocked_error(row) from error
-        return await self._row(row.id)
-
-    def _result_shape(self, row: RunRow) -> Any:
-        try:
-            definition = self.registry.find(row.workflow, row.version)
-        except SpellworkError:
-            return self.codec.untyped
-        return self.codec.shape(definition.parameters.result)
-
-    def _settle(self, future: asyncio.Future[tuple[RunRow, Any]], row: RunRow, entry: Any) -> None:
-        if future.done():
-            return
-        if row.status in (Status.BLOCKED, Status.QUARANTINED) and row.number not in self._host.runs:
-            future.set_exception(blocked_error(row))
-        elif row.status.ended and row.status is not Status.CONTINUED:
-            future.set_result((row, entry))
-
-    async def _watch(self, run_id: str, future: asyncio.Future[tuple[RunRow, Any]]) -> None:
-        rung = asyncio.Event()
-        stop = self._open_store.on_change(rung.set)
-        try:
-            while not future.done():
-                rung.clear()
-                row = await self._row(run_id)
-                self._settle(future, row, await self._open_store.read(lambda reader, n=row.number: rows.read_last(reader, n)))
-                if not future.done():
-                    waiter = asyncio.ensure_future(rung.wait())
-                    await asyncio.wait([waiter, future], timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-                    waiter.cancel()
-        finally:
-            stop()
-
-    def _forget_waiter(self, run_id: str, future: asyncio.Future[Any]) -> None:
-        waiters = self._waiters.get(run_id, [])
-        if future in waiters:
-            waiters.remove(future)
-        if not waiters:
-            self._waiters.pop(run_id, None)
-
-    def _ended(self, run_id: str, row: RunRow, entry: Any) -> None:
-        for future in self._waiters.pop(run_id, ()):
-            self._settle(future, row, entry)
-
-    def _blocked(self, row: RunRow) -> None:
-        for future in self._waiters.pop(row.id, ()):
-            self._settle(future, row, None)
-
-    # Timers of parked runs
-
-    async def _peek(self, partition: Partition) -> None:
-        first = await self._host.store.scan(*partition_range(Keys.TIMERS, partition.index), limit=1)
-        self._host.timers.stored(timer_of(first[0][0])[0] if first else None)
-
-    async def _sweep(self) -> None:
-        """Load the parked runs whose timers are due, and find out when the next one is."""
-        for partition in list(self._host.partitions.values()):
-            start, end = partition_range(Keys.TIMERS, partition.index)
-            try:
-                found = await self._host.store.scan(start, end, limit=_DUE_PAGE)
-                await self._fire([timer_of(key) for key, _ in found])
-                await self._peek_after(partition, found)
-            except StoreError as error:
-                log.warning("looking for due timers failed: %s", error)
-
-    async def _fire(self, timers: list[tuple[int, int]]) -> None:
-        now = self._clock.now()
-        for due, number in timers:
-            if due > now:
-                return
-            try:
-                live: LiveRun = await self._host.load(number)
-            except SpellworkError as error:
-                log.warning("the timer of run number %d waits: %s", number, error)
-                continue
-            self._host.fire_due(live)
-
-    async def _peek_after(self, partition: Partition, found: list[tuple[bytes, bytes]]) -> None:
-        now = self._clock.now()
-        later = [due for due, _ in (timer_of(key) for key, _ in found) if due > now]
-        if later:
-            self._host.timers.stored(later[0])
-        elif len(found) == _DUE_PAGE:
-            self._host.timers.stored(now)

@@ -52,13 +52,21 @@ log = logging.getLogger("spellwork.engine")
 class Outbound(Protocol):
     """Who carries what a run asks of other runs, and hears of ends."""
 
-    def start_child(self, live: LiveRun, command: c.StartChild) -> None: ...
+    def start_child(self, live: LiveRun, command: c.StartChild) -> None:
+        """Start another run."""
+        ...
 
-    def send_signal(self, live: LiveRun, command: c.SendSignal) -> None: ...
+    def send_signal(self, live: LiveRun, command: c.SendSignal) -> None:
+        """Signal another run."""
+        ...
 
-    def cancel_child(self, live: LiveRun, command: c.CancelChild) -> None: ...
+    def cancel_child(self, live: LiveRun, command: c.CancelChild) -> None:
+        """Ask a child to cancel."""
+        ...
 
-    def finish(self, live: LiveRun, command: c.Finish) -> None: ...
+    def finish(self, live: LiveRun, command: c.Finish) -> None:
+        """Write the end of the run."""
+        ...
 
 
 class Host:
@@ -66,7 +74,7 @@ class Host:
 
     outbound: Outbound
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the engine was given
         self, store: Store, clock: Clock, codec: Codec, registry: Registry, errors: ErrorRegistry,
         *, threads: int, processes: int | None, cache: int,
     ):  # fmt: skip
@@ -271,7 +279,7 @@ class Host:
 
     def block(self, live: LiveRun, error: SpellworkError) -> None:
         """Park a run with a reason: nothing is lost, it goes on after a fix."""
-        log.error("run %s is blocked: %s", live.row.id, error)
+        log.warning("run %s is blocked: %s", live.row.id, error)
         live.row = rows.block(live.partition.batch(), live.row, live.timer_key, Status.BLOCKED, str(error), self.clock.now())
         self.drop(live)
         live.partition.then(lambda: self.blocked(live.row))
@@ -360,7 +368,7 @@ class Host:
             execution = Execution(number, definition, self.codec, self.errors)
             execution.replay(stored.entries)
         except (StoreCorrupt, UnknownWorkflow, NonDeterminismError, PayloadError, UsageError) as error:
-            log.error("run %s is blocked: %s", row.id, error)
+            log.warning("run %s is blocked: %s", row.id, error)
             blocked = rows.block(partition.batch(), row, stored.timer_key, Status.BLOCKED, str(error), self.clock.now())
             partition.then(lambda: self.blocked(blocked))
             self._just_blocked.add(number)
@@ -395,4 +403,3 @@ class Host:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         for live in list(self.runs.values()):
             self.drop(live)
-

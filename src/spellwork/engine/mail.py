@@ -40,7 +40,7 @@ class MailRoom:
         self._draining = False
         self._again = False
         self._stop = store.on_change(self.drain_soon, foreign_only=True)
-        desk.deliver_local = self._deliver  # type: ignore[method-assign]
+        desk.deliver_local = self._deliver
 
     def drain_soon(self) -> None:
         """Look into the inboxes of owned partitions."""
@@ -75,7 +75,7 @@ class MailRoom:
                 try:
                     envelope = m.unpack_envelope(data)
                 except StoreCorrupt as error:
-                    log.error("dropped a message: %s", error)
+                    log.warning("dropped a message: %s", error)
                     partition.batch().delete(key)
                     continue
                 self._deliver(key, envelope, partition)
@@ -118,9 +118,7 @@ class MailRoom:
             sent = self._clock.monotonic()
             while True:
                 rung.clear()
-                data, waiting = await self._store.read(
-                    lambda reader: (reader.get(_reply_key(request)), reader.get(inbox))
-                )
+                data, waiting = await self._store.read(lambda reader: (reader.get(_reply_key(request)), reader.get(inbox)))
                 if data is not None:
                     await self._store.commit(Batch().delete(_reply_key(request)))
                     return self._open(data)

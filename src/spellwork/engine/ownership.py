@@ -104,9 +104,7 @@ class Ownership:
             version, value = await self._store.read(lambda reader: (reader.version(_SESSION), reader.get(_SESSION)))
             session = int.from_bytes(value or b"", "big") + 1
             try:
-                await self._store.commit(
-                    Batch().put(_SESSION, session.to_bytes(8, "big")).require_version(_SESSION, version)
-                )
+                await self._store.commit(Batch().put(_SESSION, session.to_bytes(8, "big")).require_version(_SESSION, version))
             except Conflict:
                 continue
             self.session = session

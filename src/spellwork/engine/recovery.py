@@ -80,9 +80,7 @@ class Recovery:
         if data is None:
             return
         row = unpack_row(data)
-        reason = (
-            f"its process died {count} times while it was running; `spellwork resume {row.id}` tries again after a fix"
-        )
+        reason = f"its process died {count} times while it was running; `spellwork resume {row.id}` tries again after a fix"
         log.error("run %s is quarantined: %s", row.id, reason)
         batch = Batch().require_epoch(partition.index, partition.epoch)
         rows.block(batch, row, None, Status.QUARANTINED, reason, self._clock.now())

@@ -42,7 +42,8 @@ class Registry:
         if not versions:
             known = ", ".join(sorted(self._workflows)) or "none"
             raise UnknownWorkflow(
-                f"workflow {name!r} is not registered; pass it in Engine(workflows=[...]). Registered: {known}", name=name
+                f"workflow {name!r} is not registered; pass it in Engine(workflows=[...]). Registered: {known}",
+                name=name,
             )
         if version is None:
             return next(reversed(versions.values()))

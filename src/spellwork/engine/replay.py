@@ -36,9 +36,7 @@ class Verdict:
     position: int | None = None
 
 
-def replay_journal(
-    number: int, definition: Workflow[Any, Any], entries: list[Any], codec: Codec, errors: ErrorRegistry
-) -> None:
+def replay_journal(number: int, definition: Workflow[Any, Any], entries: list[Any], codec: Codec, errors: ErrorRegistry) -> None:
     """Replay one journal; raises `NonDeterminismError` at the first difference."""
     execution = Execution(number, definition, codec, errors)
     try:
@@ -78,9 +76,7 @@ def _check_end(execution: Execution, entries: list[Any]) -> None:
         )
 
 
-async def check_runs(
-    store: Store, registry: Registry, codec: Codec, run_ids: list[str] | None = None
-) -> list[Verdict]:
+async def check_runs(store: Store, registry: Registry, codec: Codec, run_ids: list[str] | None = None) -> list[Verdict]:
     """Replay the named runs, or all of them; raises `RunNotFound` for an unknown id."""
     verdicts = []
     for number in await _numbers(store, run_ids):
@@ -115,5 +111,3 @@ def _verdict(stored: rows.StoredRun, registry: Registry, codec: Codec) -> Verdic
     except (StoreCorrupt, UnknownWorkflow, PayloadError, UsageError) as error:
         return Verdict(row.id, row.workflow, ok=False, error=str(error))
     return Verdict(row.id, row.workflow, ok=True)
-
-

@@ -138,5 +138,3 @@ def put_entry(batch: Batch, number: int, position: int, entry: Entry) -> None:
     """One more entry of a journal."""
     key = journal_key(number, position)
     batch.put(key, pack_entry(key, entry))
-
-

@@ -54,7 +54,7 @@ class RunInfo:
 class Run(Generic[R]):
     """A handle of a run; `id` is what it was started with."""
 
-    def __init__(self, engine: Engine, id: str):  # noqa: A002 - the field's word
+    def __init__(self, engine: Engine, id: str):
         self._engine = engine
         self.id = id
 
@@ -65,46 +65,46 @@ class Run(Generic[R]):
         TimeoutError when it has not ended within `timeout` (seconds or timedelta); the run goes on all the same.
         """
         async with asyncio.timeout(None if timeout is None else seconds(timeout)):
-            return await self._engine._result(self.id)  # type: ignore[no-any-return]  # noqa: SLF001 - its own engine
+            return await self._engine._result(self.id)  # type: ignore[no-any-return]
 
     async def status(self) -> RunInfo:
         """Where it stands now; raises `RunNotFound`."""
-        return RunInfo.of(await self._engine._row(self.id))  # noqa: SLF001
+        return RunInfo.of(await self._engine._row(self.id))
 
-    async def signal(self, signal: Signal[Any] | str, value: Any = None, id: str | None = None) -> None:  # noqa: A002
+    async def signal(self, signal: Signal[Any] | str, value: Any = None, id: str | None = None) -> None:
         """Send a signal; returns once it is durable. A signal with an `id` that the run has already had is ignored."""
         name, annotation = (signal, Any) if isinstance(signal, str) else (signal.name, signal.type)
         shape = self._engine.codec.shape(annotation)
         payload = shape.encode(value)
         shape.decode(payload)
-        await self._engine._ask(m.AskSignal(self.id, name, payload, id or self._engine._new_id()))  # noqa: SLF001
+        await self._engine._ask(m.AskSignal(self.id, name, payload, id or self._engine._new_id()))
 
     async def query(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Ask a query of the running workflow; raises `QueryFailed`."""
-        return await self._engine._query(self.id, name, args, kwargs)  # noqa: SLF001
+        return await self._engine._query(self.id, name, args, kwargs)
 
-    async def update(self, name: str, *args: Any, id: str | None = None, **kwargs: Any) -> Any:  # noqa: A002
+    async def update(self, name: str, *args: Any, id: str | None = None, **kwargs: Any) -> Any:
         """Apply an update and return its answer; raises `UpdateRejected`, or what its handler raised.
 
         The same `id` twice is applied once and answered twice.
         """
-        return await self._engine._update(self.id, name, args, kwargs, id)  # noqa: SLF001
+        return await self._engine._update(self.id, name, args, kwargs, id)
 
     async def cancel(self, reason: str = "cancelled") -> None:
         """Ask the workflow to unwind (`asyncio.CancelledError` at its await); durable when this returns."""
-        await self._engine._ask(m.AskCancel(self.id, reason))  # noqa: SLF001
+        await self._engine._ask(m.AskCancel(self.id, reason))
 
     async def terminate(self, reason: str = "terminated") -> None:
         """End the run at once, without unwinding."""
-        await self._engine._ask(m.AskTerminate(self.id, reason))  # noqa: SLF001
+        await self._engine._ask(m.AskTerminate(self.id, reason))
 
     async def resume(self) -> None:
         """Try a blocked or quarantined run again; raises what still keeps it from running."""
-        await self._engine._ask(m.AskResume(self.id))  # noqa: SLF001
+        await self._engine._ask(m.AskResume(self.id))
 
     async def history(self) -> list[Event]:
         """The journal of the run, decoded for people."""
-        return await self._engine._history(self.id)  # noqa: SLF001
+        return await self._engine._history(self.id)
 
     def __repr__(self) -> str:
         return f"<run {self.id}>"

@@ -28,11 +28,17 @@ _TURN = 64
 class Recorder(Protocol):
     """Who writes the outcome of a step."""
 
-    def append(self, live: LiveRun, entry: Entry) -> None: ...
+    def append(self, live: LiveRun, entry: Entry) -> None:
+        """Make `entry` the next of the run's journal."""
+        ...
 
-    def hold(self, live: LiveRun, effect: Callable[[], None]) -> None: ...
+    def hold(self, live: LiveRun, effect: Callable[[], None]) -> None:
+        """Do `effect` once everything so far is durable."""
+        ...
 
-    def broken(self, error: BaseException) -> None: ...
+    def broken(self, error: BaseException) -> None:
+        """The engine itself has failed."""
+        ...
 
 
 class Step(msgspec.Struct, gc=False, eq=False):
@@ -159,9 +165,7 @@ class Steps:
             if left <= 0:
                 self._conclude(step, self._timeout(step, name, seconds))
                 return False
-            step.limit_handle = self._clock.call_later(
-                left, lambda: self._conclude(step, self._timeout(step, name, seconds))
-            )
+            step.limit_handle = self._clock.call_later(left, lambda: self._conclude(step, self._timeout(step, name, seconds)))
         if step.command.activity.heartbeat_timeout is not None:
             self._arm_heartbeat(step)
         return True
@@ -287,7 +291,7 @@ class Steps:
                 value = await self._loop.run_in_executor(
                     self._process_pool(), call_activity, activity, command.args, command.kwargs
                 )
-        except (Exception, asyncio.CancelledError, SystemExit) as error:  # supervision point: user code of an activity
+        except (Exception, asyncio.CancelledError, SystemExit) as error:  # noqa: BLE001 - supervision point: user code of an activity
             if isinstance(error, concurrent.futures.BrokenExecutor):
                 self._pool = None
                 error.add_note("the worker process died (killed, out of memory, or a crash in native code)")
@@ -299,9 +303,7 @@ class Steps:
         if self._pool is None:
             import multiprocessing  # noqa: PLC0415 - half a tenth of the import time, for what few programs use
 
-            self._pool = concurrent.futures.ProcessPoolExecutor(
-                self._processes, mp_context=multiprocessing.get_context("spawn")
-            )
+            self._pool = concurrent.futures.ProcessPoolExecutor(self._processes, mp_context=multiprocessing.get_context("spawn"))
         return self._pool
 
     def _conclude(self, step: Step, error: BaseException | None, value: Any = None) -> None:
@@ -319,14 +321,12 @@ class Steps:
         if error is None:
             try:
                 pending = live.execution.pending[command.n]
-                result = pending.shape.encode(value)  # type: ignore[union-attr]
-                pending.value = (pending.shape.decode(result),)  # type: ignore[union-attr]
+                result = pending.shape.encode(value)
+                pending.value = (pending.shape.decode(result),)
             except PayloadError as problem:
                 error = PayloadError(f"activity {name}, result: {problem}", path=problem.path)
             else:
-                self._recorder.append(
-                    live, StepCompleted(at, command.n, name, command.digest, result, step.attempt, step.began)
-                )
+                self._recorder.append(live, StepCompleted(at, command.n, name, command.digest, result, step.attempt, step.began))
                 return
         self._failed(step, error, at)
 
@@ -336,13 +336,11 @@ class Steps:
         self._errors.add(kind for kind in activity.retry.non_retryable if issubclass(kind, Exception))
         wait = activity.retry.wait_after(step.attempt, error, self._random.random())
         issued = live.execution.pending[command.n].issued
-        if wait is not None and activity.schedule_timeout is not None:
-            if (at - issued) / MICROSECONDS + wait >= activity.schedule_timeout:
-                wait = None  # no sleep that ends beyond the limit
+        limit = activity.schedule_timeout
+        if wait is not None and limit is not None and (at - issued) / MICROSECONDS + wait >= limit:
+            wait = None  # no sleep that ends beyond the limit
         if wait is None:
-            self._recorder.append(
-                live, StepFailed(at, command.n, activity.name, command.digest, failure, step.attempt, step.began)
-            )
+            self._recorder.append(live, StepFailed(at, command.n, activity.name, command.digest, failure, step.attempt, step.began))
             return
         retry_at = at + round(wait * MICROSECONDS)
         self._recorder.append(

@@ -4,8 +4,8 @@ It must never await, log, or read time.
 
 from spellwork.journal.entries import (
     AttemptFailed,
-    CancelRequested,
     Cancelled,
+    CancelRequested,
     ChildEnded,
     ChildStarted,
     Completed,

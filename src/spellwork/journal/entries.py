@@ -23,7 +23,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     at: int
 
 
-class Started(Entry, tag=1):
+class Started(Entry, frozen=True, tag=1):
     """The first entry: what runs, with which arguments."""
 
     run_id: str
@@ -34,7 +34,7 @@ class Started(Entry, tag=1):
     parent: Parent | None = None
 
 
-class StepCompleted(Entry, tag=2):
+class StepCompleted(Entry, frozen=True, tag=2):
     """An activity returned."""
 
     n: int
@@ -45,7 +45,7 @@ class StepCompleted(Entry, tag=2):
     began: int = 0
 
 
-class StepFailed(Entry, tag=3):
+class StepFailed(Entry, frozen=True, tag=3):
     """An activity failed for good."""
 
     n: int
@@ -56,7 +56,7 @@ class StepFailed(Entry, tag=3):
     began: int = 0
 
 
-class AttemptFailed(Entry, tag=4):
+class AttemptFailed(Entry, frozen=True, tag=4):
     """An attempt failed and another will follow, not before `retry_at`."""
 
     n: int
@@ -69,14 +69,14 @@ class AttemptFailed(Entry, tag=4):
     began: int = 0
 
 
-class TimerFired(Entry, tag=5):
+class TimerFired(Entry, frozen=True, tag=5):
     """A timer was due."""
 
     n: int
     digest: bytes
 
 
-class SignalReceived(Entry, tag=6):
+class SignalReceived(Entry, frozen=True, tag=6):
     """A signal arrived; `id` is the sender's, for deduplication."""
 
     name: str
@@ -84,7 +84,7 @@ class SignalReceived(Entry, tag=6):
     id: str | None = None
 
 
-class UpdateAccepted(Entry, tag=7):
+class UpdateAccepted(Entry, frozen=True, tag=7):
     """An update passed its validator."""
 
     id: str
@@ -92,7 +92,7 @@ class UpdateAccepted(Entry, tag=7):
     args: bytes
 
 
-class UpdateCompleted(Entry, tag=8):
+class UpdateCompleted(Entry, frozen=True, tag=8):
     """An update was answered."""
 
     id: str
@@ -101,7 +101,7 @@ class UpdateCompleted(Entry, tag=8):
     failure: Failure | None = None
 
 
-class ChildStarted(Entry, tag=9):
+class ChildStarted(Entry, frozen=True, tag=9):
     """A child run exists."""
 
     n: int
@@ -111,7 +111,7 @@ class ChildStarted(Entry, tag=9):
     failure: Failure | None = None
 
 
-class ChildEnded(Entry, tag=10):
+class ChildEnded(Entry, frozen=True, tag=10):
     """A child run ended."""
 
     n: int
@@ -121,7 +121,7 @@ class ChildEnded(Entry, tag=10):
     failure: Failure | None = None
 
 
-class SignalSent(Entry, tag=11):
+class SignalSent(Entry, frozen=True, tag=11):
     """A signal to another run was accepted there (or refused)."""
 
     n: int
@@ -130,43 +130,43 @@ class SignalSent(Entry, tag=11):
     failure: Failure | None = None
 
 
-class Patched(Entry, tag=12):
+class Patched(Entry, frozen=True, tag=12):
     """`patched(id)` answered True."""
 
     id: str
 
 
-class CancelRequested(Entry, tag=13):
+class CancelRequested(Entry, frozen=True, tag=13):
     """Somebody asked for cancellation."""
 
     reason: str
 
 
-class Completed(Entry, tag=14):
+class Completed(Entry, frozen=True, tag=14):
     """The workflow returned."""
 
     result: bytes
 
 
-class Failed(Entry, tag=15):
+class Failed(Entry, frozen=True, tag=15):
     """The workflow raised."""
 
     failure: Failure
 
 
-class Cancelled(Entry, tag=16):
+class Cancelled(Entry, frozen=True, tag=16):
     """The workflow unwound after a cancellation."""
 
     reason: str
 
 
-class Terminated(Entry, tag=17):
+class Terminated(Entry, frozen=True, tag=17):
     """The run was ended without unwinding."""
 
     reason: str
 
 
-class Continued(Entry, tag=18):
+class Continued(Entry, frozen=True, tag=18):
     """The workflow went on as a new run, number `next`, with fresh arguments."""
 
     args: bytes

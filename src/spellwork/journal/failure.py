@@ -89,7 +89,7 @@ class ErrorRegistry:
         return error
 
     def _instantiate(self, failure: Failure) -> Exception:
-        kind = self._classes.get(failure.type)
+        kind: Any = self._classes.get(failure.type)
         if kind is None or not issubclass(kind, Exception):
             return ActivityFailed(
                 f"{failure.type}: {failure.message}",
@@ -98,10 +98,11 @@ class ErrorRegistry:
                 data=failure.data,
             )
         if issubclass(kind, SpellworkError) and isinstance(failure.data, dict):
-            return kind(failure.message, **failure.data)
+            rebuilt: Exception = kind(failure.message, **failure.data)
+            return rebuilt
         arguments = failure.data if isinstance(failure.data, list) else [failure.message]
         try:
-            error = kind(*arguments)
+            error: Exception = kind(*arguments)
         except (TypeError, ValueError):
             error = kind.__new__(kind)
             error.args = (failure.message,)

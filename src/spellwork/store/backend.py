@@ -13,15 +13,15 @@ Row = tuple[bytes, bytes, int]
 class Reader(Protocol):
     """A consistent view of everything committed when it was made."""
 
-    def get(self, key: bytes) -> bytes | None: ...
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, or None."""
+        ...
 
     def version(self, key: bytes) -> int:
         """The revision that wrote `key`, 0 if it does not exist."""
         ...
 
-    def scan(
-        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None
-    ) -> list[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[tuple[bytes, bytes]]:
         """The pairs with start <= key < end, in key order."""
         ...
 
@@ -45,24 +45,35 @@ class Backend(Protocol):
     """Whether commits are so cheap that they run on the event loop."""
 
     def begin(self, *, sync: bool) -> tuple[int, bool]:
-        """Start a write transaction that will be synced or not: the current revision, and whether another process wrote since the last time."""
+        """Start a write transaction, to be synced or not.
+
+        Returns the current revision, and whether another process wrote since the last time.
+        """
         ...
 
     def get(self, key: bytes) -> tuple[bytes, int] | None:
         """Value and version inside the write transaction."""
         ...
 
-    def write(self, rows: list[Row], deletes: list[bytes]) -> None: ...
+    def write(self, rows: list[Row], deletes: list[bytes]) -> None:
+        """Put rows and delete keys inside the write transaction."""
+        ...
 
-    def delete_range(self, start: bytes, end: bytes) -> None: ...
+    def delete_range(self, start: bytes, end: bytes) -> None:
+        """Delete every key with start <= key < end."""
+        ...
 
     def commit(self, revision: int) -> None:
         """Make the transaction durable (if it was begun with `sync`) and visible, as one."""
         ...
 
-    def rollback(self) -> None: ...
+    def rollback(self) -> None:
+        """Forget the write transaction."""
+        ...
 
-    def reader(self) -> Reader: ...
+    def reader(self) -> Reader:
+        """A new view."""
+        ...
 
     def doorbell(self) -> int:
         """A number that changes when another process has committed; cheap, called from the event loop."""
@@ -72,4 +83,6 @@ class Backend(Protocol):
         """Bytes on the medium."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the medium."""
+        ...

@@ -8,8 +8,8 @@ from __future__ import annotations
 class Batch:
     """Puts, deletes, range deletes, merges and requirements that apply as a whole or not at all.
 
-    Range deletes come first, then `rows` (the last word on each key; None deletes it), then merges. Requirements are checked against
-    the state before the batch:
+    Range deletes come first, then `rows` (the last word on each key; None deletes it), then merges. Requirements are
+    checked against the state before the batch:
 
     - `absent`: keys that must not exist;
     - `versions`: keys that must have this version (the revision that wrote them);

@@ -267,5 +267,3 @@ class _Transaction:
 
 def _no_probe(_point: str) -> None:
     return None
-
-

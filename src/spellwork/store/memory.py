@@ -52,9 +52,7 @@ class MemoryReader:
         row = table.rows.get(key) if table else None
         return row[1] if row else 0
 
-    def scan(
-        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None
-    ) -> list[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[tuple[bytes, bytes]]:
         found: list[tuple[bytes, bytes]] = []
         for prefix in sorted(self._tables, reverse=reverse):
             table = self._tables[prefix]
@@ -136,9 +134,7 @@ class MemoryBackend:
         return 0
 
     def size(self) -> int:
-        return sum(
-            len(key) + len(row[0]) for table in self._tables.values() for key, row in table.rows.items()
-        )
+        return sum(len(key) + len(row[0]) for table in self._tables.values() for key, row in table.rows.items())
 
     def close(self) -> None:
         self._tables = {}

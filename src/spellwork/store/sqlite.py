@@ -47,8 +47,7 @@ _PRAGMAS = (
 # apsw gives up the GIL at each step, and a busy event loop keeps it for 5 ms: so the rows of a group go in by one statement a
 # key length, as blobs of version (8 bytes), key and value.
 _INSERT = (
-    "INSERT OR REPLACE INTO kv(k, v, r) "
-    "SELECT substr(value, 9, ?2), substr(value, 9 + ?2), substr(value, 1, 8) FROM carray(?1)"
+    "INSERT OR REPLACE INTO kv(k, v, r) SELECT substr(value, 9, ?2), substr(value, 9 + ?2), substr(value, 1, 8) FROM carray(?1)"
 )
 _DELETE = "DELETE FROM kv WHERE k IN (SELECT value FROM carray(?1))"
 
@@ -74,15 +73,14 @@ class SqliteReader:
         with translated(self._path):
             return self._connection.execute(sql, (key,)).fetchone()
 
-    def scan(
-        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None
-    ) -> list[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[tuple[bytes, bytes]]:
         order = "DESC" if reverse else "ASC"
         with translated(self._path):
-            return self._connection.execute(
+            rows: list[Any] = self._connection.execute(
                 f"SELECT k, v FROM kv WHERE k >= ? AND k < ? ORDER BY k {order} LIMIT ?",  # noqa: S608 - a constant
                 (start, end, -1 if limit is None else limit),
             ).fetchall()
+        return rows
 
     def close(self) -> None:
         with translated(self._path):
@@ -125,9 +123,7 @@ class SqliteBackend:
 
     def _connect(self) -> apsw.Connection:
         with translated(self.path):
-            connection = apsw.Connection(
-                self.path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._vfs
-            )
+            connection = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._vfs)
             connection.set_busy_timeout(2000)
             for pragma in _PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}").fetchall()
@@ -137,7 +133,7 @@ class SqliteBackend:
         with translated(self.path):
             application = self._writer.pragma("application_id")
             schema = self._writer.pragma("user_version")
-            empty = not self._writer.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+            empty = not self._writer.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
             if application == 0 and empty and not create:
                 raise StoreMissing(f"{self.path} is empty, not a store; check --store, or start a run to create one")
             if application == 0 and empty:
@@ -148,13 +144,9 @@ class SqliteBackend:
                 )
                 return
         if application != APPLICATION_ID:
-            raise StoreCorrupt(
-                f"{self.path} is an SQLite database of another application; choose another path"
-            )
+            raise StoreCorrupt(f"{self.path} is an SQLite database of another application; choose another path")
         if schema > SCHEMA:
-            raise StoreTooNew(
-                f"{self.path} has schema {schema}, this Spellwork knows up to {SCHEMA}; install a newer Spellwork"
-            )
+            raise StoreTooNew(f"{self.path} has schema {schema}, this Spellwork knows up to {SCHEMA}; install a newer Spellwork")
 
     def begin(self, *, sync: bool) -> tuple[int, bool]:
         self._turn.let_others_in()
@@ -270,9 +262,7 @@ def translated(path: str) -> Iterator[None]:
             f"{path} is damaged or no SQLite database ({error}); restore a backup, or move it away to start anew"
         ) from error
     except apsw.IOError as error:
-        raise StoreFailed(
-            f"{path}: reading or writing failed ({error}); check the disk and open the engine again"
-        ) from error
+        raise StoreFailed(f"{path}: reading or writing failed ({error}); check the disk and open the engine again") from error
     except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError) as error:
         raise StoreUnavailable(
             f"{path} cannot be written ({error}); check the permissions of the file and its directory"
@@ -285,4 +275,3 @@ def translated(path: str) -> Iterator[None]:
         raise StoreUnavailable(f"{path}: the connection was closed") from error
     except OSError as error:
         raise StoreUnavailable(f"{path}: {error}") from error
-

@@ -18,7 +18,7 @@ from spellwork.clock import Cancellable, Clock, SystemClock
 from spellwork.errors import Lagged, StoreError, StoreUnavailable
 from spellwork.store.backend import Backend, Reader
 from spellwork.store.batch import Batch
-from spellwork.store.committer import Committer, CommitStats, Done, Probe
+from spellwork.store.committer import CommitStats, Committer, Done, Probe
 from spellwork.store.keyspace import FEED, FEED_FLOOR, REVISION
 from spellwork.store.memory import MemoryBackend
 from spellwork.store.sqlite import SqliteBackend
@@ -90,18 +90,14 @@ def open_store(
 class Store:
     """Ordered bytes with atomic batches. Made by `open_store`; lives on one event loop."""
 
-    def __init__(
-        self, url: str, backend: Backend, durability: Durability, clock: Clock, probe: Probe | None = None
-    ) -> None:
+    def __init__(self, url: str, backend: Backend, durability: Durability, clock: Clock, probe: Probe | None = None) -> None:
         self.url = url
         self.durability = durability
         self._backend = backend
         self._clock = clock
         self._committer = Committer(backend, clock, sync_every=durability.sync_every, probe=probe)
         self._committer.committed = lambda _revision: self._ring(self._listeners)
-        self._readers = (
-            None if backend.inline else concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="spellwork-reader")
-        )
+        self._readers = None if backend.inline else concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="spellwork-reader")
         self._connection: Any = None
         self._listeners: list[Callable[[], None]] = []
         self._foreign: list[Callable[[], None]] = []
@@ -159,9 +155,7 @@ class Store:
         """The value of `key`, or None."""
         return await self.read(lambda reader: reader.get(key))
 
-    async def scan(
-        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None
-    ) -> list[tuple[bytes, bytes]]:
+    async def scan(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[tuple[bytes, bytes]]:
         """The pairs with start <= key < end."""
         return await self.read(lambda reader: reader.scan(start, end, reverse=reverse, limit=limit))
 
@@ -280,9 +274,7 @@ class Snapshot:
         """The value of `key` when the snapshot was made."""
         return await self._call(lambda: self._reader.get(key))
 
-    async def scan(
-        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None
-    ) -> list[tuple[bytes, bytes]]:
+    async def scan(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[tuple[bytes, bytes]]:
         """The pairs with start <= key < end when the snapshot was made."""
         return await self._call(lambda: self._reader.scan(start, end, reverse=reverse, limit=limit))
 
@@ -295,8 +287,7 @@ def _changes(reader: Reader, prefix: bytes, after: int) -> tuple[list[Change], i
     floor = int.from_bytes(reader.get(FEED_FLOOR) or b"", "big")
     if floor > after:
         raise Lagged(
-            f"changes up to revision {floor} are no longer retained, asked for those after {after}; "
-            "read the state and watch anew",
+            f"changes up to revision {floor} are no longer retained, asked for those after {after}; read the state and watch anew",
             missed=floor - after,
         )
     _, end = FEED.range()
@@ -304,10 +295,7 @@ def _changes(reader: Reader, prefix: bytes, after: int) -> tuple[list[Change], i
     changes: list[Change] = []
     for key, value in rows:
         after = int.from_bytes(key[1:], "big")
-        for changed, content, range_end in msgspec.msgpack.decode(
-            value, type=list[tuple[bytes, bytes | None, bytes | None]]
-        ):
+        for changed, content, range_end in msgspec.msgpack.decode(value, type=list[tuple[bytes, bytes | None, bytes | None]]):
             if changed.startswith(prefix) or (range_end is not None and changed <= prefix < range_end):
                 changes.append(Change(after, changed, content, range_end))
     return changes, after
-

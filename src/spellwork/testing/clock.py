@@ -34,7 +34,7 @@ class VirtualClock:
 
     def __init__(self, seed: int = 0):
         self._now = _START
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 - replayable on purpose
         self._timers: list[tuple[int, int, VirtualTimer]] = []
         self._sequence = itertools.count()
         self._watching = False

@@ -27,6 +27,7 @@ class CrashAt:
         self._left = n
 
     def __call__(self, point: str) -> None:
+        """Pass a point, or die there."""
         if point == self._point:
             self._left -= 1
             if self._left == 0:

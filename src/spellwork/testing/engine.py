@@ -35,7 +35,9 @@ class TestEngine(Engine):
     ):
         self.clock = VirtualClock(seed)
         super().__init__(store, clock=self.clock, **options)
-        self._fakes = {key if isinstance(key, str) else key.name: fake for key, fake in (fakes or {}).items()}
+        self._fakes: dict[str, Callable[..., Any]] = {
+            key if isinstance(key, str) else key.name: fake for key, fake in (fakes or {}).items()
+        }
         for name, fake in self._fakes.items():
             if not callable(fake):
                 raise DefinitionError(f"the fake of activity {name} is not callable: {fake!r}")
@@ -43,7 +45,7 @@ class TestEngine(Engine):
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         self._host.steps.fakes = dict(self._fakes)
-        self.clock.may_jump = lambda: self.idle and bool(self._waiters)
+        self.clock.may_jump = lambda: self.idle and bool(self._waiting)
         return self
 
     async def advance(self, by: float | dt.timedelta) -> None:

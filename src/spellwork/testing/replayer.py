@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spellwork.engine import Engine
-from spellwork.engine import rows
+from spellwork.engine import Engine, rows
 from spellwork.engine.replay import Verdict, check_runs, replay_journal
 from spellwork.errors import NonDeterminismError
 from spellwork.journal import ErrorRegistry
@@ -25,7 +24,11 @@ async def check_replay(engine: Engine, run_id: str, workflow: Workflow[Any, Any]
         verdict = (await replays(engine, run_id))[0]
         if not verdict.ok:
             raise NonDeterminismError(
-                verdict.error, run_id=run_id, position=verdict.position or 0, expected="the journal", found="today's code"
+                verdict.error,
+                run_id=run_id,
+                position=verdict.position or 0,
+                expected="the journal",
+                found="today's code",
             )
         return
     info = await (await engine.get(run_id)).status()

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import inspect
 from asyncio import events
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from spellwork.errors import DefinitionError, UsageError
@@ -42,7 +42,7 @@ class Activity(Generic[P, R]):
         executor: Where | None = None,
     ) -> None:
         self.fn = fn
-        self.name = name or getattr(fn, "__name__", "")
+        self.name: str = name or str(getattr(fn, "__name__", ""))
         self.retry = retry or Retry()
         self.timeout = _limit(self.name, "timeout", timeout)
         self.schedule_timeout = _limit(self.name, "schedule_timeout", schedule_timeout)
@@ -53,7 +53,7 @@ class Activity(Generic[P, R]):
         functools.update_wrapper(self, fn)
 
     def _check(self, is_async: bool) -> None:
-        if not callable(self.fn) or not self.name:
+        if not self.name:
             raise DefinitionError("@activity needs a named function")
         if not isinstance(self.retry, Retry):
             raise DefinitionError(f"activity {self.name}: retry= takes a Retry, not {self.retry!r}")
@@ -65,7 +65,7 @@ class Activity(Generic[P, R]):
             kind = "an async" if is_async else "a plain"
             raise DefinitionError(
                 f'activity {self.name}: {kind} function cannot run with executor="{self.executor}"; '
-                f'use {"async" if is_async else "thread or process"}'
+                f"use {'async' if is_async else 'thread or process'}"
             )
 
     @functools.cached_property
@@ -89,8 +89,9 @@ class Activity(Generic[P, R]):
             setattr(twin, name, value if name == "retry" else _limit(self.name, name, value))
         return twin
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
-        loop = events._get_running_loop()  # noqa: SLF001 - get_running_loop() would raise outside of any loop
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """A durable step inside a workflow; outside, the function itself."""
+        loop = events._get_running_loop()
         if type(loop) is WorkflowLoop:
             return loop.timers.step(self, args, kwargs)  # type: ignore[attr-defined, no-any-return]
         return self.fn(*args, **kwargs)  # type: ignore[no-any-return]
@@ -165,7 +166,9 @@ class ActivityContext:
 class Attempt(Protocol):
     """An attempt under way; it tells its context only when it is asked, since most activities never do."""
 
-    def context(self) -> ActivityContext: ...
+    def context(self) -> ActivityContext:
+        """What the attempt may know of itself."""
+        ...
 
 
 _current: contextvars.ContextVar[Attempt] = contextvars.ContextVar("spellwork.activity")

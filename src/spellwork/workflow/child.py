@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Child:
     """A started child. Await it (or `result()`) for its result; forget it to let it run beside its parent."""
 
-    def __init__(self, execution: Execution, id: str, ended: asyncio.Future[Any]):  # noqa: A002
+    def __init__(self, execution: Execution, id: str, ended: asyncio.Future[Any]):
         self.id = id
         self._execution = execution
         self._ended = ended

@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import inspect
 from asyncio import events
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from spellwork.errors import DefinitionError
@@ -25,7 +25,7 @@ class Workflow(Generic[P, R]):
         if not inspect.iscoroutinefunction(fn):
             raise DefinitionError(f"@workflow needs an async def function, not {fn!r}")
         self.fn = fn
-        self.name = name or fn.__name__
+        self.name: str = name or fn.__name__
         self.version = str(version)
         if not self.name or "/" in self.name:
             raise DefinitionError(f"workflow name {self.name!r} is empty or contains a slash")
@@ -36,8 +36,9 @@ class Workflow(Generic[P, R]):
         """How its arguments and result are stored."""
         return Parameters(self.fn, f"workflow {self.name}")
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
-        loop = events._get_running_loop()  # noqa: SLF001 - get_running_loop() would raise outside of any loop
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """A child run inside a workflow; outside, the function itself."""
+        loop = events._get_running_loop()
         if type(loop) is WorkflowLoop:
             return loop.timers.run_child(self, args, kwargs)  # type: ignore[attr-defined, no-any-return]
         return self.fn(*args, **kwargs)
@@ -49,9 +50,7 @@ class Workflow(Generic[P, R]):
 @overload
 def workflow(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
 @overload
-def workflow(
-    *, name: str | None = None, version: str = "1"
-) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Workflow[P, R]]: ...
+def workflow(*, name: str | None = None, version: str = "1") -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Workflow[P, R]]: ...
 def workflow(fn: Any = None, /, **options: Any) -> Any:
     """Declare a workflow, bare or with `name=` and `version=`.
 

@@ -46,7 +46,7 @@ class Execution:
         self.number = number
         self.definition = definition
         self.codec = codec
-        self.loop = WorkflowLoop(number, self)  # type: ignore[arg-type]
+        self.loop = WorkflowLoop(number, self)  # type: ignore[abstract] # the rest of its methods is forbidden, see loop.py
         self.outbox: list[c.Command] = []
         self.pending: dict[int, Pending] = {}
         self._passive: set[int] = set()
@@ -101,7 +101,7 @@ class Execution:
         self.replaying = False
         self.outbox = [command for command in self.outbox if self._is_open(command, answered)]
 
-    def _is_open(self, command: c.Command, answered: set[str]) -> bool:
+    def _is_open(self, command: c.Command, answered: set[str]) -> bool:  # noqa: PLR0911 - one answer a kind of command
         match command:
             case c.AnswerUpdate():
                 return command.id not in answered
@@ -158,7 +158,7 @@ class Execution:
             future.set_result(pending.value[0])
             return
         try:
-            value = pending.shape.decode(entry.result)  # type: ignore[union-attr]
+            value = pending.shape.decode(entry.result)
         except PayloadError as error:
             future.set_exception(error)
         else:
@@ -176,7 +176,7 @@ class Execution:
         self.pending[entry.n] = pending
 
     def _timer_fired(self, entry: e.TimerFired) -> None:
-        self.loop.make_ready(self._answer(entry, "timer").handle)  # type: ignore[arg-type]
+        self.loop.make_ready(self._answer(entry, "timer").handle)
 
     def _signal_received(self, entry: e.SignalReceived) -> None:
         if entry.id is not None:
@@ -215,7 +215,7 @@ class Execution:
             if asyncio.iscoroutine(value):
                 value = await value
             result = self.codec.shape(handler.parameters.result).encode(value)
-        except (Exception, asyncio.CancelledError) as error:  # supervision point: user code of an update
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - supervision point: user code of an update
             failure = Failure.of(error)
         self.outbox.append(c.AnswerUpdate(0, entry.id, entry.name, result, failure))
 
@@ -241,7 +241,7 @@ class Execution:
             pending.future.set_exception(self._errors.rebuild(entry.failure))
             pending.future.exception()  # a child that nobody awaits may fail without a log line
             return
-        pending.future.set_result(pending.shape.decode(entry.result))  # type: ignore[union-attr, arg-type]
+        pending.future.set_result(pending.shape.decode(entry.result))
 
     def _signal_sent(self, entry: e.SignalSent) -> None:
         pending = self._answer(entry, "signal to")
@@ -357,7 +357,12 @@ class Execution:
             raise
 
     async def start_child(
-        self, workflow: Workflow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], child_id: str | None, close: str
+        self,
+        workflow: Workflow[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        child_id: str | None,
+        close: str,
     ) -> Child:
         """Start a child run."""
         if not isinstance(workflow, Workflow):
@@ -514,4 +519,3 @@ _DELIVER: dict[type, Callable[[Any, Any], None]] = {
     e.Patched: Execution._patched,
     e.CancelRequested: Execution._cancel_requested,
 } | dict.fromkeys(e.ENDINGS, Execution._ended)
-

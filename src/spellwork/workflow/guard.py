@@ -33,7 +33,18 @@ _FORBIDDEN = {
     "sqlite3.connect": "a database",
 }
 # Imports, log lines and tracebacks read or write files on their own; what they do does not reach the workflow's decisions.
-_HARMLESS = ("importlib", "linecache", "logging", "traceback", "warnings", "tokenize", "zipimport", "_pytest", "inspect", "_frozen_importlib")
+_HARMLESS = (
+    "importlib",
+    "linecache",
+    "logging",
+    "traceback",
+    "warnings",
+    "tokenize",
+    "zipimport",
+    "_pytest",
+    "inspect",
+    "_frozen_importlib",
+)
 
 _installed: list[bool] = []
 
@@ -46,9 +57,9 @@ def install_guard() -> None:
 
 
 def _audit(event: str, _args: tuple[Any, ...]) -> None:
-    if type(events._get_running_loop()) is not WorkflowLoop or event not in _FORBIDDEN:  # noqa: SLF001
+    if type(events._get_running_loop()) is not WorkflowLoop or event not in _FORBIDDEN:
         return
-    frame = sys._getframe(1)  # noqa: SLF001
+    frame = sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module.startswith(_HARMLESS):

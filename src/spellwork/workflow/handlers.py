@@ -25,6 +25,7 @@ class Handler:
         self.check: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function itself, for the workflow's own use."""
         return self.fn(*args, **kwargs)
 
 

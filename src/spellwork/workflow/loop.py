@@ -11,6 +11,7 @@ import sys
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
+from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 from spellwork.errors import ForbiddenInWorkflow, UsageError
@@ -28,9 +29,9 @@ class Evicted(BaseException):
 class Timers(Protocol):
     """Who starts and stops the timers of a loop."""
 
-    def start_timer(self, delay: float, handle: TimerHandle) -> None: ...
+    def start_timer(self, delay: float, handle: TimerHandle, /) -> None: ...
 
-    def stop_timer(self, handle: TimerHandle) -> None: ...
+    def stop_timer(self, handle: TimerHandle, /) -> None: ...
 
 
 class Handle:
@@ -125,8 +126,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         ready = self._ready
         if not ready:
             return
-        previous = events._get_running_loop()  # noqa: SLF001 - the documented hook for loop authors
-        events._set_running_loop(self)  # noqa: SLF001
+        previous = events._get_running_loop()
+        events._set_running_loop(self)
         left = _SPIN_LIMIT
         try:
             while ready:
@@ -141,7 +142,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                         "does it spin on asyncio.sleep(0)? Await a signal, a timer or an activity"
                     )
         finally:
-            events._set_running_loop(previous)  # noqa: SLF001
+            events._set_running_loop(previous)
 
     @property
     def has_ready(self) -> bool:
@@ -150,12 +151,12 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     def enter(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function` as if from inside the loop."""
-        previous = events._get_running_loop()  # noqa: SLF001
-        events._set_running_loop(self)  # noqa: SLF001
+        previous = events._get_running_loop()
+        events._set_running_loop(self)
         try:
             return function(*args)
         finally:
-            events._set_running_loop(previous)  # noqa: SLF001
+            events._set_running_loop(previous)
 
     def close(self) -> None:
         """Drop every task without letting its clean-up reach anything durable."""
@@ -169,23 +170,23 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     # What asyncio itself asks of a loop
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> Handle:  # type: ignore[override]
+    ) -> Handle:
         handle = Handle(callback, args, context)
         self._ready.append(handle)
         return handle
 
-    def call_later(
+    def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> TimerHandle:  # type: ignore[override]
+    ) -> TimerHandle:
         handle = TimerHandle(self.elapsed + delay, callback, args, self, context)
         self.timers.start_timer(delay, handle)
         return handle
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> TimerHandle:  # type: ignore[override]
+    ) -> TimerHandle:
         return self.call_later(when - self.elapsed, callback, *args, context=context)
 
     def make_ready(self, handle: Handle) -> None:
@@ -199,15 +200,15 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> WorkflowFuture:
         return WorkflowFuture(loop=self)
 
-    def create_task(self, coro: Any, *, name: str | None = None, **kwargs: Any) -> WorkflowTask:  # type: ignore[override]
+    def create_task(self, coro: Any, *, name: str | None = None, **kwargs: Any) -> WorkflowTask:
         if self.closed:
             coro.close()
             raise Evicted
-        frame = sys._getframe(1)  # noqa: SLF001 - see _order_of
+        frame = sys._getframe(1)
         if frame.f_code.co_name in ("ensure_future", "_ensure_future"):
             if (task := self._ordered.pop(id(coro), None)) is not None:
                 return task
-            self._order_of(coro, frame)
+            self._order_of(frame)
             if (task := self._ordered.pop(id(coro), None)) is not None:
                 return task
         return self._spawn(coro, name, kwargs)
@@ -220,7 +221,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             self._sweep_at = max(64, 2 * len(self._tasks))
         return task
 
-    def _order_of(self, coro: Any, frame: Any) -> None:
+    def _order_of(self, frame: Any) -> None:
         # as_completed puts bare coroutines into a set, whose order follows their addresses, and makes tasks of them in
         # that order. Its own argument still has the caller's order, so the tasks are made here, all at once, in that order.
         for _ in range(5):
@@ -257,14 +258,14 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             _log.error("%s", context.get("message", "unhandled error"), exc_info=context.get("exception"))
 
     def _timer_handle_cancelled(self, handle: Any) -> None:
-        """asyncio's own TimerHandle asks for this; ours does not need it."""
+        """Asyncio's own TimerHandle asks for this; ours does not need it."""
 
 
 def _drop(tasks: list[WorkflowTask]) -> None:
     for task in tasks:
         if task.done():
             continue
-        task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - dropping is on purpose here
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
         coro = task.get_coro()
         try:
             if coro is not None:
@@ -276,13 +277,13 @@ def _drop(tasks: list[WorkflowTask]) -> None:
 
 def caller() -> str:
     """`file:line` of the innermost frame that is neither asyncio's nor Spellwork's."""
-    frame = sys._getframe(1)  # noqa: SLF001
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
         module = frame.f_globals.get("__name__", "")
         if not module.startswith(("asyncio", "spellwork.workflow")) and not name.startswith("<"):
             return f"{name}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return "<unknown>"
 
 
@@ -301,4 +302,3 @@ def _forbid(name: str) -> Callable[..., NoReturn]:
 for _name in dir(asyncio.AbstractEventLoop):
     if not _name.startswith("_") and _name not in vars(WorkflowLoop):
         setattr(WorkflowLoop, _name, _forbid(_name))
-

@@ -38,7 +38,7 @@ class Pending(msgspec.Struct, gc=False):
         return f"{self.kind} {self.name}"
 
 
-def describe(entry: Any) -> str:
+def describe(entry: Any) -> str:  # noqa: PLR0911 - one answer a kind of entry
     """An entry in the words of `Pending`."""
     match entry:
         case e.TimerFired(n=n, digest=digest):

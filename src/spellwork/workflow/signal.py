@@ -23,7 +23,7 @@ class Signal(Generic[T]):
     """
 
     def __init__(self, name: str, type: Any = None):  # noqa: A002 - the field's word
-        if not isinstance(name, str) or not name:
+        if not name:
             raise DefinitionError("a signal needs a name")
         self.name = name
         self._type = type
@@ -46,9 +46,7 @@ class Signal(Generic[T]):
     async def receive(self, timeout: Duration, default: D) -> T | D: ...
     async def receive(self, timeout: Duration | None = None, default: Any = None) -> Any:
         """Wait for the next one. After `timeout` (seconds or timedelta, durable) the answer is `default`."""
-        return await current("Signal.receive()").receive(
-            self, None if timeout is None else seconds(timeout), default
-        )
+        return await current("Signal.receive()").receive(self, None if timeout is None else seconds(timeout), default)
 
     def __repr__(self) -> str:
         return f"<signal {self.name}>"

@@ -39,7 +39,7 @@ class WorkflowInfo:
 
 def current(verb: str) -> Execution:
     """The execution whose code is running; raises `UsageError` outside a workflow."""
-    loop = events._get_running_loop()  # noqa: SLF001 - get_running_loop() would raise outside of any loop
+    loop = events._get_running_loop()
     if type(loop) is not WorkflowLoop:
         raise UsageError(f"{verb} was called outside a running workflow")
     return loop.timers  # type: ignore[return-value]
@@ -77,7 +77,7 @@ def info() -> WorkflowInfo:
     )
 
 
-def patched(id: str) -> bool:  # noqa: A002 - the field's word
+def patched(id: str) -> bool:
     """Whether this run should take the new path: True for runs that get here for the first time, and ever after.
 
     Runs that passed this place before the patch was written get False. Remove the old path when none of them is left.
@@ -96,7 +96,7 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
 async def start_child(
     workflow: Workflow[Any, Any],
     *args: Any,
-    id: str | None = None,  # noqa: A002 - the field's word
+    id: str | None = None,
     parent_close: ParentClose = "cancel",
     **kwargs: Any,
 ) -> Child:

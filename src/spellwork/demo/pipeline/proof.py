@@ -46,9 +46,7 @@ def step_key(run: str, number: int, n: int) -> str:
     return f"{run}:{number:x}:{n}"
 
 
-def prove(
-    state: Standing, lines: Sequence[Line], run: str, number: int, width: int, kills: Sequence[Kill] = ()
-) -> Proof:
+def prove(state: Standing, lines: Sequence[Line], run: str, number: int, width: int, kills: Sequence[Kill] = ()) -> Proof:
     """Compare ledger and journal.
 
     The attempts at one step follow one another, so if the committed one is the last on the ledger, none came after it.

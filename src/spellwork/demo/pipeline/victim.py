@@ -76,6 +76,4 @@ class Victim:
     def _failure(self, code: int | None) -> WorkerFailed:
         words = self._log.read_text(encoding="utf-8", errors="replace").strip()[-_TAIL:]
         what = "does not end" if code is None else f"ended with {code}"
-        return WorkerFailed(
-            f"the process that runs {self._run_id} {what}: {words or 'it said nothing'} (see {self._log})"
-        )
+        return WorkerFailed(f"the process that runs {self._run_id} {what}: {words or 'it said nothing'} (see {self._log})")

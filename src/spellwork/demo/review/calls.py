@@ -34,11 +34,7 @@ _SHELLS = frozenset(
     }
 )
 _PICKLES = frozenset(
-    {
-        f"{module}.{name}"
-        for module in ("pickle", "cPickle", "_pickle", "dill")
-        for name in ("load", "loads", "Unpickler")
-    }
+    {f"{module}.{name}" for module in ("pickle", "cPickle", "_pickle", "dill") for name in ("load", "loads", "Unpickler")}
     | {
         "shelve.open",
         "marshal.load",

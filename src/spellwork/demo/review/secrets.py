@@ -30,9 +30,7 @@ _DEFAULTS = frozenset({"admin", "default", "guest", "pass", "password", "postgre
 _CHANGES = frozenset({"changeme", "changeit", "changethis", "letmein", "replaceme"})
 _NOTHING = frozenset({"false", "hidden", "none", "null", "redacted", "tbd", "todo", "true", "unknown", "unset"})
 _PLACEHOLDER = re.compile(r"<.*>|\[.*\]|[xX*.•_-]+|\$\w+|.*(?:\{.*\}|%\(|%s).*|your[-_ ].*|.*\bexample\b.*", re.DOTALL)
-_ELSEWHERE = re.compile(
-    r"[a-z][a-z0-9+.-]*://.*|(?:\.{0,2}|~)/[\w./-]*|--?[a-z][a-z-]*|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+"
-)
+_ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*://.*|(?:\.{0,2}|~)/[\w./-]*|--?[a-z][a-z-]*|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 # What makes a value that reads like a field's name, such as super_secret_key, a secret after all.
 _TELLTALES = frozenset({"dev", "my", "our", "super", "top", "very"})
 _LABEL = re.compile(r"[\w .-]{1,64}")

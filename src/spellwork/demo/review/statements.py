@@ -48,11 +48,7 @@ def swallowed_exception(_source: Source, handler: ast.ExceptHandler) -> Iterator
 def mutable_default(_source: Source, function: Function) -> Iterator[Hit]:
     """`mutable-default`: a default that all calls share and that one call could change."""
     for name, default in defaults(function.args):
-        made = (
-            isinstance(default, ast.Call)
-            and isinstance(default.func, ast.Name)
-            and name_of(default.func) in _MUTABLE_CALLS
-        )
+        made = isinstance(default, ast.Call) and isinstance(default.func, ast.Name) and name_of(default.func) in _MUTABLE_CALLS
         if made or isinstance(default, _MUTABLE):
             shared = f"the default of {name} is shared by all calls of {function.name}()"
             message = f"{shared}; use None and make it inside"
