@@ -1,7 +1,7 @@
 """The documentation is true: its code runs, its commands print what is shown, its tables name what exists.
 
 On each page every ```python block is executed, top to bottom, in one module and an empty directory. A ```text block right behind it is
-what it prints. A ```console block whose commands are all `spellwork`, `python` or `kill` is executed as well, and compared. In
+what it prints. A ```console block whose commands are all `spellwork`, `python`, `kill` or `sleep` is executed as well, and compared. In
 expected output `...` stands for anything. In the line above a block, `<!-- file: NAME -->` also writes it to NAME (and does not execute it),
 `<!-- fresh -->` gives it a module of its own, and `<!-- skip: REASON -->` leaves it out.
 """
@@ -36,7 +36,7 @@ STATES = {"done", "part", "no"}
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"<!-- (skip|file|fresh)(?:: ([^>]*?))? -->\n$")
 _COMPARE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-_KNOWN_COMMANDS = ("spellwork ", "python ", "kill ")
+_KNOWN_COMMANDS = ("spellwork ", "python ", "kill ", "sleep ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +89,46 @@ def execute(block: Block, module: types.ModuleType) -> str:
     return printed.getvalue()
 
 
-def shell(block: Block) -> None:
-    """Run a console block command by command, unless it needs more than this package."""
-    parts = [part for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE) if part.strip()]
-    commands = [part.partition("\n")[0] for part in parts]
-    if not all(command.startswith(_KNOWN_COMMANDS) for command in commands):
-        return
-    for part, command in zip(parts, commands, strict=True):
+class Shell:
+    """Runs console blocks. A command with `&` behind it stays in the background: `%1` is the newest, `wait` waits for it."""
+
+    def __init__(self) -> None:
+        self._job: subprocess.Popen[str] | None = None
+
+    def run(self, block: Block) -> None:
+        """Run a block command by command, unless it needs more than this package."""
+        parts = [part for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE) if part.strip()]
+        if not all(part.startswith(_KNOWN_COMMANDS) for part in parts):
+            return
+        for part in parts:
+            command, _, wanted = part.partition("\n")
+            agree(f"{block.place}: $ {command}", wanted, self._command(command, len(wanted.splitlines())))
+
+    def _command(self, command: str, lines: int) -> str:
         line = re.sub(r"^spellwork ", f"{shlex.quote(sys.executable)} -m spellwork.cli ", command)
-        line = re.sub(r"^python ", f"{shlex.quote(sys.executable)} ", line)
-        done = subprocess.run(line, shell=True, env=_environment(), capture_output=True, text=True, timeout=60, check=False)
-        agree(f"{block.place}: $ {command}", part.partition("\n")[2], done.stdout + done.stderr)
+        line = re.sub(r"^python ", f"{shlex.quote(sys.executable)} -u ", line)
+        if command.endswith(" &"):
+            return self._start(shlex.split(line[:-2]), lines)
+        if command == "kill -9 %1":
+            self.stop()
+            return ""
+        done = subprocess.run(
+            line, shell=True, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False
+        )  # fmt: skip
+        return done.stdout
+
+    def _start(self, words: list[str], lines: int) -> str:
+        self.stop()
+        self._job = subprocess.Popen(words, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert self._job.stdout is not None
+        return "".join(self._job.stdout.readline() for _ in range(lines))
+
+    def stop(self) -> None:
+        """End what runs in the background."""
+        if self._job is not None:
+            self._job.kill()
+            self._job.communicate()
+            self._job = None
 
 
 def _environment() -> dict[str, str]:
@@ -125,6 +154,8 @@ def test_what_a_page_shows_is_true(page: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     printed = ""
     with contextlib.ExitStack() as stack:
+        terminal = Shell()
+        stack.callback(terminal.stop)
         module = stack.enter_context(_module(f"docs_{page.stem.replace('-', '_')}"))
         for block in blocks(page):
             if block.mark == "skip":
@@ -139,7 +170,7 @@ def test_what_a_page_shows_is_true(page: Path, tmp_path: Path, monkeypatch: pyte
             elif block.language == "text" and block.follows:
                 agree(block.place, block.text, printed)
             elif block.language == "console":
-                shell(block)
+                terminal.run(block)
 
 
 def test_few_blocks_are_skipped_and_each_says_why() -> None:
@@ -196,7 +227,7 @@ def test_each_capability_has_a_state() -> None:
     """Each id stands once; what is done says where it is tested, and what is not says what is missing."""
     rows = _capabilities()
     ids = [id_ for id_, _, _ in rows]
-    assert len(ids) == len(set(ids)) == 98
+    assert len(ids) == len(set(ids)) == 87
     for id_, state, where in rows:
         assert state in STATES, id_
         assert state != "done" or "tests/" in where, id_

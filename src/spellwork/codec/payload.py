@@ -80,9 +80,12 @@ class Shape:
         try:
             return msgspec.convert(value, self.annotation, dec_hook=self._codec.dec_hook)
         except TypeError as error:
-            if "not supported" in str(error):  # an annotation msgspec has no notion of: the exact form stands
-                return value
-            raise
+            if "not supported" not in str(error):
+                raise
+            # an annotation that msgspec has no notion of: the exact form stands, if it is of that class
+            if isinstance(self.annotation, type) and not isinstance(value, self.annotation):
+                raise ValueError(f"got {type(value).__name__}") from error
+            return value
 
 
 class Codec:

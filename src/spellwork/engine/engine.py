@@ -91,9 +91,10 @@ class Engine:
         clock: Clock | None = None,
         probe: Probe | None = None,
     ) -> None:
-        if not 1 <= partitions <= 1024 or lease <= 0 or threads < 1 or cache < 0 or max_recoveries < 1:
+        if not 1 <= partitions <= 1024 or lease <= 0 or threads < 1 or cache < 0 or max_recoveries < 3:
             raise DefinitionError(
-                "Engine: partitions must be 1 to 1024, lease more than 0, threads and max_recoveries at least 1, cache at least 0"
+                "Engine: partitions must be 1 to 1024, lease more than 0, threads at least 1, cache at least 0, and max_recoveries at least 3 "
+                "(two to notice that something kills the process, one to find out which run)"
             )
         self.url = store
         self.codec = codec or Codec()
@@ -234,7 +235,7 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way but waiting."""
-        return not self._host.busy
+        return not (self._host.busy or self._host.store.pending)
 
     @property
     def owned(self) -> int:

@@ -158,8 +158,7 @@ class Host:
         held, acked = live.held, live.acked
         while held and (held[0][0] <= acked or not live.unacked) and not live.dropped:
             self._perform(live, held.popleft()[1])
-        if live.parked and not live.unacked and not live.dropped:
-            self._rest(live)
+        self._rest_if_idle(live)
 
     def _perform(self, live: LiveRun, effect: Any) -> None:
         kind = type(effect)
@@ -384,9 +383,14 @@ class Host:
         if row.status is not Status.RUNNING:
             self._unblock(live)
         self.drain(live)
-        if not live.dropped and live.parked and not live.unacked:
-            self._rest(live)
+        if live.parked:
+            # not now: whoever asked for the run acts on it before anything else happens
+            asyncio.get_running_loop().call_soon(self._rest_if_idle, live)
         return live
+
+    def _rest_if_idle(self, live: LiveRun) -> None:
+        if live.parked and not live.dropped and not live.unacked:
+            self._rest(live)
 
     def _unblock(self, live: LiveRun) -> None:
         batch = live.partition.mark(live)

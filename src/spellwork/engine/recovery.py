@@ -29,6 +29,7 @@ class Recovery:
         self._host = host
         self._clock = clock
         self._max = max_recoveries
+        self._one_at_a_time = asyncio.Lock()
 
     async def partition(self, partition: Partition) -> None:
         """Take up everything of a partition that was just claimed."""
@@ -40,15 +41,19 @@ class Recovery:
             page = innocent[start : start + _PAGE]
             await self._admit(partition, {number: counts[number] + 1 for number in page})
             await asyncio.gather(*(self._load(number) for number in page))
-        for number in suspects:
-            if counts[number] >= self._max:
-                await self._quarantine(partition, number, counts[number])
-                continue
-            await self._admit(partition, {number: counts[number] + 1})
-            await self._load(number)
-            await self._progress(number)
+        async with self._one_at_a_time:
+            for number in suspects:
+                await self._try(partition, number, counts[number])
         for key, _ in await self._scan(Keys.BLOCKED, partition):
             await self._retry_blocked(number_of(key))
+
+    async def _try(self, partition: Partition, number: int, count: int) -> None:
+        if count >= self._max:
+            await self._quarantine(partition, number, count)
+            return
+        await self._admit(partition, {number: count + 1})
+        await self._load(number)
+        await self._progress(number)
 
     async def _scan(self, keyspace: int, partition: Partition) -> list[tuple[bytes, bytes]]:
         return await self._host.store.scan(*partition_range(keyspace, partition.index))

@@ -57,6 +57,7 @@ class Committer:
         self._synced_at = clock.monotonic()
         self._unsynced = False
         self._closed = False
+        self.pending = 0
         self.stats = CommitStats()
         self.committed: Callable[[int], None] = lambda _revision: None
         self._thread: threading.Thread | None = None
@@ -76,6 +77,7 @@ class Committer:
         if not self._turn:
             self._loop.call_soon(self._flush)
         self._turn.append((batch, done))
+        self.pending += 1
 
     def _flush(self) -> None:
         items, self._turn = self._turn, []
@@ -129,6 +131,7 @@ class Committer:
 
     def _deliver(self, outcomes: list[tuple[Done, Outcome]]) -> None:
         newest = 0
+        self.pending -= len(outcomes)
         for done, outcome in outcomes:
             done(outcome)
             if type(outcome) is int:

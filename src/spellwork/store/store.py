@@ -110,6 +110,11 @@ class Store:
         """What the committer has done so far."""
         return self._committer.stats
 
+    @property
+    def pending(self) -> int:
+        """How many batches were submitted and not yet acknowledged."""
+        return self._committer.pending
+
     def size(self) -> int:
         """Bytes on the medium."""
         return self._backend.size()

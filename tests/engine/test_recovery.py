@@ -1,0 +1,223 @@
+"""Recovery: what goes on after a restart, what is quarantined, what sleeps on disk, what is evicted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spellwork import Engine, RunFailed, Signal, activity, query, workflow
+from spellwork.errors import RunQuarantined
+from spellwork.testing import Ledger, TestEngine
+
+go = Signal[int]("go")
+
+
+@activity
+async def echo(x: int) -> int:
+    return x
+
+
+@workflow
+async def waits(n: int) -> int:
+    steps = [await echo(i) for i in range(3)]
+
+    @query
+    def seen() -> int:
+        return sum(steps)
+
+    return n + await go.receive()
+
+
+@workflow
+async def sleeps(days: int) -> int:
+    await asyncio.sleep(days * 86400)
+    return days
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX's")
+def test_run_that_keeps_killing_its_process_is_quarantined_and_its_neighbours_finish(tmp_path: Path) -> None:
+    """After max_recoveries deaths the guilty run is set aside; runs that merely waited or were caught beside it go on."""
+    url, ledger = f"sqlite:{tmp_path / 'store.db'}", tmp_path / "ledger"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    for life in range(12):
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.engine.killer_run", url, str(ledger)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode == 0:
+            break
+    assert done.returncode == 0, f"still dying after {life + 1} lives: {done.stderr}"
+    assert done.stdout.startswith("quarantined 5 its process died 3 times")
+    counts = Ledger(ledger).counts()
+    assert counts["deadly"] <= 4
+    assert all(counts[f"n{i}"] == 1 for i in range(5))
+
+
+async def test_quarantined_run_says_so_and_can_be_resumed(tmp_path: Path) -> None:
+    """result() of a quarantined run raises RunQuarantined; resume() tries it again."""
+    from spellwork.engine import rows
+    from spellwork.journal import Status
+
+    async with TestEngine(f"sqlite:{tmp_path / 'store.db'}", workflows=[waits]) as engine:
+        run = await engine.start(waits, 1, id="r")
+        await engine.settle()
+        row = await engine.store.read(lambda reader: rows.read_row(reader, "r"))
+        assert row is not None
+        partition = engine._host.partitions[row.partition]
+        engine._host.drop(engine._host.runs[row.number])
+        rows.block(partition.batch(), row, None, Status.QUARANTINED, "killed its process", 0)
+        await engine.settle()
+        with pytest.raises(RunQuarantined, match="killed its process"):
+            await run.result()
+        await run.resume()
+        await run.signal(go, 4)
+        assert await run.result() == 5
+
+
+async def test_waiting_runs_survive_any_number_of_restarts(tmp_path: Path) -> None:
+    """A run that waits is not counted against, however often its process comes and goes."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    async with TestEngine(url, workflows=[waits]) as engine:
+        await engine.start(waits, 1, id="r")
+        await engine.settle()
+    for _ in range(20):
+        async with TestEngine(url, workflows=[waits], max_recoveries=3) as engine:
+            await engine.settle()
+            assert engine.loaded == 0, "a waiting run is not loaded when the engine opens"
+    async with TestEngine(url, workflows=[waits]) as engine:
+        run = await engine.get("r")
+        assert await run.query("seen") == 3
+        await run.signal(go, 1)
+        assert await run.result() == 2
+
+
+async def test_idle_runs_leave_memory_and_come_back() -> None:
+    """Beyond `cache` waiting runs the oldest are evicted; a signal, a query or a timer replays them."""
+    async with TestEngine(workflows=[waits, sleeps], cache=3) as engine:
+        runs = [await engine.start(waits, i, id=f"w{i}") for i in range(10)]
+        sleeper = await engine.start(sleeps, 2)
+        await engine.settle()
+        assert engine.loaded <= 3
+        assert [await run.query("seen") for run in runs] == [3] * 10
+        for run in runs:
+            await run.signal(go, 100)
+        assert [await run.result() for run in runs] == [100 + i for i in range(10)]
+        assert await sleeper.result() == 2
+
+
+async def test_evicted_workflow_does_not_run_its_clean_up() -> None:
+    """`finally` blocks that await are not carried out when a run merely leaves memory."""
+    cleaned: list[str] = []
+
+    @activity
+    async def clean() -> None:
+        cleaned.append("cleaned")
+
+    @workflow
+    async def careful(n: int) -> int:
+        try:
+            return await go.receive()
+        finally:
+            await clean()
+
+    async with TestEngine(workflows=[careful], cache=0) as engine:
+        run = await engine.start(careful, 1)
+        await engine.settle()
+        assert engine.loaded == 0
+        assert cleaned == []
+        await run.signal(go, 9)
+        assert await run.result() == 9
+        assert cleaned == ["cleaned"]
+
+
+async def test_timers_due_while_nobody_ran_fire_once_when_somebody_does(tmp_path: Path) -> None:
+    """A sleep that ended while the process was down ends when it comes back, and not before it is due."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    async with TestEngine(url, workflows=[sleeps]) as engine:
+        for days in (1, 2, 3):
+            await engine.start(sleeps, days, id=f"s{days}")
+        await engine.settle()
+    async with TestEngine(url, workflows=[sleeps]) as engine:
+        await engine.advance(86400 * 2.5)
+        states = {info.id: info.status.value for info in await engine.list()}
+        assert states == {"s1": "completed", "s2": "completed", "s3": "running"}
+        assert await (await engine.get("s3")).result() == 3
+
+
+async def test_many_engines_in_one_process_do_not_see_each_other(tmp_path: Path) -> None:
+    """Engines are isolated: same ids, different stores, different results."""
+    async with (
+        Engine("memory:", workflows=[waits]) as one,
+        Engine("memory:", workflows=[waits]) as two,
+        Engine(f"sqlite:{tmp_path / 'store.db'}", workflows=[waits]) as three,
+    ):
+        runs = [await engine.start(waits, i, id="same") for i, engine in enumerate((one, two, three))]
+        for run in runs:
+            await run.signal(go, 10)
+        assert [await run.result(5) for run in runs] == [10, 11, 12]
+
+
+async def test_terminated_run_does_not_unwind() -> None:
+    """terminate() ends a run at once; its finally blocks do nothing durable."""
+    touched: list[int] = []
+
+    @activity
+    async def touch() -> None:
+        touched.append(1)
+
+    @workflow
+    async def stubborn() -> None:
+        try:
+            await go.receive()
+        finally:
+            await touch()
+
+    async with TestEngine(workflows=[stubborn]) as engine:
+        run = await engine.start(stubborn)
+        await engine.settle()
+        await run.terminate("enough")
+        info = await run.status()
+        assert (info.status, info.reason) == ("terminated", "enough")
+        assert touched == []
+
+
+async def test_a_failing_workflow_keeps_its_cause() -> None:
+    """RunFailed carries the workflow's own error, with the chain of causes, live and from the store."""
+
+    @workflow
+    async def fails() -> None:
+        try:
+            raise KeyError("inner")
+        except KeyError as error:
+            raise ValueError("outer", 7) from error
+
+    async with TestEngine(workflows=[fails]) as engine:
+        for _ in range(2):
+            with pytest.raises(RunFailed) as caught:
+                await engine.run(fails, id="f")
+            cause = caught.value.__cause__
+            assert isinstance(cause, ValueError)
+            assert cause.args == ("outer", 7)
+            assert isinstance(cause.__cause__, KeyError)
+
+
+async def test_list_pages_and_filters() -> None:
+    """list() gives runs newest first, by status and workflow, page after page."""
+    async with TestEngine(workflows=[waits, sleeps]) as engine:
+        for i in range(7):
+            await engine.start(waits, i, id=f"w{i}")
+        await engine.run(sleeps, 1, id="s")
+        page = await engine.list(workflow="waits", limit=4)
+        assert [info.id for info in page] == ["w6", "w5", "w4", "w3"]
+        assert [info.id for info in await engine.list(limit=10, after="w3")] == ["w2", "w1", "w0"]
+        assert [info.id for info in await engine.list(status="completed")] == ["s"]
