@@ -33,9 +33,7 @@ def read_back(engine: Engine) -> tuple[str, int]:
     """The journal mode and the synchronous level of all pooled connections, or exits."""
     with ExitStack() as stack:
         # Held together, so that the pool hands out a different connection each time.
-        held = [
-            stack.enter_context(engine.connect()) for _ in range(max(1, engine.pool.checkedin()))
-        ]
+        held = [stack.enter_context(engine.connect()) for _ in range(max(1, engine.pool.checkedin()))]
         modes = {
             (
                 str(connection.execute(text("PRAGMA journal_mode")).scalar_one()),

@@ -115,11 +115,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "langgraph.sqlite"
-        print(
-            json.dumps(
-                asyncio.run(bench(path, options.workflows, options.steps, options.concurrency))
-            )
-        )
+        print(json.dumps(asyncio.run(bench(path, options.workflows, options.steps, options.concurrency))))
 
 
 if __name__ == "__main__":

@@ -95,15 +95,11 @@ def read_ours(report: Any, concurrency: int) -> Figure:
     if not isinstance(results, list):
         raise Failed("the report has no list `results`")
     entries = [
-        {**report, **entry}
-        for entry in results
-        if isinstance(entry, dict) and str(entry.get("concurrency")) == str(concurrency)
+        {**report, **entry} for entry in results if isinstance(entry, dict) and str(entry.get("concurrency")) == str(concurrency)
     ]
     full = [entry for entry in entries if str(entry.get("durability", "full")).lower() == "full"]
     if not full:
-        raise Failed(
-            f"{len(entries)} results at {concurrency} at a time, none of them at durability full"
-        )
+        raise Failed(f"{len(entries)} results at {concurrency} at a time, none of them at durability full")
     entry = full[0]
     syncs = number(entry, "syncs_per_step") if "syncs_per_step" in entry else None
     stated = [f"{key}={entry[key]}" for key in ("store", "durability") if key in entry]
@@ -216,9 +212,7 @@ def compare(contenders: Sequence[Contender], options: argparse.Namespace) -> lis
         if run.figure
     ]
     return sizing + [
-        turn(contender, at, workflows, *where)
-        for at in range(1, options.rounds + 1)
-        for contender, workflows in entered
+        turn(contender, at, workflows, *where) for at in range(1, options.rounds + 1) for contender, workflows in entered
     ]
 
 
@@ -251,8 +245,7 @@ def ratios(summaries: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
         return {}
     return {
         f"spellwork / {peer['contender']}": {
-            "steps_per_second": ours["steps_per_second"]["median"]
-            / peer["steps_per_second"]["median"],
+            "steps_per_second": ours["steps_per_second"]["median"] / peer["steps_per_second"]["median"],
             "cpu_us_per_step": peer["cpu_us_per_step"] / ours["cpu_us_per_step"],
         }
         for peer in summaries

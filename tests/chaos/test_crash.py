@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_a_thousand_random_kills_lose_and_repeat_nothing(tmp_path: Path, seed: i
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_kill_at_every_write_and_sync(tmp_path: Path) -> None:
-    """kill -9 swept over every write and sync of a canonical run: the next process finishes everything, once."""
+    """A kill -9 swept over every write and sync of a canonical run: the next process finishes everything, once."""
     figures = sweep(tmp_path)
     sys.stdout.write(f"{figures}\n")
     assert figures["pwrite64"] > 50
@@ -69,11 +70,11 @@ def test_the_laws_catch_their_mutants(tmp_path: Path) -> None:
     """A lost step, a repeated step, a lost acknowledgement and a hole in a journal are each caught by their law."""
     before, after = laws.Journals.__new__(laws.Journals), laws.Journals.__new__(laws.Journals)
     before.steps, before.runs, after.steps, after.runs = {"a:1:1"}, {"a"}, {"a:1:1"}, {"a"}
-    effects = laws.collections.Counter({"a:1:1": 1})
+    effects = Counter({"a:1:1": 1})
     laws.committed_once(before, effects, effects)
     laws.nothing_lost(before, after)
     with pytest.raises(AssertionError, match="ran again"):
-        laws.committed_once(before, effects, laws.collections.Counter({"a:1:1": 2}))
+        laws.committed_once(before, effects, Counter({"a:1:1": 2}))
     after.steps = set()
     with pytest.raises(AssertionError, match="lost"):
         laws.nothing_lost(before, after)

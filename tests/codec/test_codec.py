@@ -66,14 +66,16 @@ TYPED: list[tuple[Any, Any]] = [
     (dt.time, dt.time(1, 2, 3, 4)), (dt.timedelta, dt.timedelta(days=-1, microseconds=1)), (uuid.UUID, uuid.UUID(int=7)),
     (decimal.Decimal, decimal.Decimal("1.10")), (Colour, Colour.BLUE), (Point, Point(1, frozenset({"a"}))),
     (Box, Box("b", [Point(1)])), (Model, Model(when=UTC_NOW, amounts={"a": decimal.Decimal("0.1")})), (Pair, Pair(1, "x")),
-    (int | str | None, "x"), (list[Point | None], [None, Point(2)]), (Literal["a", "b"], "b"), (dict[str, list[set[int]]], {"a": [{1}]}),
+    (int | str | None, "x"), (list[Point | None], [None, Point(2)]), (Literal["a", "b"], "b"),
+    (dict[str, list[set[int]]], {"a": [{1}]}),
     (Celsius, Celsius(3.5)),
 ]  # fmt: skip
 EXACT = [
     None, True, 0, -1, 2**63, -(2**64), 2**200, 0.1, math.inf, "text", b"bytes", bytearray(b"ba"), [1, [2]], (1, (2, ())),
     {1, 2}, {(1, 2), (3,)}, frozenset({"a"}), {"a": {"b": [1]}}, {1: 2, -5: 3}, {(1, 2): "pair"}, {None: 1, True: 2},
     {2**70: 1}, {1.5: 1}, {b"k": 1}, UTC_NOW, dt.datetime(2026, 10, 25, 2, 30, fold=1),
-    dt.datetime(2026, 6, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")), dt.datetime(2026, 6, 1, tzinfo=dt.timezone(dt.timedelta(hours=5))),
+    dt.datetime(2026, 6, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")),
+    dt.datetime(2026, 6, 1, tzinfo=dt.timezone(dt.timedelta(hours=5))),
     dt.date.min, dt.time(23, 59, fold=1), dt.timedelta.max, uuid.uuid4(), decimal.Decimal("NaN"), decimal.Decimal("1E+5"),
     1 + 2j, Colour.RED, Point(3), Box("x", []), Celsius(1.0), [{"deep": ({1, 2}, [b"", None])}],
 ]  # fmt: skip
@@ -115,7 +117,8 @@ def test_nan_comes_back_as_nan(codec: Codec) -> None:
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | st.decimals(allow_nan=False)
     | st.datetimes() | st.timedeltas() | st.uuids(),
-    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text() | st.integers(), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner)
+    | st.dictionaries(st.text() | st.integers(), inner, max_size=4),
     max_leaves=12,
 )  # fmt: skip
 
@@ -165,7 +168,7 @@ def test_what_does_not_fit_the_annotation_is_named(codec: Codec, annotation: Any
 def test_digests_do_not_depend_on_set_order(codec: Codec) -> None:
     """Equal arguments have equal digests, whatever the order in which a set was filled; others differ."""
     words = [f"w{i}" for i in range(50)]
-    assert codec.digest((set(words),)) == codec.digest((set(reversed(words)),))
+    assert codec.digest((set(words),)) == codec.digest(({word: 0 for word in reversed(words)}.keys() | set(),))
     assert codec.digest((1,)) != codec.digest((2,))
     assert codec.digest((2**80,)) != codec.digest((2**80 + 1,))
 

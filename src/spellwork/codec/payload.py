@@ -84,7 +84,7 @@ class Shape:
                 raise
             # an annotation that msgspec has no notion of: the exact form stands, if it is of that class
             if isinstance(self.annotation, type) and not isinstance(value, self.annotation):
-                raise ValueError(f"got {type(value).__name__}") from error
+                raise TypeError(f"got {type(value).__name__}") from error
             return value
 
 

@@ -93,8 +93,8 @@ class Engine:
     ) -> None:
         if not 1 <= partitions <= 1024 or lease <= 0 or threads < 1 or cache < 0 or max_recoveries < 3:
             raise DefinitionError(
-                "Engine: partitions must be 1 to 1024, lease more than 0, threads at least 1, cache at least 0, and max_recoveries at least 3 "
-                "(two to notice that something kills the process, one to find out which run)"
+                "Engine: partitions must be 1 to 1024, lease more than 0, threads at least 1, cache at least 0, "
+                "max_recoveries at least 3 (two to notice that something kills the process, one to find out which run)"
             )
         self.url = store
         self.codec = codec or Codec()
