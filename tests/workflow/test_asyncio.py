@@ -426,3 +426,27 @@ async def test_unregistered_error_classes_come_back_as_activity_failed() -> None
         assert await engine.run(sees) == "Strange ['how', 3]"
     async with TestEngine(workflows=[sees], errors=[Strange]) as engine:
         assert await engine.run(sees) == "itself ('how', 3)"
+
+
+async def test_chain_of_runs_has_children_and_messages_of_its_own() -> None:
+    """Each run of a continue_as_new chain starts its own children, and a message with an id that the chain had is ignored."""
+    inbox = Signal[int]("inbox")
+
+    @workflow
+    async def chain(left: int, total: int = 0) -> int:
+        total += await double(left)
+        total += await inbox.receive()
+        if left:
+            continue_as_new(left - 1, total)
+        return total
+
+    async with TestEngine(workflows=[chain, double]) as engine:
+        run = await engine.start(chain, 1, id="c")
+        await run.signal(inbox, 100, id="x")
+        await engine.settle()
+        await run.signal(inbox, 100, id="x")
+        await engine.settle()
+        assert (await run.status()).status == "running", "the repeated signal did not count"
+        await run.signal(inbox, 1000, id="y")
+        assert await run.result() == 2 + 100 + 0 + 1000
+        assert {info.id for info in await engine.list(workflow="double")} == {"c.1", "c~1.1"}

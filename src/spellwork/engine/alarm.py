@@ -61,3 +61,5 @@ class Alarm:
                 partition.batch().delete(key)  # a run that goes on after a fix writes its timer anew
         else:
             self._host.fire_due(live)
+            if live.timer_key != key and partition.held:
+                partition.batch().delete(key)  # also one that was left behind: it must not be found again and again

@@ -170,8 +170,11 @@ class Desk:
             if not await self._had(message):
                 raise
             return None
-        if live.execution.finished:
-            if message.id in live.execution.signal_ids or message.id in live.execution.update_ids:
+        execution = live.execution
+        if message.id in execution.started.seen:
+            return None  # an earlier run of the chain had it
+        if execution.finished:
+            if message.id in execution.signal_ids or message.id in execution.update_ids:
                 await self._durable(live)
                 return None
             raise RunFinished(f"run {message.run_id} has ended", run_id=message.run_id)
@@ -398,7 +401,10 @@ class Desk:
             old.id, number, old.partition, definition.name, definition.version, Status.RUNNING, at, at,
             old.digest, old.parent, "", old.number,
         )  # fmt: skip
-        started = Started(at, old.id, definition.name, definition.version, args, self._clock.entropy(16), old.parent)
+        started = Started(
+            at, old.id, definition.name, definition.version, args, self._clock.entropy(16), old.parent,
+            live.execution.started.generation + 1, command.seen,
+        )  # fmt: skip
         rows.put_start(batch, row, started)
         signals = [SignalReceived(at, *carried) for carried in command.carried]
         for position, signal in enumerate(signals, start=1):

@@ -354,6 +354,8 @@ class Host:
     def _revive(self, number: int, stored: rows.StoredRun | None) -> LiveRun:
         if stored is None:
             raise RunNotFound(f"run number {number} does not exist", run_id=str(number))
+        if number in self.runs:
+            return self.runs[number]  # it was adopted while its rows were read
         row = stored.row
         if row.status.ended:
             raise RunFinished(f"run {row.id} is {row.status}", run_id=row.id)

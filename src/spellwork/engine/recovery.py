@@ -11,7 +11,7 @@ from spellwork.clock import Clock
 from spellwork.engine import rows
 from spellwork.engine.host import Host
 from spellwork.engine.partition import Partition
-from spellwork.errors import SpellworkError, StoreError
+from spellwork.errors import RunFinished, SpellworkError, StoreError
 from spellwork.journal import Status
 from spellwork.journal.rows import Keys, active_key, number_of, partition_range, run_key, unpack_row
 from spellwork.store import Batch
@@ -67,10 +67,18 @@ class Recovery:
     async def _load(self, number: int) -> None:
         try:
             await self._host.load(number)
+        except RunFinished:
+            await self._forget(number)
         except StoreError as error:
             log.warning("run number %d was not recovered: %s", number, error)
         except SpellworkError:
             return  # blocked, with its reason in its row
+
+    async def _forget(self, number: int) -> None:
+        """A run that has ended must not stay in the index, where it would be counted as killing its process."""
+        data = await self._host.store.get(run_key(number))
+        if data is not None:
+            await self._host.store.commit(Batch().delete(active_key(unpack_row(data).partition, number)))
 
     async def _progress(self, number: int) -> None:
         deadline = self._clock.monotonic() + _SUSPECT_PATIENCE

@@ -24,7 +24,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Started(Entry, frozen=True, tag=1):
-    """The first entry: what runs, with which arguments."""
+    """The first entry: what runs, with which arguments.
+
+    `generation` counts the runs of a chain of continue_as_new before this one; `seen` holds ids of messages that those had.
+    """
 
     run_id: str
     workflow: str
@@ -32,6 +35,8 @@ class Started(Entry, frozen=True, tag=1):
     args: bytes
     seed: bytes
     parent: Parent | None = None
+    generation: int = 0
+    seen: tuple[str, ...] = ()
 
 
 class StepCompleted(Entry, frozen=True, tag=2):

@@ -103,7 +103,7 @@ class ErrorRegistry:
         arguments = failure.data if isinstance(failure.data, list) else [failure.message]
         try:
             error: Exception = kind(*arguments)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, LookupError, AttributeError):  # an __init__ that wants other arguments
             error = kind.__new__(kind)
             error.args = (failure.message,)
         return error

@@ -14,16 +14,19 @@ from spellwork.errors import StoreCorrupt
 
 
 class Keys:
-    """The keyspaces of the engine. Each constant is the prefix byte."""
+    """The keyspaces of the engine. Each constant is the prefix byte.
 
+    Small ones that change all the time come first, beside the store's own, so that they share a page of the database.
+    """
+
+    ACTIVE = 0x04  # partition, number → recoveries without progress
+    BLOCKED = 0x05  # partition, number → nothing
+    INBOX = 0x06  # partition, time, random → Message
+    REPLIES = 0x07  # request id → Reply
+    TIMERS = 0x08  # partition, due, number → nothing
     JOURNAL = 0x10  # number, position → entry
     RUNS = 0x11  # number → RunRow
     IDS = 0x12  # user id → number, partition
-    ACTIVE = 0x13  # partition, number → recoveries without progress
-    TIMERS = 0x14  # partition, due, number → nothing
-    INBOX = 0x15  # partition, time, random → Message
-    BLOCKED = 0x16  # partition, number → nothing
-    REPLIES = 0x17  # request id → Reply
 
 
 class Status(enum.StrEnum):

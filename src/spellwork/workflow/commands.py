@@ -92,3 +92,4 @@ class Finish(Command, frozen=True, gc=False):
     cancelled: str | None = None
     continue_args: bytes | None = None
     carried: tuple[tuple[str, bytes, str | None], ...] = ()
+    seen: tuple[str, ...] = ()

@@ -33,6 +33,7 @@ from spellwork.workflow.signal import Signal
 from spellwork.workflow.verbs import ContinueAsNew
 
 _SECOND = 1_000_000
+_SEEN = 1000
 
 
 class Execution:
@@ -58,7 +59,7 @@ class Execution:
         self.now = 0
         self.started: e.Started
         self.rng: random.Random
-        self.signal_ids: set[str] = set()
+        self.signal_ids: dict[str, None] = {}
         self.update_ids: dict[str, e.UpdateCompleted | None] = {}
         self._errors = errors
         self._numbers = 0
@@ -180,7 +181,7 @@ class Execution:
 
     def _signal_received(self, entry: e.SignalReceived) -> None:
         if entry.id is not None:
-            self.signal_ids.add(entry.id)
+            self.signal_ids[entry.id] = None
         self._signals.setdefault(entry.name, deque()).append((entry.payload, entry.id))
         self._match_signals(entry.name)
 
@@ -241,7 +242,10 @@ class Execution:
             pending.future.set_exception(self._errors.rebuild(entry.failure))
             pending.future.exception()  # a child that nobody awaits may fail without a log line
             return
-        pending.future.set_result(pending.shape.decode(entry.result))
+        try:
+            pending.future.set_result(pending.shape.decode(entry.result))
+        except PayloadError as error:
+            pending.future.set_exception(error)
 
     def _signal_sent(self, entry: e.SignalSent) -> None:
         pending = self._answer(entry, "signal to")
@@ -275,7 +279,8 @@ class Execution:
         error = root.exception()
         if isinstance(error, ContinueAsNew):
             carried = tuple((name, *item) for name, buffer in sorted(self._signals.items()) for item in buffer)
-            return c.Finish(0, continue_args=self._continuing, carried=carried)
+            seen = (*self.started.seen, *self.signal_ids, *self.update_ids)[-_SEEN:]
+            return c.Finish(0, continue_args=self._continuing, carried=carried, seen=seen)
         if error is None and self._continuing is not None:
             error = UsageError("continue_as_new() was swallowed by an except clause; let BaseException pass")
         if error is not None:
@@ -372,7 +377,9 @@ class Execution:
         payload = workflow.parameters.encode(self.codec, args, kwargs)
         digest = self.codec.digest((child_id or "", close, args, kwargs))
         n = self._number()
-        child_id = child_id or f"{self.started.run_id}.{n}"
+        # each run of a chain has children of its own
+        chain = f"~{self.started.generation}" if self.started.generation else ""
+        child_id = child_id or f"{self.started.run_id}{chain}.{n}"
         started = self.loop.create_future()
         ended = self._children[n] = self.loop.create_future()
         shape = self.codec.shape(workflow.parameters.result)
@@ -425,7 +432,7 @@ class Execution:
         self._readonly = True
         try:
             args, kwargs = handler.parameters.decode(self.codec, payload)
-            answer = self.loop.enter(handler.fn, *args, **kwargs) if not kwargs else handler.fn(*args, **kwargs)
+            answer = self.loop.enter(lambda: handler.fn(*args, **kwargs))
             return self.codec.shape(handler.parameters.result).encode(answer)
         except (QueryFailed, PayloadError):
             raise
