@@ -3,7 +3,7 @@ It must never import another part of the package.
 
     SpellworkError
     ├── PayloadError               a value cannot be stored or read back
-    ├── DefinitionError            a workflow, activity, signal or handler is declared wrongly
+    ├── DefinitionError            a declaration or an option is wrong; also a ValueError
     ├── UnknownWorkflow            no such workflow (or version) is registered
     ├── UsageError                 a verb was called where it has no meaning
     │   └── ForbiddenInWorkflow    real I/O, threads or sockets inside a workflow
@@ -59,8 +59,8 @@ class PayloadError(SpellworkError):
     path: str = "$"
 
 
-class DefinitionError(SpellworkError):
-    """A workflow, activity, signal or handler is declared wrongly; raised when it is declared."""
+class DefinitionError(SpellworkError, ValueError):
+    """A workflow, activity, signal, handler or option is declared wrongly; raised when it is declared."""
 
     code = "definition"
 

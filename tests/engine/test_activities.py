@@ -24,7 +24,7 @@ from spellwork import (
     workflow,
 )
 from spellwork.errors import DefinitionError, QueryFailed, UsageError
-from spellwork.testing import TestEngine
+from spellwork.testing import TestEngine, check_replay
 
 
 @activity(executor="process")
@@ -360,3 +360,73 @@ def test_calling_an_activity_outside_a_workflow_just_runs_it() -> None:
         return a + b
 
     assert cast(object, add(1, 2)) == 3
+
+
+async def test_queries_cannot_change_a_run() -> None:
+    """A query works on a copy: tasks, resolved futures and changed variables leave the run as it was, and it replays."""
+
+    @workflow
+    async def counts() -> int:
+        n = 0
+        tasks: list[asyncio.Future[None]] = []
+        done = asyncio.Event()
+
+        @query
+        def sneaky() -> int:
+            nonlocal n
+            n += 1
+            return n
+
+        @query
+        def starts_a_task() -> None:
+            tasks.append(asyncio.ensure_future(asyncio.sleep(1)))
+
+        @query
+        def wakes() -> None:
+            done.set()
+
+        @update
+        async def finish() -> int:
+            done.set()
+            return n
+
+        await done.wait()
+        return n
+
+    async with TestEngine(workflows=[counts]) as engine:
+        run = await engine.start(counts, id="r")
+        await engine.settle()
+        assert [await run.query("sneaky") for _ in range(3)] == [1, 1, 1]
+        for name in ("starts_a_task", "wakes"):
+            with pytest.raises(QueryFailed, match="change"):
+                await run.query(name)
+        assert await run.update("finish") == 0
+        assert await run.result() == 0
+        assert await run.query("sneaky") == 1, "a finished run still answers"
+        await check_replay(engine, "r")
+
+
+async def test_time_moves_through_everything_that_becomes_due() -> None:
+    """advance() fires timers in order and lets what follows each of them happen, however many there are."""
+
+    @activity
+    async def note(day: int) -> int:
+        return day
+
+    @workflow
+    async def daily() -> list[int]:
+        days = []
+        for day in range(5):
+            await asyncio.sleep(86400)
+            days.append(await note(day))
+        return days
+
+    async with TestEngine(workflows=[daily], fakes={note: lambda day: day * 10}) as engine:
+        run = await engine.start(daily)
+        await engine.advance(3 * 86400)
+        assert len(await run.history()) == 7
+        engine.clock.may_jump = lambda: False
+        with pytest.raises(TimeoutError, match="has not ended within"):
+            await run.result(0.01)
+        await engine.advance(2 * 86400)
+        assert await run.result() == [0, 10, 20, 30, 40]

@@ -49,8 +49,9 @@ from spellwork.journal import (
     UpdateAccepted,
     UpdateCompleted,
 )
-from spellwork.journal.rows import Keys, blocked_key, id_key
+from spellwork.journal.rows import Address, Keys, blocked_key, id_key
 from spellwork.store import Batch
+from spellwork.workflow import Execution
 from spellwork.workflow import commands as c
 
 Post = Callable[[m.AnyMessage], Any]
@@ -80,8 +81,7 @@ class Desk:
                 await self._signal(message, extra)
                 return None
             case m.AskQuery():
-                live = await self._live(message.run_id)
-                return live.execution.query(message.name, message.args)
+                return await self._query(message)
             case m.AskUpdate():
                 return await self._update(message)
             case m.AskCancel():
@@ -94,13 +94,36 @@ class Desk:
                 await self._child_ended(message, extra)
         return None
 
+    async def _query(self, message: m.AskQuery) -> bytes:
+        """Answer from a copy of the run, replayed from what is durable: whatever the query does to it is gone afterwards."""
+        address = await self._address(message.run_id)
+        stored = await self._host.store.read(lambda reader: rows.read_run(reader, address.number))
+        if stored is None:
+            raise RunNotFound(f"run {message.run_id!r} has no row", run_id=message.run_id)
+        if stored.damage is not None:
+            raise stored.damage
+        definition = self._host.registry.find(stored.row.workflow, stored.row.version)
+        execution = Execution(address.number, definition, self._host.codec, self._host.errors)
+        try:
+            execution.replay(stored.entries)
+            return execution.query(message.name, message.args)
+        finally:
+            execution.close()
+
+    async def _address(self, run_id: str) -> Address:
+        live = self._host.by_id.get(run_id)
+        if live is not None:
+            return Address(live.row.number, live.row.partition)
+        address = await self._host.store.read(lambda reader: rows.find(reader, run_id))
+        if address is None:
+            raise RunNotFound(f"there is no run {run_id!r}; `spellwork ps` lists those there are", run_id=run_id)
+        return address
+
     async def _live(self, run_id: str) -> LiveRun:
         live = self._host.by_id.get(run_id)
         if live is not None:
             return live
-        address = await self._host.store.read(lambda reader: rows.find(reader, run_id))
-        if address is None:
-            raise RunNotFound(f"there is no run {run_id!r}; `spellwork ps` lists those there are", run_id=run_id)
+        address = await self._address(run_id)
         return await self._host.load(address.number)
 
     async def _durable(self, live: LiveRun) -> None:
@@ -177,7 +200,7 @@ class Desk:
             if message.id in execution.signal_ids or message.id in execution.update_ids:
                 await self._durable(live)
                 return None
-            raise RunFinished(f"run {message.run_id} has ended", run_id=message.run_id)
+            raise ended(message.run_id)
         return live
 
     async def _had(self, message: m.AskSignal | m.AskUpdate) -> bool:
@@ -226,7 +249,7 @@ class Desk:
     async def _cancel(self, message: m.AskCancel, extra: Extra | None) -> None:
         live = await self._live(message.run_id)
         if live.execution.finished:
-            raise RunFinished(f"run {message.run_id} has ended", run_id=message.run_id)
+            raise ended(message.run_id)
         self._add(live, extra)
         self._host.append(live, CancelRequested(self._now(live), message.reason))
         await self._durable(live)
@@ -241,7 +264,7 @@ class Desk:
             await self._terminate_stored(message, extra)
             return
         if live.execution.finished:
-            raise RunFinished(f"run {message.run_id} has ended", run_id=message.run_id)
+            raise ended(message.run_id)
         self._add(live, extra)
         self._end(live, Terminated(self._now(live), message.reason), Status.TERMINATED, message.reason)
         await self._durable(live)
@@ -424,6 +447,11 @@ class Desk:
             await self._host.load(number)
         except (SpellworkError, UsageError):
             return  # it was blocked with its reason
+
+
+def ended(run_id: str) -> RunFinished:
+    """What is told to somebody who asks something of a run that is over."""
+    return RunFinished(f"run {run_id} has ended; its result() and history() are kept", run_id=run_id)
 
 
 def check_same(row: RunRow, message: m.AskStart) -> None:

@@ -358,7 +358,7 @@ class Host:
             return self.runs[number]  # it was adopted while its rows were read
         row = stored.row
         if row.status.ended:
-            raise RunFinished(f"run {row.id} is {row.status}", run_id=row.id)
+            raise RunFinished(f"run {row.id} has ended: it is {row.status}; its result() and history() are kept", run_id=row.id)
         partition = self.partitions.get(row.partition)
         if partition is None:
             raise RunBlocked(f"run {row.id} belongs to another owner now", run_id=row.id, reason="another owner")

@@ -93,6 +93,9 @@ class Recovery:
         if data is None:
             return
         row = unpack_row(data)
+        if row.status.ended:
+            await self._forget(number)
+            return
         reason = f"its process died {count} times while it was running; `spellwork resume {row.id}` tries again after a fix"
         log.error("run %s is quarantined: %s", row.id, reason)
         batch = Batch().require_epoch(partition.index, partition.epoch)

@@ -278,10 +278,12 @@ class Steps:
         activity = command.activity
         try:
             function = self.fakes.get(activity.name, activity.fn) if self.fakes else activity.fn
-            if activity.executor == "async":
-                value = await function(*command.args, **command.kwargs)
-            elif function is not activity.fn:
+            if function is not activity.fn:
                 value = function(*command.args, **command.kwargs)
+                if asyncio.iscoroutine(value):
+                    value = await value
+            elif activity.executor == "async":
+                value = await function(*command.args, **command.kwargs)
             elif activity.executor == "thread":
                 context = contextvars.copy_context()
                 value = await self._loop.run_in_executor(

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from spellwork.clock import Cancellable, Clock, SystemClock
-from spellwork.errors import Lagged, StoreError, StoreUnavailable
+from spellwork.errors import DefinitionError, Lagged, StoreError, StoreUnavailable
 from spellwork.store.backend import Backend, Reader
 from spellwork.store.batch import Batch
 from spellwork.store.committer import CommitStats, Committer, Done, Probe
@@ -51,7 +51,7 @@ class Durability:
         match = re.fullmatch(r"batched\((\d+(?:\.\d+)?)\)", text)
         if match and float(match[1]) > 0:
             return cls(text, float(match[1]) / 1000)
-        raise ValueError(f'unknown durability {text!r}; use "full", "batched(MILLISECONDS)", "relaxed" or "memory"')
+        raise DefinitionError(f'unknown durability {text!r}; use "full", "batched(MILLISECONDS)", "relaxed" or "memory"')
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,12 +77,12 @@ def open_store(
     clock = clock or SystemClock()
     if scheme == "memory" and colon and not rest:
         if durability not in (None, "memory"):
-            raise ValueError(f"a memory: store cannot be {durability!r}; use sqlite:PATH for durable work")
+            raise DefinitionError(f"a memory: store cannot be {durability!r}; use sqlite:PATH for durable work")
         return Store(url, MemoryBackend(), Durability.parse("memory"), clock, probe)
     if scheme == "sqlite" and rest:
         level = Durability.parse(durability or "full")
         if level.name == "memory":
-            raise ValueError('durability "memory" is for memory: stores; for sqlite: use "relaxed"')
+            raise DefinitionError('durability "memory" is for memory: stores; for sqlite: use "relaxed"')
         return Store(url, SqliteBackend(rest, create=create), level, clock, probe)
     raise StoreUnavailable(f"unknown store {url!r}; use memory: or sqlite:PATH, for example sqlite:work.db")
 

@@ -62,10 +62,22 @@ class VirtualClock:
 
     def advance(self, seconds: float) -> None:
         """Move time forward, firing what becomes due on the way."""
-        target = self._now + round(seconds * MICROSECONDS)
+        self.advance_to(self._now + round(seconds * MICROSECONDS))
+
+    def advance_to(self, target: int) -> None:
+        """Move time forward to `target` (microseconds), firing what becomes due on the way."""
         while self._timers and self._timers[0][0] <= target:
             self._fire_next()
         self._now = max(self._now, target)
+
+    def next_due(self) -> int | None:
+        """When the next timer is due, in microseconds."""
+        self._drop_cancelled()
+        return self._timers[0][0] if self._timers else None
+
+    def _drop_cancelled(self) -> None:
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
 
     def _fire_next(self) -> None:
         due, _, timer = heapq.heappop(self._timers)
@@ -81,8 +93,7 @@ class VirtualClock:
 
     def _look(self, quiet: int) -> None:
         loop = asyncio.get_running_loop()
-        while self._timers and self._timers[0][2].callback is None:
-            heapq.heappop(self._timers)
+        self._drop_cancelled()
         if not self._timers:
             self._watching = False
         elif not self.may_jump():

@@ -9,6 +9,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+from spellwork.clock import MICROSECONDS
 from spellwork.engine import Engine
 from spellwork.errors import DefinitionError
 from spellwork.testing.clock import VirtualClock
@@ -50,8 +51,12 @@ class TestEngine(Engine):
 
     async def advance(self, by: float | dt.timedelta) -> None:
         """Move time forward by seconds (or a timedelta), and let everything that becomes due happen."""
+        target = self.clock.now() + round((by.total_seconds() if isinstance(by, dt.timedelta) else by) * MICROSECONDS)
         await self.settle()
-        self.clock.advance(by.total_seconds() if isinstance(by, dt.timedelta) else by)
+        while (due := self.clock.next_due()) is not None and due <= target:
+            self.clock.advance_to(due)
+            await self.settle()
+        self.clock.advance_to(target)
         await self.settle()
 
     async def settle(self) -> None:

@@ -184,7 +184,9 @@ def activity_context() -> ActivityContext:
     try:
         attempt = _current.get()
     except LookupError:
-        raise UsageError("activity_context() was called outside a running activity") from None
+        raise UsageError(
+            'activity_context() was called outside a running activity; those with executor="process" have no context'
+        ) from None
     return attempt.context()
 
 

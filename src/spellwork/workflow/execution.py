@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 from spellwork.codec import Codec
 from spellwork.errors import (
     DefinitionError,
-    InternalError,
     NonDeterminismError,
     PayloadError,
     QueryFailed,
@@ -423,7 +422,7 @@ class Execution:
     # Questions from outside
 
     def query(self, name: str, payload: bytes) -> bytes:
-        """Answer a query; raises `QueryFailed`."""
+        """Answer a query; raises `QueryFailed`. The execution is not to be used afterwards: the query may have changed it."""
         handler = self.queries.get(name)
         if handler is None:
             known = ", ".join(sorted(self.queries)) or "none"
@@ -433,15 +432,16 @@ class Execution:
         try:
             args, kwargs = handler.parameters.decode(self.codec, payload)
             answer = self.loop.enter(lambda: handler.fn(*args, **kwargs))
-            return self.codec.shape(handler.parameters.result).encode(answer)
+            data = self.codec.shape(handler.parameters.result).encode(answer)
         except (QueryFailed, PayloadError):
             raise
         except Exception as error:  # supervision point: user code of a query
             raise QueryFailed(f"query {name} raised {type(error).__name__}: {error}") from error
         finally:
             self._readonly = False
-            if len(self.outbox) != commands or self.loop.has_ready:
-                raise InternalError("a query changed the run")
+        if len(self.outbox) != commands or self.loop.has_ready:
+            raise QueryFailed(f"query {name} tried to change the run; use an update for that")
+        return data
 
     def validate_update(self, name: str, payload: bytes) -> None:
         """Ask the validator of an update; raises `UpdateRejected`."""
@@ -454,6 +454,8 @@ class Execution:
             args, kwargs = handler.parameters.decode(self.codec, payload)
             if handler.check is not None:
                 self.loop.enter(lambda: handler.check(*args, **kwargs))  # type: ignore[misc]
+        except PayloadError:
+            raise
         except Exception as error:  # supervision point: user code of a validator
             raise UpdateRejected(f"update {name} was rejected: {error}") from error
         finally:
