@@ -90,8 +90,8 @@ def test_only_the_clock_reads_time_and_randomness() -> None:
                     ), f"{file}: {called}"  # fmt: skip
 
 
-def _tree(kind: type, depth: int = 0) -> list[tuple[int, str]]:
-    below: list[type] = [child for child in type.__subclasses__(kind) if child.__module__ == "spellwork.errors"]
+def _tree(kind: type[BaseException], depth: int = 0) -> list[tuple[int, str]]:
+    below = [child for child in kind.__subclasses__() if child.__module__ == "spellwork.errors"]
     found = [(depth, kind.__name__)]
     for child in below:
         found += _tree(child, depth + 1)
