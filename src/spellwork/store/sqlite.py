@@ -231,21 +231,24 @@ class SqliteBackend:
 
 
 def _prepare_file(path: str, *, create: bool) -> None:
-    file = Path(path)
-    if file.is_dir():
-        raise StoreUnavailable(f"{path} is a directory; name a file in it, such as sqlite:{path}/spellwork.db")
-    if not file.exists():
-        if not create:
-            raise StoreMissing(f"there is no store at {path}; check --store, or start a run to create one")
-        if not file.parent.is_dir():
-            raise StoreUnavailable(f"the directory {file.parent} does not exist; create it first")
     try:
+        _check_place(Path(path), create=create)
         # made here and not by SQLite, so that nobody else can read it from the first moment on
         os.close(os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
     except PermissionError as error:
         raise StoreUnavailable(f"{path} cannot be opened for writing: {error.strerror}; check the permissions") from error
     except OSError as error:
         raise StoreUnavailable(f"{path} cannot be opened: {error.strerror or error}") from error
+
+
+def _check_place(file: Path, *, create: bool) -> None:
+    if file.is_dir():
+        raise StoreUnavailable(f"{file} is a directory; name a file in it, such as sqlite:{file}/spellwork.db")
+    if not file.exists():
+        if not create:
+            raise StoreMissing(f"there is no store at {file}; check --store, or start a run to create one")
+        if not file.parent.is_dir():
+            raise StoreUnavailable(f"the directory {file.parent} does not exist; create it first")
 
 
 @contextlib.contextmanager
