@@ -430,3 +430,39 @@ async def test_time_moves_through_everything_that_becomes_due() -> None:
             await run.result(0.01)
         await engine.advance(2 * 86400)
         assert await run.result() == [0, 10, 20, 30, 40]
+
+
+async def test_validators_cannot_change_a_run() -> None:
+    """A validator that wakes something is refused, the update with it, and the run goes on unharmed."""
+
+    @workflow
+    async def careless() -> str:
+        done = asyncio.Event()
+
+        @update
+        async def finish() -> str:
+            done.set()
+            return "finished"
+
+        @finish.validator
+        def check() -> None:
+            done.set()
+
+        @update
+        def really() -> str:
+            done.set()
+            return "really"
+
+        await done.wait()
+        return "ended"
+
+    async with TestEngine(workflows=[careless]) as engine:
+        run = await engine.start(careless, id="r")
+        await engine.settle()
+        with pytest.raises(UpdateRejected, match="must only look"):
+            await run.update("finish")
+        await engine.settle()
+        assert (await run.status()).status == "running"
+        assert await run.update("really") == "really"
+        assert await run.result() == "ended"
+        await check_replay(engine, "r")

@@ -27,6 +27,7 @@ from spellwork.errors import (
     SpellworkError,
     StoreError,
     UnknownWorkflow,
+    UpdateRejected,
     UsageError,
 )
 from spellwork.journal import (
@@ -53,6 +54,7 @@ from spellwork.journal.rows import Address, Keys, blocked_key, id_key
 from spellwork.store import Batch
 from spellwork.workflow import Execution
 from spellwork.workflow import commands as c
+from spellwork.workflow.questions import answer_query, validate_update
 
 Post = Callable[[m.AnyMessage], Any]
 Extra = Callable[[Batch], None]
@@ -106,7 +108,7 @@ class Desk:
         execution = Execution(address.number, definition, self._host.codec, self._host.errors)
         try:
             execution.replay(stored.entries)
-            return execution.query(message.name, message.args)
+            return answer_query(execution, message.name, message.args)
         finally:
             execution.close()
 
@@ -222,7 +224,7 @@ class Desk:
             return self._answer(await self._stored_answer(message))
         execution = live.execution
         if message.id not in execution.update_ids:
-            execution.validate_update(message.name, message.args)
+            self._validate(live, message)
             self._host.append(live, UpdateAccepted(self._now(live), message.id, message.name, message.args))
         answer = execution.update_ids.get(message.id)
         if answer is None:
@@ -234,6 +236,18 @@ class Desk:
         else:
             await self._durable(live)
         return self._answer(answer)
+
+    def _validate(self, live: LiveRun, message: m.AskUpdate) -> None:
+        execution = live.execution
+        try:
+            validate_update(execution, message.name, message.args)
+        finally:
+            if execution.outbox or execution.loop.has_ready:
+                # what the validator has set going must not reach the journal: the run comes back from what is durable
+                self._host.drop(live)
+                self._host.spawn(self._load_quietly(live.number))
+        if live.dropped:
+            raise UpdateRejected(f"the validator of update {message.name} tried to change the run; it must only look")
 
     def _answer(self, answer: UpdateCompleted) -> bytes | None:
         if answer.failure is not None:

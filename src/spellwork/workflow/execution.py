@@ -5,9 +5,10 @@ It must never await, log, read time or touch the store.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from spellwork.codec import Codec
@@ -16,7 +17,6 @@ from spellwork.errors import (
     NonDeterminismError,
     PayloadError,
     QueryFailed,
-    UpdateRejected,
     UsageError,
 )
 from spellwork.journal import entries as e
@@ -419,45 +419,14 @@ class Execution:
         self._continuing = self.definition.parameters.encode(self.codec, args, kwargs)
         raise ContinueAsNew
 
-    # Questions from outside
+    # What the host looks at
 
-    def query(self, name: str, payload: bytes) -> bytes:
-        """Answer a query; raises `QueryFailed`. The execution is not to be used afterwards: the query may have changed it."""
-        handler = self.queries.get(name)
-        if handler is None:
-            known = ", ".join(sorted(self.queries)) or "none"
-            raise QueryFailed(f"run {self.started.run_id} has no query {name!r}; it has: {known}")
-        commands = len(self.outbox)
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """While this lasts, a command is refused with `QueryFailed`."""
         self._readonly = True
         try:
-            args, kwargs = handler.parameters.decode(self.codec, payload)
-            answer = self.loop.enter(lambda: handler.fn(*args, **kwargs))
-            data = self.codec.shape(handler.parameters.result).encode(answer)
-        except (QueryFailed, PayloadError):
-            raise
-        except Exception as error:  # supervision point: user code of a query
-            raise QueryFailed(f"query {name} raised {type(error).__name__}: {error}") from error
-        finally:
-            self._readonly = False
-        if len(self.outbox) != commands or self.loop.has_ready:
-            raise QueryFailed(f"query {name} tried to change the run; use an update for that")
-        return data
-
-    def validate_update(self, name: str, payload: bytes) -> None:
-        """Ask the validator of an update; raises `UpdateRejected`."""
-        handler = self.updates.get(name)
-        if handler is None:
-            known = ", ".join(sorted(self.updates)) or "none"
-            raise UpdateRejected(f"run {self.started.run_id} has no update {name!r}; it has: {known}")
-        self._readonly = True
-        try:
-            args, kwargs = handler.parameters.decode(self.codec, payload)
-            if handler.check is not None:
-                self.loop.enter(lambda: handler.check(*args, **kwargs))  # type: ignore[misc]
-        except PayloadError:
-            raise
-        except Exception as error:  # supervision point: user code of a validator
-            raise UpdateRejected(f"update {name} was rejected: {error}") from error
+            yield
         finally:
             self._readonly = False
 
