@@ -30,6 +30,7 @@ _FORBIDDEN = {
     "os.scandir": "reading a directory",
     "time.sleep": "blocking sleep",
     "_thread.start_new_thread": "a thread",
+    "_thread.start_joinable_thread": "a thread",
     "sqlite3.connect": "a database",
 }
 # Imports, log lines and tracebacks read or write files on their own; what they do does not reach the workflow's decisions.
