@@ -17,7 +17,7 @@ from spellwork import errors
 
 SOURCE = Path(spellwork.__file__).parent
 PURE = {
-    "journal": {"msgspec", "zlib", "struct", "enum", "typing", "builtins", "collections"},
+    "journal": {"msgspec", "sys", "zlib", "struct", "enum", "typing", "builtins", "collections"},
     "workflow/execution.py": {"asyncio", "contextlib", "random", "collections", "typing"},
     "workflow/pending.py": {"typing", "msgspec"},
     "workflow/commands.py": {"typing", "msgspec"},

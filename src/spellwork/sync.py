@@ -5,6 +5,7 @@ It must never do anything itself; each verb is the asynchronous one, awaited els
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Coroutine
 from types import TracebackType
@@ -100,12 +101,11 @@ class Engine:
         self._bridge: _Bridge | None = None
 
     def __enter__(self) -> Self:
-        bridge = _Bridge()
-        try:
+        with contextlib.ExitStack() as undo:
+            bridge = _Bridge()
+            undo.callback(bridge.close)
             bridge.call(self._engine.__aenter__())
-        except BaseException:
-            bridge.close()
-            raise
+            undo.pop_all()
         self._bridge = bridge
         return self
 

@@ -173,10 +173,10 @@ def test_a_failed_run_ends_with_1(write, spellwork):
     assert "run b failed: ValueError: boom" in done.err
     assert "spellwork show b" in done.err
     assert "Traceback" not in done.err
-    assert spellwork("run", "bad.py", "--id", "b", "--json").error == {
-        "error": "run-failed",
-        "message": "run b failed: ValueError: boom",
-    }
+    error = spellwork("run", "bad.py", "--id", "b", "--json").error
+    assert error["error"] == "run-failed"
+    assert error["message"].startswith("run b failed: ValueError: boom (")
+    assert error["message"].endswith("bad.py:6 in bad)"), "it says where"
 
 
 def test_the_same_id_prints_the_stored_result(write, spellwork, lines_of):

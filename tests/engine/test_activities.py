@@ -466,3 +466,44 @@ async def test_validators_cannot_change_a_run() -> None:
         assert await run.update("really") == "really"
         assert await run.result() == "ended"
         await check_replay(engine, "r")
+
+
+async def test_wrong_number_of_arguments_fails_at_the_call() -> None:
+    """An activity that is called with arguments it does not take fails at once, and is not retried."""
+
+    @activity
+    async def one(n: int) -> int:
+        return n
+
+    @workflow
+    async def tries() -> str:
+        try:
+            await one()  # type: ignore[call-arg]
+        except TypeError as error:
+            return str(error)
+        return ""
+
+    async with TestEngine(workflows=[tries]) as engine:
+        run = await engine.start(tries)
+        assert await run.result() == "activity one(n: 'int') -> 'int': missing a required argument: 'n'"
+        assert [event.kind for event in await run.history()] == ["Started", "Completed"]
+
+
+async def test_failures_say_where_they_were_raised() -> None:
+    """RunFailed, its cause and the history name file, line and function of the user's code."""
+
+    @activity(retry=Retry(max_attempts=1))
+    async def breaks() -> None:
+        dict[str, int]()["answer"]
+
+    @workflow
+    async def tries() -> None:
+        await breaks()
+
+    async with TestEngine(workflows=[tries]) as engine:
+        run = await engine.start(tries)
+        with pytest.raises(RunFailed, match=r"KeyError: 'answer' \(.*test_activities.py:\d+ in tries\)") as caught:
+            await run.result()
+        assert "test_activities.py" in str(getattr(caught.value.__cause__, "__notes__", ""))
+        failed = next(event for event in await run.history() if event.kind == "StepFailed")
+        assert "in breaks" in failed.data["failure"]["where"]

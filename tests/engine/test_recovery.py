@@ -223,3 +223,47 @@ async def test_list_pages_and_filters() -> None:
         assert [info.id for info in page] == ["w6", "w5", "w4", "w3"]
         assert [info.id for info in await engine.list(limit=10, after="w3")] == ["w2", "w1", "w0"]
         assert [info.id for info in await engine.list(status="completed")] == ["s"]
+
+
+async def test_signals_to_a_blocked_run_are_kept_for_it(tmp_path: Path) -> None:
+    """A signal that comes while a run is blocked by bad code is durable, and received once the code is back."""
+
+    @workflow(name="w")
+    async def good() -> int:
+        await echo(1)
+        return await go.receive()
+
+    @workflow(name="w")
+    async def bad() -> int:
+        await echo(2)
+        return await go.receive()
+
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    async with TestEngine(url, workflows=[good]) as engine:
+        await engine.start(good, id="r")
+        await engine.settle()
+    async with TestEngine(url, workflows=[bad]) as engine:
+        run = await engine.get("r")
+        await run.signal(go, 42)
+        assert (await run.status()).status == "blocked"
+    async with TestEngine(url, workflows=[good]) as engine:
+        assert await (await engine.get("r")).result() == 42
+
+
+async def test_signals_do_not_release_a_quarantined_run(tmp_path: Path) -> None:
+    """Only resume() lets a quarantined run go on; a signal waits for that."""
+    from spellwork.engine import rows
+    from spellwork.journal import Status
+
+    async with TestEngine(f"sqlite:{tmp_path / 'store.db'}", workflows=[waits]) as engine:
+        run = await engine.start(waits, 1, id="r")
+        await engine.settle()
+        row = await engine.store.read(lambda reader: rows.read_row(reader, "r"))
+        assert row is not None
+        engine._host.drop(engine._host.runs[row.number])
+        rows.block(engine._host.partitions[row.partition].batch(), row, None, Status.QUARANTINED, "deadly", 0)
+        await engine.settle()
+        await run.signal(go, 4)
+        assert (await run.status()).status == "quarantined"
+        await run.resume()
+        assert await run.result() == 5

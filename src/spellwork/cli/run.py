@@ -69,7 +69,7 @@ def run(target: str, given: str | None, run_id: str | None, store: str, as_json:
     """
     source, name = load(target)
     workflow = source.choose(name)
-    job = Job(source, run_id or new_id(SystemClock()), store, as_json, workflow, call_of(given, workflow))
+    job = Job(source, new_id(SystemClock()) if run_id is None else run_id, store, as_json, workflow, call_of(given, workflow))
     _see_through(job)
 
 

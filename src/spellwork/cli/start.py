@@ -52,7 +52,7 @@ def start(target: str, given: str | None, run_id: str | None, timeout: float, st
         workflow = source.choose(name)
         options = source.engine_options()
     call = call_of(given, workflow)
-    run_id = run_id or new_id(SystemClock())
+    run_id = new_id(SystemClock()) if run_id is None else run_id
     state = asyncio.run(_start(store, workflow or target, call, run_id, timeout, options))
     if as_json:
         print_json({"id": run_id, "workflow": workflow.name if workflow else target, "state": state})

@@ -186,7 +186,8 @@ class Codec:
         if registered is not None:
             return registered.decode(value)
         if hasattr(annotation, "model_validate_json"):
-            return annotation.model_validate_json(value)
+            # ours are JSON text; what comes by name or from the command line is plain data
+            return annotation.model_validate_json(value if isinstance(value, (str, bytes)) else msgspec.json.encode(value))
         raise TypeError(f"values of type {annotation!r} are not supported")
 
 

@@ -20,11 +20,14 @@ from spellwork.engine.partition import Partition
 from spellwork.errors import (
     Conflict,
     InternalError,
+    NonDeterminismError,
+    PayloadError,
     RunBlocked,
     RunExists,
     RunFinished,
     RunNotFound,
     SpellworkError,
+    StoreCorrupt,
     StoreError,
     UnknownWorkflow,
     UpdateRejected,
@@ -58,6 +61,10 @@ from spellwork.workflow.questions import answer_query, validate_update
 
 Post = Callable[[m.AnyMessage], Any]
 Extra = Callable[[Batch], None]
+
+
+# What keeps a run from being loaded until somebody mends it.
+_BLOCKING = (RunBlocked, NonDeterminismError, UnknownWorkflow, PayloadError, StoreCorrupt, UsageError)
 
 
 class Desk:
@@ -195,6 +202,10 @@ class Desk:
             if not await self._had(message):
                 raise
             return None
+        except _BLOCKING as error:
+            if isinstance(message, m.AskUpdate):
+                raise
+            raise m.Deferred(f"run {message.run_id} is blocked, the signal waits: {error}") from error
         execution = live.execution
         if message.id in execution.started.seen:
             return None  # an earlier run of the chain had it
@@ -299,7 +310,8 @@ class Desk:
         self.ended(row.id, row, entry)
 
     async def _resume(self, message: m.AskResume) -> None:
-        live = await self._live(message.run_id)
+        address = await self._address(message.run_id)
+        live = await self._host.load(address.number, resume=True)
         await self._durable(live)
 
     async def _child_ended(self, message: m.TellChildEnded, extra: Extra | None) -> None:
@@ -381,7 +393,7 @@ class Desk:
             self._end(live, Cancelled(at, command.cancelled), Status.CANCELLED, command.cancelled)
         elif command.failure is not None:
             failure = command.failure
-            self._end(live, Failed(at, failure), Status.FAILED, f"{failure.type}: {failure.message}")
+            self._end(live, Failed(at, failure), Status.FAILED, str(failure))
         else:
             self._end(live, Completed(at, command.result or b""), Status.COMPLETED, "")
 

@@ -25,7 +25,7 @@ def ended_error(row: RunRow, entry: Any, errors: ErrorRegistry) -> RunError | In
         case Completed():
             return None
         case Failed(failure=failure):
-            error = RunFailed(f"run {run_id} failed: {failure.type}: {failure.message}", run_id=run_id)
+            error = RunFailed(f"run {run_id} failed: {failure}", run_id=run_id)
             error.__cause__ = errors.rebuild(failure)
             return error
         case Cancelled(reason=reason):
@@ -49,4 +49,4 @@ def failure_of_end(row: RunRow, entry: Any) -> Failure | None:
     if error is None:
         return None
     told = Failure.of(error)
-    return Failure(told.type, told.code, told.message, told.data, entry.failure if isinstance(entry, Failed) else None)
+    return Failure(told.type, told.code, told.message, told.data, entry.failure if isinstance(entry, Failed) else None, told.where)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterable
@@ -126,11 +127,10 @@ class Engine:
         install_guard()
         durability, create, probe = self._options
         store = open_store(self.url, durability=durability, clock=self._clock, create=create, probe=probe)
-        try:
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(self._shut, store)
             await self._open(store)
-        except BaseException:
-            await self._shut(store)
-            raise
+            undo.pop_all()
         return self
 
     async def _open(self, store: Store) -> None:
@@ -382,6 +382,9 @@ class Engine:
             return await self._desk.handle(message, ours)
         except m.Told as told:
             raise self._errors.rebuild(told.failure) from None
+        except m.Deferred:
+            await self._mail.keep(message, ours)
+            return None
 
     async def _send(self, message: m.AnyMessage, partition: int) -> bytes | None:
         async def is_ours() -> bool:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from spellwork.clock import Clock
 from spellwork.codec import Codec
 from spellwork.engine import rows
+from spellwork.engine.ending import blocked_error
 from spellwork.engine.live import LiveRun
 from spellwork.engine.partition import Partition
 from spellwork.engine.registry import Registry
@@ -88,6 +89,7 @@ class Host:
         self.by_id: dict[str, LiveRun] = {}
         self.blocked: Callable[[RunRow], None] = lambda _row: None
         self.broken: Callable[[BaseException], None] = lambda _error: None
+        self.unblocked: Callable[[], None] = lambda: None
         self.steps = Steps(self, clock, codec, errors, threads, processes)
         self.timers = Timers(clock, self._fire, self._sweep, self._wants_timer)
         self.sweep_due: Callable[[], None] = lambda: None
@@ -320,8 +322,11 @@ class Host:
             self.drain(live)
         return live
 
-    async def load(self, number: int) -> LiveRun:
-        """The run in memory, replayed from its journal if it was not; raises what keeps it from running."""
+    async def load(self, number: int, *, resume: bool = False) -> LiveRun:
+        """The run in memory, replayed from its journal if it was not; raises what keeps it from running.
+
+        A quarantined run is only loaded to `resume` it.
+        """
         while True:
             live = self.runs.get(number)
             if live is not None:
@@ -336,7 +341,7 @@ class Host:
         self._loading[number] = future
         try:
             stored = await self.store.read(lambda reader: rows.read_run(reader, number))
-            live = self._revive(number, stored)
+            live = self._revive(number, stored, resume=resume)
         except (SpellworkError, asyncio.CancelledError) as error:
             if number in self._just_blocked:
                 self._just_blocked.discard(number)
@@ -351,7 +356,7 @@ class Host:
         finally:
             del self._loading[number]
 
-    def _revive(self, number: int, stored: rows.StoredRun | None) -> LiveRun:
+    def _revive(self, number: int, stored: rows.StoredRun | None, *, resume: bool) -> LiveRun:
         if stored is None:
             raise RunNotFound(f"run number {number} does not exist", run_id=str(number))
         if number in self.runs:
@@ -359,6 +364,8 @@ class Host:
         row = stored.row
         if row.status.ended:
             raise RunFinished(f"run {row.id} has ended: it is {row.status}; its result() and history() are kept", run_id=row.id)
+        if row.status is Status.QUARANTINED and not resume:
+            raise blocked_error(row)
         partition = self.partitions.get(row.partition)
         if partition is None:
             raise RunBlocked(f"run {row.id} belongs to another owner now", run_id=row.id, reason="another owner")
@@ -398,6 +405,7 @@ class Host:
         batch = live.partition.mark(live)
         live.row = rows.unblock(batch, live.row, self.clock.now())
         live.parked = False
+        live.partition.then(self.unblocked)
 
     async def close(self, grace: float) -> None:
         """Stop everything; nothing durable changes."""

@@ -41,6 +41,7 @@ class MailRoom:
         self._again = False
         self._stop = store.on_change(self.drain_soon, foreign_only=True)
         desk.deliver_local = self._deliver
+        host.unblocked = self.drain_soon
 
     def drain_soon(self) -> None:
         """Look into the inboxes of owned partitions."""
@@ -93,7 +94,15 @@ class MailRoom:
         effect = _Consumption(key, envelope.reply_to)
         try:
             reply = m.Reply(await self._desk.handle(envelope.message, partition, effect.add))
-        except (StoreError, m.Deferred) as error:
+        except m.Deferred as error:
+            log.info("a message for run %s waits: %s", envelope.message.run_id, error)
+            if envelope.reply_to and partition.held:
+                # kept for the run: whoever sent it need not wait for the day that the run is mended
+                batch = partition.batch().put(key, m.encode(m.Envelope(envelope.message)))
+                batch.put(_reply_key(envelope.reply_to), m.encode(m.Reply()))
+            self._handling.discard(key)
+            return
+        except StoreError as error:
             log.info("a message for run %s waits: %s", envelope.message.run_id, error)
             self._handling.discard(key)
             return
@@ -105,6 +114,12 @@ class MailRoom:
             if envelope.reply_to:
                 batch.put(_reply_key(envelope.reply_to), m.encode(reply))
         self._handling.discard(key)
+
+    async def keep(self, message: m.AnyMessage, partition: Partition) -> None:
+        """Leave a message in our own inbox, for a run that cannot take it now."""
+        stamp = self._clock.now().to_bytes(8, "big") + self._clock.entropy(8)
+        key = bytes((Keys.INBOX,)) + partition.index.to_bytes(2, "big") + stamp
+        await self._store.commit(Batch().put(key, m.encode(m.Envelope(message))).require_epoch(partition.index, partition.epoch))
 
     async def ask(self, message: m.AnyMessage, partition: int, is_ours: Callable[[], Awaitable[bool]]) -> bytes | None:
         """Send a message to another owner and wait for its reply; raises what the owner raised."""

@@ -290,13 +290,17 @@ class Steps:
                     self._threads, lambda: context.run(function, *command.args, **command.kwargs)
                 )
             else:
-                value = await self._loop.run_in_executor(
+                value, failure = await self._loop.run_in_executor(
                     self._process_pool(), call_activity, activity, command.args, command.kwargs
                 )
+                if failure is not None:
+                    raise self._errors.rebuild(failure)  # noqa: TRY301 - the same path as any other failure
         except (Exception, asyncio.CancelledError, SystemExit) as error:  # noqa: BLE001 - supervision point: user code of an activity
             if isinstance(error, concurrent.futures.BrokenExecutor):
                 self._pool = None
-                error.add_note("the worker process died (killed, out of memory, or a crash in native code)")
+                error = RuntimeError(
+                    f"the worker process of activity {activity.name} died: killed, out of memory, or a crash in native code"
+                )
             self._conclude(step, error)
         else:
             self._conclude(step, None, value)
@@ -357,6 +361,7 @@ class Steps:
         deadline = self._clock.monotonic() + grace
         while self._running and self._clock.monotonic() < deadline:
             await asyncio.wait(self._workers, timeout=0.01)
+        at_work = any(step.command.activity.executor == "process" for step in self._running)
         for step in list(self._running):
             step.stop()
         self._running.clear()
@@ -365,10 +370,15 @@ class Steps:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        pool = self._pool
+        if pool is not None:
+            # an idle pool goes quietly; one that is at work is not waited for
+            await self._loop.run_in_executor(None, lambda: pool.shutdown(wait=not at_work, cancel_futures=True))
 
 
-def call_activity(activity: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a worker process runs; the activity arrives by reference."""
-    return activity.fn(*args, **kwargs)
+def call_activity(activity: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Failure | None]:
+    """What a worker process runs; the activity arrives by reference. Its error goes back as data: not every exception pickles."""
+    try:
+        return activity.fn(*args, **kwargs), None
+    except Exception as error:  # noqa: BLE001 - supervision point: user code in a worker process
+        return None, Failure.of(error)

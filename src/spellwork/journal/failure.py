@@ -5,6 +5,7 @@ It must never rebuild a class that the program did not register (or that is no b
 from __future__ import annotations
 
 import builtins
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,7 @@ from spellwork.errors import ActivityFailed, SpellworkError
 _MESSAGE_LIMIT = 8192
 _DATA_LIMIT = 16384
 _CAUSES = 8
+_LIBRARIES = tuple({sys.prefix, sys.base_prefix, sys.exec_prefix})
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -26,6 +28,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     message: str
     data: Any = None
     cause: Failure | None = None
+    where: str = ""
 
     @classmethod
     def of(cls, error: BaseException, depth: int = 0) -> Failure:
@@ -33,18 +36,38 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
         kind = type(error)
         cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         if isinstance(error, ActivityFailed):
-            return cls(error.type, error.code, error.message, error.data)
+            return cls(error.type, error.code, error.message, error.data, None, _where(error))
         return cls(
             type=_name(kind),
             code=getattr(error, "code", "") if isinstance(getattr(error, "code", ""), str) else "",
             message=_text(error),
             data=_data(error),
             cause=cls.of(cause, depth + 1) if cause is not None and depth < _CAUSES else None,
+            where=_where(error),
         )
+
+    def __str__(self) -> str:
+        text = f"{self.type}: {self.message}" if self.message else self.type
+        return f"{text} ({self.where})" if self.where else text
 
 
 def _name(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _where(error: BaseException) -> str:
+    """Where it was raised, in the user's own code if that is on the way: `file:line in function`."""
+    found = ""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if not module.startswith(("spellwork.engine", "spellwork.workflow", "asyncio", "concurrent")):
+            place = f"{code.co_filename}:{trace.tb_lineno} in {code.co_name}"
+            if not found or not code.co_filename.startswith(_LIBRARIES):
+                found = place
+        trace = trace.tb_next
+    return found
 
 
 def _text(error: BaseException) -> str:
@@ -84,6 +107,8 @@ class ErrorRegistry:
     def rebuild(self, failure: Failure) -> Exception:
         """The exception that `failure` describes, as its own class if that is known, else as `ActivityFailed`."""
         error = self._instantiate(failure)
+        if failure.where:
+            error.add_note(f"raised at {failure.where}")
         if failure.cause is not None:
             error.__cause__ = self.rebuild(failure.cause)
         return error

@@ -74,6 +74,24 @@ class Activity(Generic[P, R]):
         annotation = resolve_hints(self.fn, f"activity {self.name}").get("return", Any)
         return None if annotation is type(None) else annotation
 
+    @functools.cached_property
+    def _signature(self) -> tuple[inspect.Signature, int, int]:
+        signature = inspect.signature(self.fn)
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        positional = [p for p in signature.parameters.values() if p.kind in kinds]
+        least = sum(p.default is p.empty for p in positional)
+        simple = len(positional) == len(signature.parameters)
+        return signature, least if simple else 1, len(positional) if simple else 0
+
+    def check_arity(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise TypeError at the call, not in the first attempt, when the arguments do not fit the parameters."""
+        signature, least, most = self._signature
+        if kwargs or not least <= len(args) <= most:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"activity {self.name}{signature}: {error}") from None
+
     @property
     def is_limited(self) -> bool:
         """Whether an attempt has a limit of time."""

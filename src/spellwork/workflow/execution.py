@@ -285,9 +285,13 @@ class Execution:
         if error is not None:
             return c.Finish(0, failure=Failure.of(error))
         try:
-            return c.Finish(0, result=self.codec.shape(self.definition.parameters.result).encode(root.result()))
+            shape = self.codec.shape(self.definition.parameters.result)
+            result = shape.encode(root.result())
+            shape.decode(result)
+            return c.Finish(0, result=result)
         except PayloadError as problem:
-            return c.Finish(0, failure=Failure.of(problem))
+            error = PayloadError(f"workflow {self.definition.name}, result: {problem}", path=problem.path)
+            return c.Finish(0, failure=Failure.of(error))
 
     # Verbs of workflow code
 
@@ -305,6 +309,7 @@ class Execution:
             digest = self.codec.digest((args, kwargs) if kwargs else args)
         except PayloadError as error:
             raise PayloadError(f"activity {activity.name}, arguments: {error}", path=error.path) from error
+        activity.check_arity(args, kwargs)
         n = self._number()
         future: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
         shape = self.codec.shape(activity.result)

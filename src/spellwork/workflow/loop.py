@@ -11,6 +11,7 @@ import sys
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
@@ -20,6 +21,7 @@ _log = logging.getLogger("spellwork.workflow")
 _SPIN_LIMIT = 1_000_000
 _HASH_MIX = 0x9E3779B97F4A7C15
 _MASK = (1 << 61) - 1
+_STANDARD_LIBRARY = str(Path(asyncio.__file__).parents[1])
 
 
 class Evicted(BaseException):
@@ -276,12 +278,13 @@ def _drop(tasks: list[WorkflowTask]) -> None:
 
 
 def caller() -> str:
-    """`file:line` of the innermost frame that is neither asyncio's nor Spellwork's."""
+    """`file:line` of the innermost frame that is neither the standard library's nor Spellwork's."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
         module = frame.f_globals.get("__name__", "")
-        if not module.startswith(("asyncio", "spellwork.workflow")) and not name.startswith("<"):
+        ours = module.startswith("spellwork.workflow") or name.startswith(("<", _STANDARD_LIBRARY))
+        if not ours or "site-packages" in name:
             return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return "<unknown>"
