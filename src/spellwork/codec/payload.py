@@ -116,10 +116,16 @@ class Codec:
         try:
             data = self._canonical(value)
         except _ENCODE_ERRORS:
-            data = self.untyped.encode(value)
+            data = self._exact_bytes(value)
         if len(data) > 32:
             self._check(value, data)
         return hashlib.blake2b(data, digest_size=8).digest()
+
+    def _exact_bytes(self, value: Any) -> bytes:
+        try:
+            return self.pack(self.exact.lower(value))
+        except _ENCODE_ERRORS as error:
+            raise self.refusal(value, error) from error
 
     def checked(self, value: Any, data: bytes) -> bytes:
         """`data` within the limits, compressed where that pays."""
@@ -146,12 +152,12 @@ class Codec:
             self._check_depth(value, limits.depth)
 
     def _check_depth(self, value: Any, limit: int) -> None:
-        level = [("$", value)]
+        level = {id(value): ("$", value)}  # by identity: a value that contains itself must not grow
         for _ in range(limit):
-            level = [child for path, item in level for child in _containers(path, item)]
+            level = {id(child): (where, child) for path, item in level.values() for where, child in _containers(path, item)}
             if not level:
                 return
-        path = level[0][0]
+        path = next(iter(level.values()))[0]
         raise PayloadError(f"{path}: nested deeper than the limit of {limit}", path=path)
 
     def refusal(self, value: Any, error: BaseException) -> PayloadError:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 
-from spellwork.clock import Clock
+from spellwork.clock import MICROSECONDS, Clock
 from spellwork.engine.host import Host
 from spellwork.engine.partition import Partition
 from spellwork.errors import RunFinished, SpellworkError, StoreCorrupt, StoreError
@@ -35,7 +35,8 @@ class Alarm:
             try:
                 await self._sweep(partition)
             except StoreError as error:
-                log.warning("looking for due timers failed: %s", error)
+                log.warning("looking for due timers failed, once more in a second: %s", error)
+                self._host.timers.stored(self._clock.now() + MICROSECONDS)
 
     async def _sweep(self, partition: Partition) -> None:
         now = self._clock.now()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -27,10 +27,10 @@ from spellwork.errors import (
     RunFinished,
     RunNotFound,
     SpellworkError,
+    StoreClosed,
     StoreCorrupt,
     StoreError,
     UnknownWorkflow,
-    UpdateRejected,
     UsageError,
 )
 from spellwork.journal import (
@@ -60,7 +60,18 @@ from spellwork.workflow import commands as c
 from spellwork.workflow.questions import answer_query, validate_update
 
 Post = Callable[[m.AnyMessage], Any]
-Extra = Callable[[Batch], None]
+
+
+class Extra(Protocol):
+    """Rows that go with the effect of a message."""
+
+    def add(self, batch: Batch) -> None:
+        """Put them into the batch of the effect."""
+        ...
+
+    def refused(self) -> None:
+        """That batch was not written."""
+        ...
 
 
 # What keeps a run from being loaded until somebody mends it.
@@ -104,20 +115,19 @@ class Desk:
         return None
 
     async def _query(self, message: m.AskQuery) -> bytes:
-        """Answer from a copy of the run, replayed from what is durable: whatever the query does to it is gone afterwards."""
-        address = await self._address(message.run_id)
-        stored = await self._host.store.read(lambda reader: rows.read_run(reader, address.number))
-        if stored is None:
-            raise RunNotFound(f"run {message.run_id!r} has no row", run_id=message.run_id)
-        if stored.damage is not None:
-            raise stored.damage
-        definition = self._host.registry.find(stored.row.workflow, stored.row.version)
-        execution = Execution(address.number, definition, self._host.codec, self._host.errors)
+        execution = await self._copy(message.run_id)
         try:
-            execution.replay(stored.entries)
             return answer_query(execution, message.name, message.args)
         finally:
             execution.close()
+
+    async def _copy(self, run_id: str) -> Execution:
+        """A copy of the run, replayed from what is durable: whatever is done to it is gone afterwards."""
+        address = await self._address(run_id)
+        stored = await self._host.store.read(lambda reader: rows.read_run(reader, address.number))
+        if stored is None:
+            raise RunNotFound(f"run {run_id!r} has no row", run_id=run_id)
+        return self._host.replayed(address.number, stored)
 
     async def _address(self, run_id: str) -> Address:
         live = self._host.by_id.get(run_id)
@@ -130,10 +140,19 @@ class Desk:
 
     async def _live(self, run_id: str) -> LiveRun:
         live = self._host.by_id.get(run_id)
-        if live is not None:
+        if live is not None and not live.continuing:
             return live
-        address = await self._address(run_id)
-        return await self._host.load(address.number)
+        while True:
+            address = await self._address(run_id)
+            try:
+                live = await self._host.load(address.number)
+            except RunFinished:
+                if (await self._address(run_id)).number == address.number:
+                    raise
+                continue  # it went on as a new run in between
+            if not live.continuing:
+                return live
+            await self._durable(live)
 
     async def _durable(self, live: LiveRun) -> None:
         """Wait until everything of `live` so far is in the store."""
@@ -169,12 +188,24 @@ class Desk:
         batch = Batch().require_epoch(partition.index, partition.epoch).require_absent(id_key(message.run_id))
         rows.put_start(batch, row, started)
         if extra is not None:
-            extra(batch)
+            extra.add(batch)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def acknowledge(outcome: int | StoreError) -> None:
+            if isinstance(outcome, int):
+                self._host.adopt(row, started)  # also when whoever asked has gone in between
+                if not done.done():
+                    done.set_result(None)
+            elif not done.done():
+                done.set_exception(outcome)
+
+        self._host.store.submit(batch, acknowledge)
         try:
-            await self._host.store.commit(batch)
+            await done
         except Conflict:
+            if extra is not None:
+                extra.refused()
             return await self._existing(message)
-        self._host.adopt(row, started)
         return row
 
     async def _existing(self, message: m.AskStart) -> RunRow:
@@ -224,7 +255,7 @@ class Desk:
 
     def _add(self, live: LiveRun, extra: Extra | None) -> None:
         if extra is not None:
-            extra(live.partition.mark(live))
+            extra.add(live.partition.mark(live))
 
     def _now(self, live: LiveRun) -> int:
         return max(self._clock.now(), live.execution.now)
@@ -235,7 +266,15 @@ class Desk:
             return self._answer(await self._stored_answer(message))
         execution = live.execution
         if message.id not in execution.update_ids:
-            self._validate(live, message)
+            await self._durable(live)
+            execution = await self._copy(message.run_id)
+            try:
+                validate_update(execution, message.name, message.args)
+            finally:
+                execution.close()
+            live = await self._live(message.run_id)
+            execution = live.execution
+        if message.id not in execution.update_ids:
             self._host.append(live, UpdateAccepted(self._now(live), message.id, message.name, message.args))
         answer = execution.update_ids.get(message.id)
         if answer is None:
@@ -243,22 +282,10 @@ class Desk:
             live.update_waiters.setdefault(message.id, []).append(lambda entry: None if waiter.done() else waiter.set_result(entry))
             answer = await waiter
             if answer is None:
-                raise RunFinished(f"run {message.run_id} left before update {message.name} was answered", run_id=message.run_id)
+                raise StoreClosed(f"run {message.run_id} left this process before update {message.name} was answered; ask again")
         else:
             await self._durable(live)
         return self._answer(answer)
-
-    def _validate(self, live: LiveRun, message: m.AskUpdate) -> None:
-        execution = live.execution
-        try:
-            validate_update(execution, message.name, message.args)
-        finally:
-            if execution.outbox or execution.loop.has_ready:
-                # what the validator has set going must not reach the journal: the run comes back from what is durable
-                self._host.drop(live)
-                self._host.spawn(self._load_quietly(live.number))
-        if live.dropped:
-            raise UpdateRejected(f"the validator of update {message.name} tried to change the run; it must only look")
 
     def _answer(self, answer: UpdateCompleted) -> bytes | None:
         if answer.failure is not None:
@@ -272,7 +299,10 @@ class Desk:
         raise RunFinished(f"run {message.run_id} ended before update {message.name} was answered", run_id=message.run_id)
 
     async def _cancel(self, message: m.AskCancel, extra: Extra | None) -> None:
-        live = await self._live(message.run_id)
+        try:
+            live = await self._live(message.run_id)
+        except _BLOCKING as error:
+            raise m.Deferred(f"run {message.run_id} is blocked, the cancellation waits: {error}") from error
         if live.execution.finished:
             raise ended(message.run_id)
         self._add(live, extra)
@@ -298,15 +328,19 @@ class Desk:
         row = await self._host.store.read(lambda reader: rows.read_row(reader, message.run_id))
         if row is None or row.partition not in self._host.partitions:
             raise RunNotFound(f"there is no run {message.run_id!r} here", run_id=message.run_id)
-        batch = self._host.partitions[row.partition].batch()
+        partition = self._host.partitions[row.partition]
+        batch = Batch().require_epoch(partition.index, partition.epoch)
         now = self._clock.now()
         row = msgspec.structs.replace(row, status=Status.TERMINATED, reason=message.reason, updated=now)
         entry = Terminated(now, message.reason)
         rows.put_end(batch, row, None)
         batch.delete(blocked_key(row.partition, row.number))
+        notices = [self._write_notice(batch, notice) for notice in self._notices([], row, entry)]
         if extra is not None:
-            extra(batch)
-        await self._host.store.commit(Batch())
+            extra.add(batch)
+        await self._host.store.commit(batch)
+        for key, notice in notices:
+            self.deliver_local(key, m.Envelope(notice), partition)
         self.ended(row.id, row, entry)
 
     async def _resume(self, message: m.AskResume) -> None:
@@ -319,6 +353,8 @@ class Desk:
             live = await self._host.load(message.number)
         except (RunFinished, RunNotFound):
             return  # the parent did not wait
+        except _BLOCKING as error:
+            raise m.Deferred(f"run {message.run_id} is blocked, the end of its child waits: {error}") from error
         pending = live.execution.pending.get(message.n)
         if pending is None:
             return
@@ -352,11 +388,20 @@ class Desk:
             return  # the partition was lost or the store failed; whoever owns the run next asks again
         except SpellworkError as error:
             failure = Failure.of(error)
+        if live.execution.finished and failure is None:
+            await self._close_child(live, command)
         at = self._now(live)
         self._host.append(live, ChildStarted(at, command.n, command.workflow.name, command.digest, command.child_id, failure))
         early = live.early.pop(command.n, None)
         if early is not None:
             await self._child_ended(*early)
+
+    async def _close_child(self, live: LiveRun, command: c.StartChild) -> None:
+        reason = f"its parent {live.row.id} has ended"
+        if command.parent_close == "cancel":
+            await self._ask_quietly(m.AskCancel(command.child_id, reason))
+        elif command.parent_close == "terminate":
+            await self._ask_quietly(m.AskTerminate(command.child_id, reason))
 
     def send_signal(self, live: LiveRun, command: c.SendSignal) -> None:
         """Send a signal; idempotent by the sender's run and command."""
@@ -402,7 +447,7 @@ class Desk:
         batch = live.partition.mark(live)
         rows.put_entry(batch, live.number, live.execution.position, entry)
         rows.put_end(batch, row, live.timer_key)
-        notices = self._notices(live, row, entry)
+        notices = self._notices(live.execution.open_children(), row, entry)
         keys = [self._write_notice(batch, notice) for notice in notices]
         self._host.deliver(live, entry)
         live.partition.remark(live)
@@ -411,13 +456,13 @@ class Desk:
         self._host.steps.cancel_all(live)
         self._host.hold(live, lambda: self._over(live, entry, keys))
 
-    def _notices(self, live: LiveRun, row: RunRow, entry: Any) -> list[m.AnyMessage]:
+    def _notices(self, children: list[tuple[str, str]], row: RunRow, entry: Any) -> list[m.AnyMessage]:
         notices: list[m.AnyMessage] = []
         if row.parent is not None:
             failure = failure_of_end(row, entry)
             result = entry.result if isinstance(entry, Completed) else None
             notices.append(m.TellChildEnded(row.parent.run_id, row.parent.number, row.parent.n, row.id, result, failure))
-        for child_id, policy in live.execution.open_children():
+        for child_id, policy in children:
             if policy == "cancel":
                 notices.append(m.AskCancel(child_id, f"its parent {row.id} has ended"))
             elif policy == "terminate":
@@ -461,6 +506,7 @@ class Desk:
         self._host.deliver(live, entry)
         live.partition.remark(live)
         live.parked = False
+        live.continuing = True
         self._host.steps.cancel_all(live)
         self._host.hold(live, lambda: self._go_on(live, row))
 

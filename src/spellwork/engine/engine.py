@@ -218,6 +218,8 @@ class Engine:
         if hasattr(self, "_waiting"):
             self._waiting.tell_all(closed)
         await store.close()
+        if hasattr(self, "_ownership"):
+            self._ownership.close()
 
     @property
     def _open_store(self) -> Store:
@@ -261,6 +263,7 @@ class Engine:
         if partition is not None:
             log.warning("partition %d was taken over by another owner; its runs go on there", index)
             self._host.drop_partition(partition)
+            self._waiting.recheck()
 
     def _broken(self, error: BaseException) -> None:
         log.error("the engine is broken", exc_info=error)

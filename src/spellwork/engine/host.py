@@ -20,15 +20,10 @@ from spellwork.engine.registry import Registry
 from spellwork.engine.steps import Steps
 from spellwork.engine.timers import Timers
 from spellwork.errors import (
-    NonDeterminismError,
-    PayloadError,
     RunBlocked,
     RunFinished,
     RunNotFound,
     SpellworkError,
-    StoreCorrupt,
-    UnknownWorkflow,
-    UsageError,
 )
 from spellwork.journal import (
     Entry,
@@ -43,6 +38,7 @@ from spellwork.journal import (
 )
 from spellwork.journal.rows import active_key, journal_key, timer_key
 from spellwork.store import Batch, Store
+from spellwork.supervision import attempt
 from spellwork.workflow import Execution
 from spellwork.workflow import commands as c
 from spellwork.workflow.execution import AFTER_THE_END
@@ -96,7 +92,7 @@ class Host:
         self._cache = cache
         self._idle: OrderedDict[int, LiveRun] = OrderedDict()
         self._loading: dict[int, asyncio.Future[LiveRun]] = {}
-        self._just_blocked: set[int] = set()
+        self._unsettled: set[int] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Any) -> None:
@@ -139,9 +135,8 @@ class Host:
 
     def deliver(self, live: LiveRun, entry: Entry) -> None:
         """Let the code see an entry that is on its way to the store."""
-        try:
-            live.execution.deliver(entry)
-        except (NonDeterminismError, UsageError) as error:
+        _, error = attempt(live.execution.deliver, entry)
+        if error is not None:
             self.block(live, error)
         if live.execution.warnings:
             for warning in live.execution.warnings:
@@ -257,6 +252,8 @@ class Host:
         if live.dropped:
             return
         live.dropped = True
+        if live.unacked:
+            self._unsettled.add(live.number)
         self.runs.pop(live.number, None)
         if self.by_id.get(live.row.id) is live:
             del self.by_id[live.row.id]
@@ -278,10 +275,11 @@ class Host:
 
     # Blocking
 
-    def block(self, live: LiveRun, error: SpellworkError) -> None:
+    def block(self, live: LiveRun, error: BaseException) -> None:
         """Park a run with a reason: nothing is lost, it goes on after a fix."""
         log.warning("run %s is blocked: %s", live.row.id, error)
-        live.row = rows.block(live.partition.batch(), live.row, live.timer_key, Status.BLOCKED, str(error), self.clock.now())
+        self._unsettled.add(live.number)
+        live.row = rows.block(live.partition.batch(), live.row, live.timer_key, Status.BLOCKED, reason_of(error), self.clock.now())
         self.drop(live)
         live.partition.then(lambda: self.blocked(live.row))
 
@@ -340,12 +338,12 @@ class Host:
         future: asyncio.Future[LiveRun] = asyncio.get_running_loop().create_future()
         self._loading[number] = future
         try:
+            await self._settle(number)
             stored = await self.store.read(lambda reader: rows.read_run(reader, number))
             live = self._revive(number, stored, resume=resume)
         except (SpellworkError, asyncio.CancelledError) as error:
-            if number in self._just_blocked:
-                self._just_blocked.discard(number)
-                await self.store.commit(Batch())  # nobody is told before it is durable
+            if isinstance(error, SpellworkError):
+                await self._settle(number)  # nobody is told before it is durable
             future.set_exception(error) if isinstance(error, SpellworkError) else future.cancel()
             if not future.cancelled():
                 future.exception()
@@ -355,6 +353,12 @@ class Host:
             return live
         finally:
             del self._loading[number]
+
+    async def _settle(self, number: int) -> None:
+        """Wait until what was under way for a run that left memory is in the store: batches commit in order."""
+        if number in self._unsettled:
+            self._unsettled.discard(number)
+            await self.store.commit(Batch())
 
     def _revive(self, number: int, stored: rows.StoredRun | None, *, resume: bool) -> LiveRun:
         if stored is None:
@@ -369,18 +373,15 @@ class Host:
         partition = self.partitions.get(row.partition)
         if partition is None:
             raise RunBlocked(f"run {row.id} belongs to another owner now", run_id=row.id, reason="another owner")
-        try:
-            if stored.damage is not None:
-                raise stored.damage
-            definition = self.registry.find(row.workflow, row.version)
-            execution = Execution(number, definition, self.codec, self.errors)
-            execution.replay(stored.entries)
-        except (StoreCorrupt, UnknownWorkflow, NonDeterminismError, PayloadError, UsageError) as error:
+        execution, error = attempt(self.replayed, number, stored)
+        if error is not None:
             log.warning("run %s is blocked: %s", row.id, error)
-            blocked = rows.block(partition.batch(), row, stored.timer_key, Status.BLOCKED, str(error), self.clock.now())
+            blocked = rows.block(partition.batch(), row, stored.timer_key, Status.BLOCKED, reason_of(error), self.clock.now())
             partition.then(lambda: self.blocked(blocked))
-            self._just_blocked.add(number)
-            raise
+            self._unsettled.add(number)
+            if isinstance(error, SpellworkError):
+                raise error
+            raise blocked_error(blocked) from error
         live = LiveRun(row, partition, execution)
         live.acked = execution.position
         live.parked = stored.recoveries is None
@@ -398,8 +399,17 @@ class Host:
         return live
 
     def _rest_if_idle(self, live: LiveRun) -> None:
-        if live.parked and not live.dropped and not live.unacked:
+        if not live.update_waiters and live.parked and not live.dropped and not live.unacked:
             self._rest(live)
+
+    def replayed(self, number: int, stored: rows.StoredRun) -> Execution:
+        """A run's code where its journal ends; raises whatever keeps it from getting there."""
+        if stored.damage is not None:
+            raise stored.damage
+        definition = self.registry.find(stored.row.workflow, stored.row.version)
+        execution = Execution(number, definition, self.codec, self.errors)
+        execution.replay(stored.entries)
+        return execution
 
     def _unblock(self, live: LiveRun) -> None:
         batch = live.partition.mark(live)
@@ -411,9 +421,18 @@ class Host:
         """Stop everything; nothing durable changes."""
         self.timers.close()
         await self.steps.close(grace)
+        for live in self.runs.values():
+            if live.recoveries and not live.parked:
+                # closing is no death: the count goes back to what it was before this life
+                live.partition.batch().put(active_key(live.partition.index, live.number), bytes((live.recoveries - 1,)))
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         for live in list(self.runs.values()):
             self.drop(live)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a run is blocked, in a line: errors of ours say it all, others need their name."""
+    return str(error) if isinstance(error, SpellworkError) else f"{type(error).__name__}: {error}"

@@ -19,11 +19,12 @@ class LiveRun:
     """A loaded run.
 
     Effects in `held` wait until the entry at their position is durable (`acked` says how far that is). `early` holds news of
-    children that ended before the run knew that they had started.
+    children that ended before the run knew that they had started. `continuing` is set when it goes on as a new run.
     """
 
     __slots__ = (
         "acked",
+        "continuing",
         "dropped",
         "early",
         "execution",
@@ -51,6 +52,7 @@ class LiveRun:
         self.steps: dict[int, Step] = {}
         self.update_waiters: dict[str, list[Any]] = {}
         self.dropped = False
+        self.continuing = False
         self.early: dict[int, tuple[Any, Any]] = {}
 
     @property

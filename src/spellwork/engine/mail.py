@@ -93,7 +93,7 @@ class MailRoom:
         reply = m.Reply()
         effect = _Consumption(key, envelope.reply_to)
         try:
-            reply = m.Reply(await self._desk.handle(envelope.message, partition, effect.add))
+            reply = m.Reply(await self._desk.handle(envelope.message, partition, effect))
         except m.Deferred as error:
             log.info("a message for run %s waits: %s", envelope.message.run_id, error)
             if envelope.reply_to and partition.held:
@@ -169,7 +169,12 @@ class _Consumption:
         self._reply_to = reply_to
         self.done = False
 
+    def refused(self) -> None:
+        """The batch of the effect was not written."""
+        self.done = False
+
     def add(self, batch: Batch) -> None:
+        """Put the rows into the batch of the effect."""
         batch.delete(self._key)
         if self._reply_to:
             batch.put(_reply_key(self._reply_to), m.encode(m.Reply()))

@@ -69,6 +69,10 @@ def pack_claim(epoch: int, owner: Owner) -> bytes:
     return epoch.to_bytes(_EPOCH_BYTES, "big") + msgspec.msgpack.encode(owner)
 
 
+_OPEN: set[str] = set()
+"""Ids of the owners that are open in this process."""
+
+
 class Ownership:
     """Claims, renews and gives back partitions for one engine."""
 
@@ -78,6 +82,7 @@ class Ownership:
         self.lease = lease
         pid = os.getpid()
         self.me = Owner(new_id(clock), machine_identity(), pid, process_started(pid), 0, lease)
+        _OPEN.add(self.me.id)
         self.held: dict[int, int] = {}
         self.session = 0
         self._beat = 0
@@ -135,7 +140,7 @@ class Ownership:
         owner = claim.owner
         if not owner.id:
             return True
-        if owner.machine == self.me.machine and owner.pid != self.me.pid and process_is_gone(owner.pid, owner.started):
+        if owner.machine == self.me.machine and self._is_gone(owner):
             return True
         # The lease is judged by how long the counter stood still on this process's own monotonic clock.
         now = self._clock.monotonic()
@@ -144,6 +149,11 @@ class Ownership:
             self._seen[claim.index] = (owner.id, owner.beat, now)
             return False
         return now - seen[2] >= max(owner.lease, self.lease)
+
+    def _is_gone(self, owner: Owner) -> bool:
+        if owner.pid == self.me.pid and owner.started == self.me.started:
+            return owner.id not in _OPEN  # an engine of this very process that failed before it could release
+        return process_is_gone(owner.pid, owner.started)
 
     async def renew(self, lost: Callable[[int], Awaitable[None] | None]) -> None:
         """Show that this owner is alive, in one batch if nothing was lost, else one by one."""
@@ -164,9 +174,13 @@ class Ownership:
                     self.held.pop(index, None)
                     lost(index)
 
+    def close(self) -> None:
+        """This owner writes no more."""
+        _OPEN.discard(self.me.id)
+
     async def release(self) -> None:
         """Give everything back, so that the next owner need not wait."""
-        for index, epoch in self.held.items():
+        for index, epoch in list(self.held.items()):
             batch = Batch().put(partition_key(index), pack_claim(epoch, Owner())).require_epoch(index, epoch)
             try:
                 await self._store.commit(batch)

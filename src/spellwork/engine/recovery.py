@@ -11,7 +11,7 @@ from spellwork.clock import Clock
 from spellwork.engine import rows
 from spellwork.engine.host import Host
 from spellwork.engine.partition import Partition
-from spellwork.errors import RunFinished, SpellworkError, StoreError
+from spellwork.errors import RunFinished, SpellworkError, StoreCorrupt, StoreError
 from spellwork.journal import Status
 from spellwork.journal.rows import Keys, active_key, number_of, partition_range, run_key, unpack_row
 from spellwork.store import Batch
@@ -104,5 +104,10 @@ class Recovery:
 
     async def _retry_blocked(self, number: int) -> None:
         data = await self._host.store.get(run_key(number))
-        if data is not None and unpack_row(data).status is Status.BLOCKED:
+        try:
+            blocked = data is not None and unpack_row(data).status is Status.BLOCKED
+        except StoreCorrupt as error:
+            log.warning("run number %d stays blocked: %s", number, error)
+            return
+        if blocked:
             await self._load(number)

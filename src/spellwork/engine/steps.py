@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import functools
 import random
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from spellwork.codec import Codec
 from spellwork.engine.live import LiveRun
 from spellwork.errors import ActivityTimeout, PayloadError
 from spellwork.journal import AttemptFailed, Entry, ErrorRegistry, Failure, StepCompleted, StepFailed
+from spellwork.supervision import attempt
 from spellwork.workflow.activity import ActivityContext, enter_activity
 from spellwork.workflow.commands import RunStep
 
@@ -286,16 +288,19 @@ class Steps:
                 value = await function(*command.args, **command.kwargs)
             elif activity.executor == "thread":
                 context = contextvars.copy_context()
-                value = await self._loop.run_in_executor(
-                    self._threads, lambda: context.run(function, *command.args, **command.kwargs)
-                )
+                call = functools.partial(context.run, attempt, lambda: function(*command.args, **command.kwargs))
+                value, raised = await self._loop.run_in_executor(self._threads, call)
+                if raised is not None:  # not by way of the future, which takes no StopIteration
+                    raise raised  # noqa: TRY301 - the same path as any other failure
             else:
                 value, failure = await self._loop.run_in_executor(
                     self._process_pool(), call_activity, activity, command.args, command.kwargs
                 )
                 if failure is not None:
                     raise self._errors.rebuild(failure)  # noqa: TRY301 - the same path as any other failure
-        except (Exception, asyncio.CancelledError, SystemExit) as error:  # noqa: BLE001 - supervision point: user code of an activity
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - supervision point: user code of an activity
             if isinstance(error, concurrent.futures.BrokenExecutor):
                 self._pool = None
                 error = RuntimeError(
@@ -378,7 +383,5 @@ class Steps:
 
 def call_activity(activity: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Failure | None]:
     """What a worker process runs; the activity arrives by reference. Its error goes back as data: not every exception pickles."""
-    try:
-        return activity.fn(*args, **kwargs), None
-    except Exception as error:  # noqa: BLE001 - supervision point: user code in a worker process
-        return None, Failure.of(error)
+    value, error = attempt(lambda: activity.fn(*args, **kwargs))
+    return value, None if error is None else Failure.of(error)

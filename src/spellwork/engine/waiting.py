@@ -110,6 +110,20 @@ class Waiting:
         for future in self._futures.pop(row.id, ()):
             self._settle(future, row, None)
 
+    def recheck(self) -> None:
+        """Partitions were lost: whoever waits for a run of theirs now looks for its end in the store."""
+        for run_id, futures in self._futures.items():
+            for future in futures:
+                if run_id not in self._host.by_id and not future.done():
+                    self._host.spawn(self._look_again(run_id, future))
+
+    async def _look_again(self, run_id: str, future: asyncio.Future[End]) -> None:
+        try:
+            await self._look(run_id, future)
+        except SpellworkError as error:
+            if not future.done():
+                future.set_exception(error)
+
     def tell_all(self, error: SpellworkError) -> None:
         """Nothing more will be heard of any run."""
         futures, self._futures = self._futures, {}

@@ -13,6 +13,7 @@ import msgspec
 
 from spellwork import errors
 from spellwork.errors import ActivityFailed, SpellworkError
+from spellwork.supervision import attempt
 
 _MESSAGE_LIMIT = 8192
 _DATA_LIMIT = 16384
@@ -35,7 +36,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
         """Describe `error` and its causes (at most 8)."""
         kind = type(error)
         cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        if isinstance(error, ActivityFailed):
+        if isinstance(error, ActivityFailed) and hasattr(error, "type"):
             return cls(error.type, error.code, error.message, error.data, None, _where(error))
         return cls(
             type=_name(kind),
@@ -71,12 +72,10 @@ def _where(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except (TypeError, ValueError, AttributeError) as problem:  # a __str__ that is itself broken
-        text = f"<no message: {problem}>"
-    text = text[:_MESSAGE_LIMIT]
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    text, problem = attempt(str, error)
+    if problem is not None:  # a __str__ that is itself broken
+        text = f"<no message: {type(problem).__name__}>"
+    return str(text)[:_MESSAGE_LIMIT].encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _data(error: BaseException) -> Any:
@@ -106,7 +105,9 @@ class ErrorRegistry:
 
     def rebuild(self, failure: Failure) -> Exception:
         """The exception that `failure` describes, as its own class if that is known, else as `ActivityFailed`."""
-        error = self._instantiate(failure)
+        made, problem = attempt(self._instantiate, failure)
+        # the fallback is for a class that cannot be made from what was stored
+        error: Exception = _unbuilt(failure) if problem is not None else made
         if failure.where:
             error.add_note(f"raised at {failure.where}")
         if failure.cause is not None:
@@ -116,22 +117,21 @@ class ErrorRegistry:
     def _instantiate(self, failure: Failure) -> Exception:
         kind: Any = self._classes.get(failure.type)
         if kind is None or not issubclass(kind, Exception):
-            return ActivityFailed(
-                f"{failure.type}: {failure.message}",
-                type=failure.type,
-                message=failure.message,
-                data=failure.data,
-            )
+            return _unbuilt(failure)
         if issubclass(kind, SpellworkError) and isinstance(failure.data, dict):
             rebuilt: Exception = kind(failure.message, **failure.data)
             return rebuilt
         arguments = failure.data if isinstance(failure.data, list) else [failure.message]
-        try:
-            error: Exception = kind(*arguments)
-        except (TypeError, ValueError, LookupError, AttributeError):  # an __init__ that wants other arguments
+        error, problem = attempt(kind, *arguments)
+        if problem is not None:  # an __init__ that wants other arguments
             error = kind.__new__(kind)
             error.args = (failure.message,)
-        return error
+        built: Exception = error if isinstance(error, Exception) else _unbuilt(failure)
+        return built
+
+
+def _unbuilt(failure: Failure) -> ActivityFailed:
+    return ActivityFailed(f"{failure.type}: {failure.message}", type=failure.type, message=failure.message, data=failure.data)
 
 
 def _is_error(value: object) -> bool:

@@ -13,10 +13,11 @@ from collections.abc import Callable
 import msgspec
 
 from spellwork.clock import Clock
-from spellwork.errors import Conflict, Fenced, StoreClosed, StoreError
+from spellwork.errors import Conflict, Fenced, StoreClosed, StoreError, StoreFailed
 from spellwork.store.backend import Backend
 from spellwork.store.batch import MERGES, Batch
 from spellwork.store.keyspace import FEED, FEED_FLOOR, PARTITIONS, REVISION, WATCHED
+from spellwork.supervision import attempt
 
 Outcome = int | StoreError
 Done = Callable[[Outcome], None]
@@ -132,31 +133,41 @@ class Committer:
     def _deliver(self, outcomes: list[tuple[Done, Outcome]]) -> None:
         newest = 0
         self.pending -= len(outcomes)
+        problems: list[BaseException] = []
         for done, outcome in outcomes:
-            done(outcome)
+            _, problem = attempt(done, outcome)
+            if problem is not None:
+                problems.append(problem)  # the others of the group are told all the same
             if type(outcome) is int:
                 newest = outcome
         if newest:
             self.committed(newest)
+        if problems:
+            raise problems[0]
 
     def _write_group(self, group: list[_Item], *, last: bool = False) -> list[tuple[Done, Outcome]]:
         if self._failed is not None:
             return [(done, self._failed) for _, done in group]
         sync = self._wants_sync(idle=not group or last)
-        try:
-            self._probe("commit.before")
-            outcomes = self._transaction(group, sync=sync)
-            self._probe("commit.after")
-        except StoreError as error:
+        outcomes, error = attempt(self._probed, group, sync)
+        if error is not None:
             self._backend.rollback()
             # After a failed sync nobody knows what the disk holds (fsyncgate): the handle is not used again.
-            self._failed = error
-            return [(done, error) for _, done in group]
+            self._failed = (
+                error if isinstance(error, StoreError) else StoreFailed(f"a commit failed: {error!r}; open the engine again")
+            )
+            return [(done, self._failed) for _, done in group]
         self.stats.groups += 1
         self._unsynced = not sync and self._sync_every is not None
         if sync:
             self.stats.syncs += 1
             self._synced_at = self._clock.monotonic()
+        return outcomes  # type: ignore[no-any-return]
+
+    def _probed(self, group: list[_Item], sync: bool) -> list[tuple[Done, Outcome]]:
+        self._probe("commit.before")
+        outcomes = self._transaction(group, sync=sync)
+        self._probe("commit.after")
         return outcomes
 
     def _wants_sync(self, *, idle: bool) -> bool:

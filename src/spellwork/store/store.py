@@ -26,6 +26,7 @@ from spellwork.store.sqlite import SqliteBackend
 T = TypeVar("T")
 _LISTEN_EVERY = 0.05
 _AWAIT_EVERY = 0.005
+_FEED_PAGE = 1000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -236,10 +237,10 @@ class Store:
         try:
             while True:
                 woken.clear()
-                changes, position = await self.read(lambda reader, after=position: _changes(reader, prefix, after))  # type: ignore[misc]
+                changes, position, more = await self.read(lambda reader, after=position: _changes(reader, prefix, after))  # type: ignore[misc]
                 for change in changes:
                     yield change
-                if not changes:
+                if not changes and not more:
                     await woken.wait()
         finally:
             stop()
@@ -288,7 +289,7 @@ class Snapshot:
         await self._call(self._reader.dispose)
 
 
-def _changes(reader: Reader, prefix: bytes, after: int) -> tuple[list[Change], int]:
+def _changes(reader: Reader, prefix: bytes, after: int) -> tuple[list[Change], int, bool]:
     floor = int.from_bytes(reader.get(FEED_FLOOR) or b"", "big")
     if floor > after:
         raise Lagged(
@@ -296,11 +297,14 @@ def _changes(reader: Reader, prefix: bytes, after: int) -> tuple[list[Change], i
             missed=floor - after,
         )
     _, end = FEED.range()
-    rows = reader.scan(FEED.key((after + 1).to_bytes(8, "big")), end, limit=1000)
+    rows = reader.scan(FEED.key((after + 1).to_bytes(8, "big")), end, limit=_FEED_PAGE)
     changes: list[Change] = []
     for key, value in rows:
         after = int.from_bytes(key[1:], "big")
         for changed, content, range_end in msgspec.msgpack.decode(value, type=list[tuple[bytes, bytes | None, bytes | None]]):
             if changed.startswith(prefix) or (range_end is not None and changed <= prefix < range_end):
                 changes.append(Change(after, changed, content, range_end))
-    return changes, after
+    if len(rows) < _FEED_PAGE:
+        # nothing more up to now: an idle watcher must not fall behind what others commit
+        after = max(after, int.from_bytes(reader.get(REVISION) or b"", "big"))
+    return changes, after, len(rows) == _FEED_PAGE

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import copy
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -33,6 +35,7 @@ from spellwork.workflow.verbs import ContinueAsNew
 
 _SECOND = 1_000_000
 _SEEN = 1000
+_IMMUTABLE = frozenset({int, str, bytes, float, bool, type(None)})
 
 
 class Execution:
@@ -123,8 +126,7 @@ class Execution:
         self.started = entry
         self.rng = random.Random(entry.seed)  # noqa: S311 - replayable on purpose
         args, kwargs = self.definition.parameters.decode(self.codec, entry.args)
-        coro = self.definition.fn(*args, **kwargs)
-        self._root = self.loop.enter(self.loop.create_task, coro)
+        self._root = self._spawn(self.definition.fn(*args, **kwargs))
 
     def _answer(self, entry: Any, kind: str) -> Pending:
         pending = self.pending.pop(entry.n, None)
@@ -205,7 +207,11 @@ class Execution:
         handler = self.updates.get(entry.name)
         if handler is None:
             self._mismatch(describe(entry), f"no update named {entry.name}")
-        self.loop.enter(self.loop.create_task, self._run_update(handler, entry))
+        self._spawn(self._run_update(handler, entry))
+
+    def _spawn(self, coro: Any) -> Any:
+        # in a context of its own: what the caller has set (decimal's precision, say) would be different on replay
+        return self.loop.enter(lambda: self.loop.create_task(coro, context=contextvars.Context()))
 
     async def _run_update(self, handler: Update, entry: e.UpdateAccepted) -> None:
         result, failure = None, None
@@ -310,6 +316,12 @@ class Execution:
         except PayloadError as error:
             raise PayloadError(f"activity {activity.name}, arguments: {error}", path=error.path) from error
         activity.check_arity(args, kwargs)
+        if self.loop.closed:
+            await self._never()
+        if activity.retry.non_retryable:
+            self._errors.add(kind for kind in activity.retry.non_retryable if issubclass(kind, Exception))
+        if kwargs or not all(type(value) in _IMMUTABLE for value in args):
+            args, kwargs = copy.deepcopy((args, kwargs))  # what the activity does to them must not reach the workflow
         n = self._number()
         future: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
         shape = self.codec.shape(activity.result)
@@ -324,6 +336,8 @@ class Execution:
 
     def start_timer(self, delay: float, handle: TimerHandle) -> None:
         """A timer of the loop (asyncio.sleep, timeout, call_later)."""
+        if self.loop.closed:
+            return
         n = handle.n = self._number()
         microseconds = max(0, round(delay * _SECOND))
         self.pending[n] = Pending("timer", "", microseconds.to_bytes(8, "big"), None, None)
@@ -337,6 +351,10 @@ class Execution:
         self._passive.discard(handle.n)
         if self.pending.pop(handle.n, None) is not None and not self.loop.closed:
             self.outbox.append(c.CancelTimer(handle.n))
+
+    async def _never(self) -> None:
+        # the code is being dropped: a wait that never ends makes close() give up, where an error might be swallowed for ever
+        await asyncio.Future(loop=self.loop)
 
     async def receive(self, signal: Signal[Any], timeout: float | None, default: Any) -> Any:
         """The next signal of this name, or `default` after `timeout` seconds."""
@@ -358,11 +376,11 @@ class Execution:
 
     async def run_child(self, workflow: Workflow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a child and wait for its result; cancelling the wait cancels the child."""
-        child = await self.start_child(workflow, args, kwargs, None, "cancel")
+        starting = self.loop.create_task(self.start_child(workflow, args, kwargs, None, "cancel"))
         try:
-            return await child.result()
+            return await (await asyncio.shield(starting)).result()
         except asyncio.CancelledError:
-            child.cancel("its parent stopped waiting for it")
+            (await starting).cancel("its parent stopped waiting for it")
             raise
 
     async def start_child(

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 from spellwork.errors import ForbiddenInWorkflow, UsageError
+from spellwork.supervision import attempt
 
 _log = logging.getLogger("spellwork.workflow")
 _SPIN_LIMIT = 1_000_000
@@ -130,13 +131,14 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             return
         previous = events._get_running_loop()
         events._set_running_loop(self)
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(firstiter=None, finalizer=self._finalize)
         left = _SPIN_LIMIT
         try:
             while ready:
-                try:
-                    ready.popleft().run()
-                except SystemExit:
-                    continue  # the task holds it as its outcome
+                _, error = attempt(ready.popleft().run)
+                if error is not None and not isinstance(error, SystemExit):  # a task holds that as its outcome
+                    self.call_exception_handler({"message": "a callback raised", "exception": error})
                 left -= 1
                 if not left:
                     raise UsageError(
@@ -144,7 +146,13 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                         "does it spin on asyncio.sleep(0)? Await a signal, a timer or an activity"
                     )
         finally:
+            sys.set_asyncgen_hooks(*hooks)
             events._set_running_loop(previous)
+
+    def _finalize(self, generator: Any) -> None:
+        # an abandoned async generator is closed by this loop, or not at all: never by the loop of the host
+        if not self.closed:
+            self.create_task(generator.aclose())
 
     @property
     def has_ready(self) -> bool:
@@ -269,12 +277,9 @@ def _drop(tasks: list[WorkflowTask]) -> None:
             continue
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         coro = task.get_coro()
-        try:
-            if coro is not None:
-                coro.close()
-        except (RuntimeError, Evicted):
-            # "coroutine ignored GeneratorExit", or clean-up that asked for something durable: it will run after replay
-            continue
+        if coro is not None:
+            # whatever its clean-up raises ("coroutine ignored GeneratorExit" among it): the code will run after replay
+            attempt(coro.close)
 
 
 def caller() -> str:

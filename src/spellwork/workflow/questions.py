@@ -4,9 +4,11 @@ It must never let an answer change the journal.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from spellwork.errors import PayloadError, QueryFailed, UpdateRejected
+from spellwork.errors import QueryFailed, UpdateRejected
+from spellwork.supervision import attempt
 
 if TYPE_CHECKING:
     from spellwork.workflow.execution import Execution
@@ -22,32 +24,40 @@ def answer_query(execution: Execution, name: str, payload: bytes) -> bytes:
         known = ", ".join(sorted(execution.queries)) or "none"
         raise QueryFailed(f"run {execution.started.run_id} has no query {name!r}; it has: {known}")
     commands = len(execution.outbox)
-    try:
-        with execution.looking():
-            args, kwargs = handler.parameters.decode(execution.codec, payload)
-            answer = execution.loop.enter(lambda: handler.fn(*args, **kwargs))
-        data = execution.codec.shape(handler.parameters.result).encode(answer)
-    except (QueryFailed, PayloadError):
-        raise
-    except Exception as error:  # supervision point: user code of a query
+    answer, error = attempt(_look, execution, handler.fn, *handler.parameters.decode(execution.codec, payload))
+    if isinstance(error, QueryFailed):
+        raise error
+    if error is not None:
         raise QueryFailed(f"query {name} raised {type(error).__name__}: {error}") from error
-    if len(execution.outbox) != commands or execution.loop.has_ready:
+    if _has_changed(execution, commands):
         raise QueryFailed(f"query {name} tried to change the run; use an update for that")
-    return data
+    return execution.codec.shape(handler.parameters.result).encode(answer)
+
+
+def _look(execution: Execution, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+    with execution.looking():
+        return execution.loop.enter(lambda: function(*args, **kwargs))
+
+
+def _has_changed(execution: Execution, commands: int) -> bool:
+    return len(execution.outbox) != commands or execution.loop.has_ready
 
 
 def validate_update(execution: Execution, name: str, payload: bytes) -> None:
-    """Ask the validator of an update; raises `UpdateRejected`, or `PayloadError` for arguments that do not fit."""
+    """Ask the validator of an update; raises `UpdateRejected`, or `PayloadError` for arguments that do not fit.
+
+    Like a query, it may leave the execution changed.
+    """
     handler = execution.updates.get(name)
     if handler is None:
         known = ", ".join(sorted(execution.updates)) or "none"
         raise UpdateRejected(f"run {execution.started.run_id} has no update {name!r}; it has: {known}")
-    check = handler.check
     args, kwargs = handler.parameters.decode(execution.codec, payload)
-    if check is None:
+    if handler.check is None:
         return
-    try:
-        with execution.looking():
-            execution.loop.enter(lambda: check(*args, **kwargs))
-    except Exception as error:  # supervision point: user code of a validator
+    commands = len(execution.outbox)
+    _, error = attempt(_look, execution, handler.check, args, kwargs)
+    if error is not None:
         raise UpdateRejected(f"update {name} was rejected: {error}") from error
+    if _has_changed(execution, commands):
+        raise UpdateRejected(f"the validator of update {name} tried to change the run; it must only look")
