@@ -35,10 +35,10 @@ async def patient(ledger: str) -> str:
 
 
 @workflow
-async def busy(ledger: str, n: int) -> int:
+async def busy(ledger: str, n: int, milliseconds: int = 10) -> int:
     for i in range(n):
         await note(ledger, f"busy {i}")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(milliseconds / 1000)
     return n
 
 

@@ -1,4 +1,4 @@
-"""Owns what happens to a run when a message arrives, and what a run asks of others.
+"""Owns what happens to a run when a message arrives.
 It must never act twice on one message: each is checked against the journal first.
 """
 
@@ -13,7 +13,8 @@ import msgspec
 from spellwork.clock import Clock
 from spellwork.engine import messages as m
 from spellwork.engine import rows
-from spellwork.engine.ending import failure_of_end
+from spellwork.engine.closing import Closing
+from spellwork.engine.errands import Errands
 from spellwork.engine.host import Host
 from spellwork.engine.live import LiveRun
 from spellwork.engine.partition import Partition
@@ -34,29 +35,19 @@ from spellwork.errors import (
     UsageError,
 )
 from spellwork.journal import (
-    Cancelled,
     CancelRequested,
     ChildEnded,
-    ChildStarted,
-    Completed,
-    Continued,
-    Entry,
-    Failed,
-    Failure,
-    Parent,
     RunRow,
     SignalReceived,
-    SignalSent,
     Started,
     Status,
     Terminated,
     UpdateAccepted,
     UpdateCompleted,
 )
-from spellwork.journal.rows import Address, Keys, blocked_key, id_key
+from spellwork.journal.rows import Address, blocked_key, id_key
 from spellwork.store import Batch
 from spellwork.workflow import Execution
-from spellwork.workflow import commands as c
 from spellwork.workflow.questions import answer_query, validate_update
 
 Post = Callable[[m.AnyMessage], Any]
@@ -86,8 +77,9 @@ class Desk:
         self._clock = clock
         self._post = post
         self._new_number = new_number
-        self.deliver_local: Callable[[bytes, m.Envelope, Partition], None] = lambda _key, _envelope, _partition: None
-        self.ended: Callable[[str, RunRow, Entry], None] = lambda _id, _row, _entry: None
+        self.closing = Closing(host, clock, new_number)
+        host.closing = self.closing
+        host.errands = Errands(host, clock, post, self)
 
     async def handle(self, message: m.AnyMessage, partition: Partition, extra: Extra | None = None) -> bytes | None:
         """Do what `message` asks; its effect and what `extra` adds commit in one batch. Returns the answer's payload."""
@@ -111,7 +103,7 @@ class Desk:
             case m.AskResume():
                 await self._resume(message)
             case m.TellChildEnded():
-                await self._child_ended(message, extra)
+                await self.child_ended(message, extra)
         return None
 
     async def _query(self, message: m.AskQuery) -> bytes:
@@ -321,7 +313,7 @@ class Desk:
         if live.execution.finished:
             raise ended(message.run_id)
         self._add(live, extra)
-        self._end(live, Terminated(self._now(live), message.reason), Status.TERMINATED, message.reason)
+        self.closing.end(live, Terminated(self._now(live), message.reason), Status.TERMINATED, message.reason)
         await self._durable(live)
 
     async def _terminate_stored(self, message: m.AskTerminate, extra: Extra | None) -> None:
@@ -335,20 +327,21 @@ class Desk:
         entry = Terminated(now, message.reason)
         rows.put_end(batch, row, None)
         batch.delete(blocked_key(row.partition, row.number))
-        notices = [self._write_notice(batch, notice) for notice in self._notices([], row, entry)]
+        notices = [self.closing.write_notice(batch, notice) for notice in self.closing.notices([], row, entry)]
         if extra is not None:
             extra.add(batch)
         await self._host.store.commit(batch)
         for key, notice in notices:
-            self.deliver_local(key, m.Envelope(notice), partition)
-        self.ended(row.id, row, entry)
+            self.closing.deliver_local(key, m.Envelope(notice), partition)
+        self.closing.ended(row.id, row, entry)
 
     async def _resume(self, message: m.AskResume) -> None:
         address = await self._address(message.run_id)
         live = await self._host.load(address.number, resume=True)
         await self._durable(live)
 
-    async def _child_ended(self, message: m.TellChildEnded, extra: Extra | None) -> None:
+    async def child_ended(self, message: m.TellChildEnded, extra: Extra | None) -> None:
+        """A child has ended: the next entry of its parent."""
         try:
             live = await self._host.load(message.number)
         except (RunFinished, RunNotFound):
@@ -365,160 +358,6 @@ class Desk:
         self._host.append(
             live, ChildEnded(self._now(live), message.n, pending.name, pending.digest, message.result, message.failure)
         )
-
-    # What a run asks of others
-
-    def start_child(self, live: LiveRun, command: c.StartChild) -> None:
-        """Start a child; idempotent, since its row says who asked for it with which command."""
-        self._host.spawn(self._start_child(live, command))
-
-    async def _start_child(self, live: LiveRun, command: c.StartChild) -> None:
-        row = live.row
-        parent = Parent(row.id, row.number, row.partition, command.n)
-        message = m.AskStart(
-            command.child_id, command.workflow.name, command.workflow.version, command.args, command.digest, parent
-        )
-        failure = None
-        try:
-            await self.start(message, live.partition)
-        except UnknownWorkflow as error:
-            self._host.block(live, error)  # a missing definition is for the deployer to mend, not for the workflow
-            return
-        except StoreError:
-            return  # the partition was lost or the store failed; whoever owns the run next asks again
-        except SpellworkError as error:
-            failure = Failure.of(error)
-        if live.execution.finished and failure is None:
-            await self._close_child(live, command)
-        at = self._now(live)
-        self._host.append(live, ChildStarted(at, command.n, command.workflow.name, command.digest, command.child_id, failure))
-        early = live.early.pop(command.n, None)
-        if early is not None:
-            await self._child_ended(*early)
-
-    async def _close_child(self, live: LiveRun, command: c.StartChild) -> None:
-        reason = f"its parent {live.row.id} has ended"
-        if command.parent_close == "cancel":
-            await self._ask_quietly(m.AskCancel(command.child_id, reason))
-        elif command.parent_close == "terminate":
-            await self._ask_quietly(m.AskTerminate(command.child_id, reason))
-
-    def send_signal(self, live: LiveRun, command: c.SendSignal) -> None:
-        """Send a signal; idempotent by the sender's run and command."""
-        self._host.spawn(self._send_signal(live, command))
-
-    async def _send_signal(self, live: LiveRun, command: c.SendSignal) -> None:
-        failure = None
-        try:
-            await self._post(m.AskSignal(command.target, command.name, command.payload, f"{live.number:x}:{command.n}"))
-        except StoreError:
-            return
-        except SpellworkError as error:
-            failure = Failure.of(error)
-        self._host.append(live, SignalSent(self._now(live), command.n, command.name, command.digest, failure))
-
-    def cancel_child(self, _live: LiveRun, command: c.CancelChild) -> None:
-        """Ask a child to cancel; one that has ended ignores it."""
-        self._host.spawn(self._ask_quietly(m.AskCancel(command.child_id, command.reason)))
-
-    async def _ask_quietly(self, message: m.AnyMessage) -> None:
-        try:
-            await self._post(message)
-        except (RunFinished, RunNotFound, RunBlocked, StoreError):
-            return
-
-    # Ends
-
-    def finish(self, live: LiveRun, command: c.Finish) -> None:
-        """The code is over: write its outcome."""
-        at = self._now(live)
-        if command.continue_args is not None:
-            self._continue(live, command, at)
-        elif command.cancelled is not None:
-            self._end(live, Cancelled(at, command.cancelled), Status.CANCELLED, command.cancelled)
-        elif command.failure is not None:
-            failure = command.failure
-            self._end(live, Failed(at, failure), Status.FAILED, str(failure))
-        else:
-            self._end(live, Completed(at, command.result or b""), Status.COMPLETED, "")
-
-    def _end(self, live: LiveRun, entry: Any, status: Status, reason: str) -> None:
-        row = msgspec.structs.replace(live.row, status=status, reason=reason[:500], updated=entry.at)
-        batch = live.partition.mark(live)
-        rows.put_entry(batch, live.number, live.execution.position, entry)
-        rows.put_end(batch, row, live.timer_key)
-        notices = self._notices(live.execution.open_children(), row, entry)
-        keys = [self._write_notice(batch, notice) for notice in notices]
-        self._host.deliver(live, entry)
-        live.partition.remark(live)
-        live.row = row
-        live.parked = False
-        self._host.steps.cancel_all(live)
-        self._host.hold(live, lambda: self._over(live, entry, keys))
-
-    def _notices(self, children: list[tuple[str, str]], row: RunRow, entry: Any) -> list[m.AnyMessage]:
-        notices: list[m.AnyMessage] = []
-        if row.parent is not None:
-            failure = failure_of_end(row, entry)
-            result = entry.result if isinstance(entry, Completed) else None
-            notices.append(m.TellChildEnded(row.parent.run_id, row.parent.number, row.parent.n, row.id, result, failure))
-        for child_id, policy in children:
-            if policy == "cancel":
-                notices.append(m.AskCancel(child_id, f"its parent {row.id} has ended"))
-            elif policy == "terminate":
-                notices.append(m.AskTerminate(child_id, f"its parent {row.id} has ended"))
-        return notices
-
-    def _write_notice(self, batch: Batch, notice: m.AnyMessage) -> tuple[bytes, m.AnyMessage]:
-        # children live in their parent's partition, so the notice is for an inbox of ours
-        index = batch.epochs[0][0]
-        stamp = self._clock.now().to_bytes(8, "big") + self._clock.entropy(8)
-        key = bytes((Keys.INBOX,)) + index.to_bytes(2, "big") + stamp
-        batch.put(key, m.encode(m.Envelope(notice)))
-        return key, notice
-
-    def _over(self, live: LiveRun, entry: Any, notices: list[tuple[bytes, m.AnyMessage]]) -> None:
-        self._host.drop(live)
-        self.ended(live.row.id, live.row, entry)
-        for key, notice in notices:
-            self.deliver_local(key, m.Envelope(notice), live.partition)
-
-    def _continue(self, live: LiveRun, command: c.Finish, at: int) -> None:
-        number = self._new_number()
-        old, args = live.row, command.continue_args or b""
-        definition = self._host.registry.find(old.workflow)
-        batch = live.partition.mark(live)
-        entry = Continued(at, args, number)
-        rows.put_entry(batch, live.number, live.execution.position, entry)
-        rows.put_end(batch, msgspec.structs.replace(old, status=Status.CONTINUED, updated=at), live.timer_key)
-        row = RunRow(
-            old.id, number, old.partition, definition.name, definition.version, Status.RUNNING, at, at,
-            old.digest, old.parent, "", old.number,
-        )  # fmt: skip
-        started = Started(
-            at, old.id, definition.name, definition.version, args, self._clock.entropy(16), old.parent,
-            live.execution.started.generation + 1, command.seen,
-        )  # fmt: skip
-        rows.put_start(batch, row, started)
-        signals = [SignalReceived(at, *carried) for carried in command.carried]
-        for position, signal in enumerate(signals, start=1):
-            rows.put_entry(batch, number, position, signal)
-        self._host.deliver(live, entry)
-        live.partition.remark(live)
-        live.parked = False
-        live.continuing = True
-        self._host.steps.cancel_all(live)
-        self._host.hold(live, lambda: self._go_on(live, row))
-
-    def _go_on(self, live: LiveRun, row: RunRow) -> None:
-        self._host.drop(live)
-        self._host.spawn(self._load_quietly(row.number))
-
-    async def _load_quietly(self, number: int) -> None:
-        try:
-            await self._host.load(number)
-        except (SpellworkError, UsageError):
-            return  # it was blocked with its reason
 
 
 def ended(run_id: str) -> RunFinished:

@@ -46,8 +46,8 @@ from spellwork.workflow.execution import AFTER_THE_END
 log = logging.getLogger("spellwork.engine")
 
 
-class Outbound(Protocol):
-    """Who carries what a run asks of other runs, and hears of ends."""
+class Errands(Protocol):
+    """Who carries what a run asks of other runs."""
 
     def start_child(self, live: LiveRun, command: c.StartChild) -> None:
         """Start another run."""
@@ -61,6 +61,10 @@ class Outbound(Protocol):
         """Ask a child to cancel."""
         ...
 
+
+class Closing(Protocol):
+    """Who writes the ends of runs."""
+
     def finish(self, live: LiveRun, command: c.Finish) -> None:
         """Write the end of the run."""
         ...
@@ -69,7 +73,8 @@ class Outbound(Protocol):
 class Host:
     """The loaded runs of the partitions that this process owns."""
 
-    outbound: Outbound
+    errands: Errands
+    closing: Closing
 
     def __init__(  # noqa: PLR0913 - what the engine was given
         self, store: Store, clock: Clock, codec: Codec, registry: Registry, errors: ErrorRegistry,
@@ -162,11 +167,11 @@ class Host:
         if kind is c.RunStep:
             self.steps.start(live, effect)
         elif kind is c.StartChild:
-            self.outbound.start_child(live, effect)
+            self.errands.start_child(live, effect)
         elif kind is c.SendSignal:
-            self.outbound.send_signal(live, effect)
+            self.errands.send_signal(live, effect)
         elif kind is c.CancelChild:
-            self.outbound.cancel_child(live, effect)
+            self.errands.cancel_child(live, effect)
         else:
             effect()
 
@@ -204,7 +209,7 @@ class Host:
                 self.append(live, UpdateCompleted(self._now(live), update_id, name, result, failure))
                 self._answer_update(live, update_id)
             case c.Finish():
-                self.outbound.finish(live, command)
+                self.closing.finish(live, command)
             case _:
                 if live.parked:
                     self._unpark(live)

@@ -40,7 +40,7 @@ class MailRoom:
         self._draining = False
         self._again = False
         self._stop = store.on_change(self.drain_soon, foreign_only=True)
-        desk.deliver_local = self._deliver
+        desk.closing.deliver_local = self._deliver
         host.unblocked = self.drain_soon
 
     def drain_soon(self) -> None:

@@ -108,6 +108,8 @@ class ErrorRegistry:
         made, problem = attempt(self._instantiate, failure)
         # the fallback is for a class that cannot be made from what was stored
         error: Exception = _unbuilt(failure) if problem is not None else made
+        if isinstance(error, (StopIteration, StopAsyncIteration)):
+            error = RuntimeError(f"{failure.type} was raised")  # futures and coroutines take neither
         if failure.where:
             error.add_note(f"raised at {failure.where}")
         if failure.cause is not None:

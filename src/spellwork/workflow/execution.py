@@ -26,6 +26,7 @@ from spellwork.journal.failure import ErrorRegistry, Failure
 from spellwork.workflow import commands as c
 from spellwork.workflow.activity import Activity
 from spellwork.workflow.child import Child
+from spellwork.workflow.closed import CLOSED, Never
 from spellwork.workflow.definition import Workflow
 from spellwork.workflow.handlers import Handler, Update
 from spellwork.workflow.loop import Evicted, TimerHandle, WorkflowFuture, WorkflowLoop
@@ -90,7 +91,8 @@ class Execution:
         self.loop.run_ready()
         root = self._root
         if root is not None and not self.finished and root.done():
-            self._finish(root)
+            self.finished = True
+            self.outbox.append(self._outcome(root))
 
     def replay(self, entries: list[Any]) -> None:
         """Deliver the journal from the store, then keep only the commands that are still open."""
@@ -274,10 +276,6 @@ class Execution:
             self._mismatch(describe(entry), f"{waiting}: the workflow has not come to its end")
         self.finished = True
 
-    def _finish(self, root: asyncio.Task[Any]) -> None:
-        self.finished = True
-        self.outbox.append(self._outcome(root))
-
     def _outcome(self, root: asyncio.Task[Any]) -> c.Finish:
         if root.cancelled():
             return c.Finish(0, cancelled=self._cancel_reason or "the workflow cancelled itself")
@@ -317,7 +315,7 @@ class Execution:
             raise PayloadError(f"activity {activity.name}, arguments: {error}", path=error.path) from error
         activity.check_arity(args, kwargs)
         if self.loop.closed:
-            await self._never()
+            await Never()  # the code is being dropped
         if activity.retry.non_retryable:
             self._errors.add(kind for kind in activity.retry.non_retryable if issubclass(kind, Exception))
         if kwargs or not all(type(value) in _IMMUTABLE for value in args):
@@ -352,12 +350,10 @@ class Execution:
         if self.pending.pop(handle.n, None) is not None and not self.loop.closed:
             self.outbox.append(c.CancelTimer(handle.n))
 
-    async def _never(self) -> None:
-        # the code is being dropped: a wait that never ends makes close() give up, where an error might be swallowed for ever
-        await asyncio.Future(loop=self.loop)
-
     async def receive(self, signal: Signal[Any], timeout: float | None, default: Any) -> Any:
         """The next signal of this name, or `default` after `timeout` seconds."""
+        if self.loop.closed:
+            await Never()  # the code is being dropped
         n = self._number()
         future = self.loop.create_future()
         receiver = (n, self.codec.shape(signal.type), future)
@@ -475,26 +471,10 @@ class Execution:
     def close(self) -> None:
         """Drop the code from memory, and let go of what refers back here: cycles are garbage that piles up."""
         self.loop.close()
-        self.loop.timers = _CLOSED
+        self.loop.timers = CLOSED
         self._root = None
         for held in (self.pending, self.queries, self.updates, self._receivers, self._children):
             held.clear()
-
-
-class _ClosedTimers:
-    """Stands in for the execution of a closed loop."""
-
-    def start_timer(self, _delay: float, _handle: TimerHandle) -> NoReturn:
-        raise Evicted
-
-    def stop_timer(self, _handle: TimerHandle) -> None:
-        return
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise Evicted
-
-
-_CLOSED = _ClosedTimers()
 
 
 def _expire(future: WorkflowFuture) -> None:

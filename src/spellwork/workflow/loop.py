@@ -25,6 +25,10 @@ _MASK = (1 << 61) - 1
 _STANDARD_LIBRARY = str(Path(asyncio.__file__).parents[1])
 
 
+_STUBBORN: list[Any] = []
+"""Coroutines that would not be closed: kept for ever, since collecting them would run their code in somebody else's loop."""
+
+
 class Evicted(BaseException):
     """Raised into a workflow that is being dropped from memory; it will be replayed when it is needed again."""
 
@@ -45,7 +49,7 @@ class Handle:
     def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None):
         self._callback = callback
         self._args = args
-        self._context = context or contextvars.copy_context()
+        self._context = contextvars.copy_context() if context is None else context  # an empty one is false
         self._cancelled = False
 
     def cancel(self) -> None:
@@ -279,7 +283,10 @@ def _drop(tasks: list[WorkflowTask]) -> None:
         coro = task.get_coro()
         if coro is not None:
             # whatever its clean-up raises ("coroutine ignored GeneratorExit" among it): the code will run after replay
-            attempt(coro.close)
+            _, error = attempt(coro.close)
+            if isinstance(error, RuntimeError):
+                # It goes on in spite of GeneratorExit, and would again when it is collected, at any time, with any loop running.
+                _STUBBORN.append(coro)
 
 
 def caller() -> str:
