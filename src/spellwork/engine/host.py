@@ -140,8 +140,9 @@ class Host:
 
     def deliver(self, live: LiveRun, entry: Entry) -> None:
         """Let the code see an entry that is on its way to the store."""
-        _, error = attempt(live.execution.deliver, entry)
-        if error is not None:
+        try:
+            live.execution.deliver(entry)
+        except Exception as error:  # noqa: BLE001 - supervision point: the code of one run, on the hot path
             self.block(live, error)
         if live.execution.warnings:
             for warning in live.execution.warnings:

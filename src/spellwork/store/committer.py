@@ -26,6 +26,8 @@ _Item = tuple[Batch, Done]
 
 _GROUP_ROWS = 20_000
 FEED_RETAINED = 10_000
+_TURNS_TO_ANSWER = 2
+_LARGE = 200
 
 
 @dataclasses.dataclass(slots=True)
@@ -58,6 +60,10 @@ class Committer:
         self._synced_at = clock.monotonic()
         self._unsynced = False
         self._closed = False
+        self._ready: list[_Item] = []
+        self._ready_rows = 0
+        self._writing = False
+        self._settling = 0
         self.pending = 0
         self.stats = CommitStats()
         self.committed: Callable[[int], None] = lambda _revision: None
@@ -86,13 +92,32 @@ class Committer:
             batch.sealed = True
         if self._thread is None:
             self._loop.call_soon(self._deliver, self._write_group(items))
-        else:
+            return
+        self._ready += items
+        self._ready_rows += sum(len(batch.rows) for batch, _ in items)
+        # a group that is large already gains nothing by waiting, and the writer can work beside the loop
+        if self._ready_rows >= _LARGE or (not self._writing and self._settling != _TURNS_TO_ANSWER):
+            self._push()
+
+    def _push(self) -> None:
+        if self._ready:
+            items, self._ready, self._ready_rows = self._ready, [], 0
+            self._writing, self._settling = True, 0
             self._queue.put(items)
+
+    def _settle(self) -> None:
+        if self._settling:
+            self._settling -= 1
+            if self._settling:
+                self._loop.call_soon(self._settle)
+            elif not self._writing and not self._turn:  # else the flush of this turn takes everything
+                self._push()
 
     def close(self) -> None:
         """Write what is queued, then stop. Called from outside the event loop's turn."""
         if self._turn:
             self._flush()
+        self._push()
         self._closed = True
         if self._thread is not None:
             self._queue.put(None)
@@ -133,6 +158,11 @@ class Committer:
     def _deliver(self, outcomes: list[tuple[Done, Outcome]]) -> None:
         newest = 0
         self.pending -= len(outcomes)
+        if self._thread is not None:
+            # What the acknowledged do next is ready in two turns. Waiting for that keeps the waves of many runs together: half of
+            # them would otherwise go on the sync that has just become free, the other half on the one after it, for ever.
+            self._writing, self._settling = False, _TURNS_TO_ANSWER
+            self._loop.call_soon(self._settle)
         problems: list[BaseException] = []
         for done, outcome in outcomes:
             _, problem = attempt(done, outcome)

@@ -318,7 +318,7 @@ class Execution:
             await Never()  # the code is being dropped
         if activity.retry.non_retryable:
             self._errors.add(kind for kind in activity.retry.non_retryable if issubclass(kind, Exception))
-        if kwargs or not all(type(value) in _IMMUTABLE for value in args):
+        if kwargs or not _IMMUTABLE.issuperset(map(type, args)):
             args, kwargs = copy.deepcopy((args, kwargs))  # what the activity does to them must not reach the workflow
         n = self._number()
         future: asyncio.Future[Any] = asyncio.Future(loop=self.loop)

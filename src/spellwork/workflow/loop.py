@@ -115,6 +115,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         # equal hashes of different runs' tasks would collide in asyncio's global weak set
         self._base = (number * _HASH_MIX) & _MASK
         self._places = 0
+        self._host_hooks = sys.get_asyncgen_hooks()
         self._ready: deque[Handle] = deque()
         self._tasks: list[WorkflowTask] = []
         self._sweep_at = 64
@@ -135,13 +136,15 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             return
         previous = events._get_running_loop()
         events._set_running_loop(self)
-        hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(firstiter=None, finalizer=self._finalize)
+        sys.set_asyncgen_hooks(None, self._finalize)
         left = _SPIN_LIMIT
         try:
             while ready:
-                _, error = attempt(ready.popleft().run)
-                if error is not None and not isinstance(error, SystemExit):  # a task holds that as its outcome
+                try:
+                    ready.popleft().run()
+                except SystemExit:
+                    pass  # the task holds it as its outcome
+                except Exception as error:  # noqa: BLE001 - supervision point: callbacks, on the hot path
                     self.call_exception_handler({"message": "a callback raised", "exception": error})
                 left -= 1
                 if not left:
@@ -150,7 +153,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                         "does it spin on asyncio.sleep(0)? Await a signal, a timer or an activity"
                     )
         finally:
-            sys.set_asyncgen_hooks(*hooks)
+            sys.set_asyncgen_hooks(*self._host_hooks)
             events._set_running_loop(previous)
 
     def _finalize(self, generator: Any) -> None:
