@@ -25,10 +25,6 @@ _MASK = (1 << 61) - 1
 _STANDARD_LIBRARY = str(Path(asyncio.__file__).parents[1])
 
 
-_STUBBORN: list[Any] = []
-"""Coroutines that would not be closed: kept for ever, since collecting them would run their code in somebody else's loop."""
-
-
 class Evicted(BaseException):
     """Raised into a workflow that is being dropped from memory; it will be replayed when it is needed again."""
 
@@ -288,8 +284,15 @@ def _drop(tasks: list[WorkflowTask]) -> None:
             # whatever its clean-up raises ("coroutine ignored GeneratorExit" among it): the code will run after replay
             _, error = attempt(coro.close)
             if isinstance(error, RuntimeError):
-                # It goes on in spite of GeneratorExit, and would again when it is collected, at any time, with any loop running.
-                _STUBBORN.append(coro)
+                # It goes on in spite of GeneratorExit, and would again when it is collected: at any time, with any loop running,
+                # or with none when the interpreter ends. So it is kept for ever, beyond the reach of the interpreter's end.
+                _keep_for_ever(coro)
+
+
+def _keep_for_ever(thing: object) -> None:
+    import ctypes  # noqa: PLC0415 - only for code that cannot be stopped otherwise
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def caller() -> str:
