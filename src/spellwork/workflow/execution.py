@@ -34,8 +34,7 @@ from spellwork.workflow.pending import Pending, describe
 from spellwork.workflow.signal import Signal
 from spellwork.workflow.verbs import ContinueAsNew
 
-_SECOND = 1_000_000
-_SEEN = 1000
+_SECOND, _SEEN = 1_000_000, 1000
 _IMMUTABLE = frozenset({int, str, bytes, float, bool, type(None)})
 
 
@@ -65,9 +64,8 @@ class Execution:
         self.signal_ids: dict[str, None] = {}
         self.update_ids: dict[str, e.UpdateCompleted | None] = {}
         self._errors = errors
-        self._numbers = 0
+        self._numbers, self._readonly = 0, False
         self._root: asyncio.Task[Any] | None = None
-        self._readonly = False
         self._signals: dict[str, deque[tuple[bytes, str | None]]] = {}
         self._receivers: dict[str, deque[tuple[int, Any, asyncio.Future[Any]]]] = {}
         self._children: dict[int, asyncio.Future[Any]] = {}
