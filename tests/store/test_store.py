@@ -9,9 +9,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from spellwork.errors import Conflict, Fenced, Lagged, StoreClosed, StoreError, StoreFailed, StoreUnavailable
+from spellwork.errors import Fenced, Lagged, StoreClosed, StoreError, StoreFailed, StoreUnavailable
 from spellwork.store import Batch, Durability, Keyspace, Store, open_store
-from spellwork.store.committer import FEED_RETAINED, Committer
+from spellwork.store.committer import FEED_RETAINED
 from spellwork.store.keyspace import PARTITIONS, successor
 from spellwork.store.sqlite import SqliteBackend
 
@@ -200,8 +200,7 @@ async def test_durability_levels_differ_in_syncs(tmp_path: Path, level: str, syn
     store = open_store(f"sqlite:{tmp_path / 'store.db'}", durability=level)
     for i in range(50):
         await store.commit(Batch().put(key(str(i)), b"x"))
-    syncs = store.stats.syncs
-    assert {"each": syncs == 50, "some": 0 < syncs < 50 or syncs == 0, "none": syncs == 0}[synced]
+    assert (store.stats.syncs == 50) is (synced == "each")
     await store.close()
     assert {"each": store.stats.syncs == 50, "some": 1 <= store.stats.syncs < 50, "none": store.stats.syncs == 0}[synced]
     again = open_store(f"sqlite:{tmp_path / 'store.db'}")
@@ -287,8 +286,6 @@ async def test_batches_of_one_turn_share_a_sync(tmp_path: Path) -> None:
     before = store.stats.syncs
     await asyncio.gather(*(store.commit(Batch().put(key(str(i)), b"")) for i in range(100)))
     assert store.stats.syncs == before + 1
-    assert isinstance(Committer, type)
-    assert Conflict.code == "store-conflict"
     await store.close()
 
 

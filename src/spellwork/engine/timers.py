@@ -51,10 +51,6 @@ class Timers:
             if self._armed_for is None or due < self._armed_for:
                 self._arm()
 
-    def forget_stored(self) -> None:
-        """The store will be looked at anew."""
-        self._stored = None
-
     def _arm(self) -> None:
         if self._handle is not None:
             self._handle.cancel()

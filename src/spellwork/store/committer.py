@@ -113,12 +113,15 @@ class Committer:
             elif not self._writing and not self._turn:  # else the flush of this turn takes everything
                 self._push()
 
-    def close(self) -> None:
-        """Write what is queued, then stop. Called from outside the event loop's turn."""
+    def stop(self) -> None:
+        """Hand over what is queued and take nothing more. Called on the event loop, like everything that touches the queue."""
         if self._turn:
             self._flush()
         self._push()
         self._closed = True
+
+    def join(self) -> None:
+        """Wait until the writer has written what was handed over. Called off the event loop, after `stop`."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()

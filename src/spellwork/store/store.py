@@ -253,10 +253,9 @@ class Store:
         if self._poll is not None:
             self._poll.cancel()
         loop = asyncio.get_running_loop()
-        if self._readers is None:
-            self._committer.close()
-        else:
-            await loop.run_in_executor(None, self._committer.close)
+        self._committer.stop()
+        if self._readers is not None:
+            await loop.run_in_executor(None, self._committer.join)
             if self._connection is not None:
                 await loop.run_in_executor(self._readers, self._connection.dispose)
             self._readers.shutdown()
