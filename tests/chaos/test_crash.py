@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import laws
-from tests.chaos.sweep import sweep
+from spellwork.testing.chaos import laws
+from spellwork.testing.chaos.sweep import sweep
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="fork and SIGKILL are POSIX's")
 STRACE = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -22,7 +22,7 @@ STRACE = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is no
 def kill(kills: int, seed: int, place: Path, *, timeout: float) -> dict[str, object]:
     """Run the killer in a process of its own (it forks) and return its report."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.chaos.killer", str(kills), str(seed), str(place)],
+        [sys.executable, "-m", "spellwork.testing.chaos.kills", str(kills), str(seed), str(place)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         capture_output=True,
         text=True,
@@ -113,7 +113,9 @@ def test_random_kills_catch_a_broken_engine(tmp_path: Path, name: str) -> None:
     """Mutants: an engine that acknowledges early or forgets steps does not survive the random kills."""
     mutant = tmp_path / "mutant.py"
     mutant.write_text(
-        _MUTANTS[name] + "import runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_module('tests.chaos.killer', run_name='__main__')\n"
+        _MUTANTS[name]
+        + "import runpy, sys\nsys.argv = sys.argv[1:]\n"
+        + "runpy.run_module('spellwork.testing.chaos.kills', run_name='__main__')\n"
     )
     done = subprocess.run(
         [sys.executable, str(mutant), "killer", "120", "3", str(tmp_path / "rounds")],

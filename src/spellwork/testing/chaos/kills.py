@@ -1,6 +1,5 @@
-"""Random kill -9 over the corpus: `python -m tests.chaos.killer KILLS SEED DIRECTORY`; prints one JSON line.
-
-Forks each life from this process, which has everything imported and no thread, so that a life costs milliseconds. Linux and macOS.
+"""Owns random kill -9 over the corpus: `python -m spellwork.testing.chaos.kills KILLS SEED DIRECTORY` prints one JSON line.
+It must never start a thread: each life is forked from this process, so that it costs milliseconds. Linux and macOS.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import corpus, laws, worker
+from spellwork.testing.chaos import corpus, laws, worker
+from spellwork.testing.chaos.trial import LawBroken
 
 
 class Round:
@@ -46,7 +46,7 @@ class Round:
             if results is not None:
                 expected = {name: corpus.SHAPES[name][3] for name in self.shapes}
                 if results != expected:
-                    raise AssertionError(f"results differ: {results} != {expected}")
+                    raise LawBroken(f"results differ: {results} != {expected}")
                 return
             before, seen = after, now
 
@@ -71,8 +71,9 @@ class Round:
             return None
         answer = json.loads(b"".join(chunks))
         if "error" in answer:
-            raise AssertionError(answer["error"])
-        return answer["results"]
+            raise LawBroken(answer["error"])
+        results: dict[str, Any] = answer["results"]
+        return results
 
     def _child(self, writing: int) -> None:
         os.environ[corpus.LEDGER] = str(self.ledger)

@@ -1,6 +1,5 @@
-"""One life of a process that runs the corpus: `python -m tests.chaos.worker DB LEDGER ACKS SHAPE...`.
-
-Prints the results as JSON when everything has ended; is meant to be killed before.
+"""Owns one life of a process that runs the corpus: `python -m spellwork.testing.chaos.worker DB LEDGER ACKS SHAPE...`.
+It must never clean up: it prints the results as JSON when everything has ended, and is meant to be killed before.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import sys
 
 from spellwork import Engine
 from spellwork.testing import Ledger
-from tests.chaos import corpus
+from spellwork.testing.chaos import corpus
 
 
 async def live(database: str, acks: str, shapes: list[str]) -> dict[str, object]:

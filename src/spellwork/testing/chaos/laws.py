@@ -1,4 +1,6 @@
-"""The laws of a crash: what was acknowledged is there, what was committed does not happen again."""
+"""Owns the laws of a crash: what was acknowledged is there, what was committed does not happen again.
+It must never look at a store through the engine that it judges.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import apsw
 
 from spellwork.journal import AttemptFailed, Started, StepCompleted, StepFailed, unpack_entry
 from spellwork.journal.rows import Keys
-from spellwork.testing import Ledger
+from spellwork.testing.chaos.trial import LawBroken
+from spellwork.testing.ledger import Ledger
 
 
 class Journals:
@@ -32,7 +35,7 @@ class Journals:
         finally:
             connection.close()
         if check != "ok":
-            raise AssertionError(f"SQLite finds damage: {check}")
+            raise LawBroken(f"SQLite finds damage: {check}")
         self.steps: set[str] = set()
         self.attempts: collections.Counter[str] = collections.Counter()
         self.runs: set[str] = set()
@@ -41,7 +44,7 @@ class Journals:
         for key, frame in rows:
             number, position = int.from_bytes(key[1:9], "big"), int.from_bytes(key[9:13], "big")
             if position != expected[number]:
-                raise AssertionError(f"run {number:x}: entry {expected[number]} is missing")
+                raise LawBroken(f"run {number:x}: entry {expected[number]} is missing")
             expected[number] += 1
             entry = unpack_entry(key, frame)
             if isinstance(entry, Started):
@@ -62,7 +65,7 @@ def committed_once(before: Journals, effects_then: collections.Counter[str], eff
     """A step that was committed at a crash has had no further effect since."""
     for step in before.steps:
         if effects_now[step] != effects_then[step]:
-            raise AssertionError(f"committed step {step} ran again: {effects_then[step]} -> {effects_now[step]}")
+            raise LawBroken(f"committed step {step} ran again: {effects_then[step]} -> {effects_now[step]}")
 
 
 def acknowledged_kept(acks: Path, journals: Journals) -> None:
@@ -70,10 +73,10 @@ def acknowledged_kept(acks: Path, journals: Journals) -> None:
     for line in Ledger(acks).lines():
         verb, _, name = line.partition(" ")
         if verb in ("started", "result") and name not in journals.runs:
-            raise AssertionError(f"{line} was acknowledged and is lost")
+            raise LawBroken(f"{line} was acknowledged and is lost")
 
 
 def nothing_lost(before: Journals, after: Journals) -> None:
     """What was committed stays."""
     if not before.steps <= after.steps or not before.runs <= after.runs:
-        raise AssertionError(f"lost: {sorted(before.steps - after.steps)} {sorted(before.runs - after.runs)}")
+        raise LawBroken(f"lost: {sorted(before.steps - after.steps)} {sorted(before.runs - after.runs)}")

@@ -1,6 +1,5 @@
-"""kill -9 at every write and every sync of one canonical run, by strace: `python -m tests.chaos.sweep DIRECTORY`.
-
-Linux only. Each position gets a fresh store: one life that dies there, one that finishes; the laws are checked in between.
+"""Owns kill -9 at every write and sync of one canonical run: `python -m spellwork.testing.chaos.sweep DIRECTORY`.
+It must never share a store between positions: one life dies there, one finishes, the laws are checked in between. Linux only.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.chaos import corpus, laws
+from spellwork.testing.chaos import corpus, laws
+from spellwork.testing.chaos.trial import LawBroken
 
 CANONICAL = ["sequence", "nested", "signals", "timers", "cancelled", "continued", "updates"]
 CALLS = ("pwrite64", "fdatasync", "fsync", "ftruncate")
@@ -25,7 +25,7 @@ CALLS = ("pwrite64", "fdatasync", "fsync", "ftruncate")
 def _worker(place: Path) -> list[str]:
     # the real interpreter, not the venv's link: strace follows what it execs
     return [
-        os.path.realpath(sys.executable), "-m", "tests.chaos.worker",
+        os.path.realpath(sys.executable), "-m", "spellwork.testing.chaos.worker",
         str(place / "store.db"), str(place / "ledger"), str(place / "acks"), *CANONICAL,
     ]  # fmt: skip
 
@@ -46,7 +46,7 @@ def count(place: Path) -> dict[str, int]:
         [*_strace(place), *_worker(place)], env=_environment(), capture_output=True, text=True, timeout=60, check=False
     )
     if done.returncode:
-        raise AssertionError(f"the undisturbed run failed: {done.stderr}")
+        raise LawBroken(f"the undisturbed run failed: {done.stderr}")
     trace = (place / "trace").read_text()
     return {call: len(re.findall(rf"\b{call}\(", trace)) for call in CALLS}
 
@@ -75,12 +75,12 @@ class Position:
         laws.acknowledged_kept(place / "acks", before)
         second = subprocess.run(_worker(place), env=_environment(), capture_output=True, text=True, timeout=60, check=False)
         if second.returncode:
-            raise AssertionError(f"{self}: the next life failed: {second.stderr[-2000:]}")
+            raise LawBroken(f"{self}: the next life failed: {second.stderr[-2000:]}")
         laws.committed_once(before, seen, laws.effects(place / "ledger"))
         laws.nothing_lost(before, laws.Journals(place / "store.db"))
         expected = {name: corpus.SHAPES[name][3] for name in CANONICAL}
         if json.loads(second.stdout) != expected:
-            raise AssertionError(f"{self}: {second.stdout} != {expected}")
+            raise LawBroken(f"{self}: {second.stdout} != {expected}")
         shutil.rmtree(place)
         return first.returncode != 0
 
