@@ -125,13 +125,16 @@ class Engine:
         if self._store is not None:
             raise UsageError("this engine is open already; make a second Engine instead")
         install_guard()
-        durability, create, probe = self._options
-        store = open_store(self.url, durability=durability, clock=self._clock, create=create, probe=probe)
+        store = self._make_store()
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self._shut, store)
             await self._open(store)
             undo.pop_all()
         return self
+
+    def _make_store(self) -> Store:
+        durability, create, probe = self._options
+        return open_store(self.url, durability=durability, clock=self._clock, create=create, probe=probe)
 
     async def _open(self, store: Store) -> None:
         self._failed = None

@@ -22,7 +22,7 @@ from spellwork.supervision import attempt
 Outcome = int | StoreError
 Done = Callable[[Outcome], None]
 Probe = Callable[[str], None]
-_Item = tuple[Batch, Done]
+Item = tuple[Batch, Done]
 
 _GROUP_ROWS = 20_000
 FEED_RETAINED = 10_000
@@ -52,25 +52,25 @@ class Committer:
         self._clock = clock
         self._sync_every = sync_every
         self._probe = probe or _no_probe
-        self._queue: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Item] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
-        self._turn: list[_Item] = []
+        self._turn: list[Item] = []
         self._failed: StoreError | None = None
         self._epochs: dict[int, int] = {}
         self._synced_at = clock.monotonic()
         self._unsynced = False
         self._closed = False
-        self._ready: list[_Item] = []
+        self._ready: list[Item] = []
         self._ready_rows = 0
         self._writing = False
         self._settling = 0
         self.pending = 0
         self.stats = CommitStats()
         self.committed: Callable[[int], None] = lambda _revision: None
+        self._inline = backend.inline
         self._thread: threading.Thread | None = None
-        if not backend.inline:
-            self._thread = threading.Thread(target=self._run, name="spellwork-committer", daemon=True)
-            self._thread.start()
+        if not self._inline:
+            self._start_writer()
 
     def submit(self, batch: Batch, done: Done) -> None:
         """Queue `batch`; `done` is called on the event loop with its revision or with what went wrong.
@@ -90,7 +90,7 @@ class Committer:
         items, self._turn = self._turn, []
         for batch, _ in items:
             batch.sealed = True
-        if self._thread is None:
+        if self._inline:
             self._loop.call_soon(self._deliver, self._write_group(items))
             return
         self._ready += items
@@ -103,7 +103,7 @@ class Committer:
         if self._ready:
             items, self._ready, self._ready_rows = self._ready, [], 0
             self._writing, self._settling = True, 0
-            self._queue.put(items)
+            self._hand_over(items)
 
     def _settle(self) -> None:
         if self._settling:
@@ -125,6 +125,15 @@ class Committer:
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
+
+    # The thread; a simulation has another writer
+
+    def _start_writer(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="spellwork-committer", daemon=True)
+        self._thread.start()
+
+    def _hand_over(self, items: list[Item]) -> None:
+        self._queue.put(items)
 
     def _run(self) -> None:
         running = True
@@ -161,7 +170,7 @@ class Committer:
     def _deliver(self, outcomes: list[tuple[Done, Outcome]]) -> None:
         newest = 0
         self.pending -= len(outcomes)
-        if self._thread is not None:
+        if not self._inline:
             # What the acknowledged do next is ready in two turns. Waiting for that keeps the waves of many runs together: half of
             # them would otherwise go on the sync that has just become free, the other half on the one after it, for ever.
             self._writing, self._settling = False, _TURNS_TO_ANSWER
@@ -178,7 +187,7 @@ class Committer:
         if problems:
             raise problems[0]
 
-    def _write_group(self, group: list[_Item], *, last: bool = False) -> list[tuple[Done, Outcome]]:
+    def _write_group(self, group: list[Item], *, last: bool = False) -> list[tuple[Done, Outcome]]:
         if self._failed is not None:
             return [(done, self._failed) for _, done in group]
         sync = self._wants_sync(idle=not group or last)
@@ -197,7 +206,7 @@ class Committer:
             self._synced_at = self._clock.monotonic()
         return outcomes  # type: ignore[no-any-return]
 
-    def _probed(self, group: list[_Item], sync: bool) -> list[tuple[Done, Outcome]]:
+    def _probed(self, group: list[Item], sync: bool) -> list[tuple[Done, Outcome]]:
         self._probe("commit.before")
         outcomes = self._transaction(group, sync=sync)
         self._probe("commit.after")
@@ -208,7 +217,7 @@ class Committer:
             return False
         return idle or self._clock.monotonic() - self._synced_at >= self._sync_every
 
-    def _transaction(self, group: list[_Item], *, sync: bool) -> list[tuple[Done, Outcome]]:
+    def _transaction(self, group: list[Item], *, sync: bool) -> list[tuple[Done, Outcome]]:
         revision, changed = self._backend.begin(sync=sync)
         if changed:
             self._epochs.clear()

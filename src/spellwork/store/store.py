@@ -91,12 +91,20 @@ def open_store(
 class Store:
     """Ordered bytes with atomic batches. Made by `open_store`; lives on one event loop."""
 
-    def __init__(self, url: str, backend: Backend, durability: Durability, clock: Clock, probe: Probe | None = None) -> None:
+    def __init__(  # noqa: PLR0913 - `committer` is the simulation's seam
+        self,
+        url: str,
+        backend: Backend,
+        durability: Durability,
+        clock: Clock,
+        probe: Probe | None = None,
+        committer: type[Committer] = Committer,
+    ) -> None:
         self.url = url
         self.durability = durability
         self._backend = backend
         self._clock = clock
-        self._committer = Committer(backend, clock, sync_every=durability.sync_every, probe=probe)
+        self._committer = committer(backend, clock, sync_every=durability.sync_every, probe=probe)
         self._committer.committed = lambda _revision: self._ring(self._listeners)
         self._readers = None if backend.inline else concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="spellwork-reader")
         self._connection: Any = None

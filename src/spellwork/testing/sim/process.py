@@ -1,0 +1,262 @@
+"""Owns one life of a simulated process: the real engine on a loop, a clock and a writer that the world turns.
+It must never clean up when it is killed: a dead life is only forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from spellwork.clock import MICROSECONDS
+from spellwork.engine import Engine
+from spellwork.errors import InternalError, SpellworkError, StoreClosed, StoreError, StoreFailed
+from spellwork.store import Store
+from spellwork.store.committer import Committer, Item
+from spellwork.store.store import Durability
+from spellwork.supervision import attempt
+from spellwork.testing.sim.disk import SimBackend
+from spellwork.testing.sim.loop import SimLoop
+from spellwork.workflow.activity import activity_context
+
+if TYPE_CHECKING:
+    from spellwork.testing.sim.world import World
+
+LEASE = 2.0
+
+
+class SimClock:
+    """Implements `spellwork.clock.Clock` for one process: the world's time, and a wall clock that may be wrong."""
+
+    longest_wait = 60.0
+
+    def __init__(self, life: Life):
+        self._life = life
+
+    def now(self) -> int:
+        """Microseconds since 1970 by this process's wall clock."""
+        return self._life.world.wall(self._life.slot)
+
+    def monotonic(self) -> float:
+        """Virtual seconds."""
+        return self._life.world.now / MICROSECONDS
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call back on the loop of this process."""
+        return self._life.loop.call_later(max(seconds, 0.0), callback)
+
+    def entropy(self, size: int) -> bytes:
+        """Seeded bytes."""
+        return self._life.rng.randbytes(size)
+
+
+class SimCommitter(Committer):
+    """The committer, with the world in place of its thread: a group lands at a later moment, its outcome is heard later still."""
+
+    life: Life
+
+    def _start_writer(self) -> None:
+        self._waiting: list[Item] = []
+        self._landing = False
+
+    def _hand_over(self, items: list[Item]) -> None:
+        self._waiting += items
+        self._next()
+
+    def _next(self) -> None:
+        if self._waiting and not self._landing:
+            group, self._waiting, self._landing = self._waiting, [], True
+            self.life.io(lambda: self._land(group))
+
+    def _land(self, group: list[Item]) -> None:
+        torn = self.life.torn()
+        if torn is not None and torn < len(group):
+            outcomes = self._write_group(group[:torn]) if torn else []
+            self._failed = self._failed or StoreFailed("simulated: the connection broke in the middle of a group")
+            outcomes = [(done, self._failed) for done, _ in outcomes] + [(done, self._failed) for _, done in group[torn:]]
+        else:
+            outcomes = self._write_group(group)
+        self._landing = False
+        self.life.soon(lambda: self._loop.call_soon(self._deliver, outcomes))
+        self._next()
+
+    def join(self) -> None:
+        """The world lands what is left, or the process dies before."""
+
+
+class SimEngine(Engine):
+    """The real engine over the shared disk."""
+
+    def __init__(self, life: Life, **options: Any):
+        super().__init__("sim:", clock=SimClock(life), **options)
+        self._life = life
+        self.opened = False
+
+    def _make_store(self) -> Store:
+        life = self._life
+        backend = SimBackend(life.world.disk, life.name, lambda: life.world.now, life.commit_fault)
+        committer = type("LifesCommitter", (SimCommitter,), {"life": life})
+        return Store(self.url, backend, Durability.parse(life.world.plan.durability), self._clock, committer=committer)
+
+    async def _open(self, store: Store) -> None:
+        self.opened = True
+        await super()._open(store)
+        self._host.steps.fakes = Observed(self._life)
+
+    def _fail(self, error: StoreError | InternalError) -> None:
+        super()._fail(error)
+        self._life.failed(error)
+
+
+class Observed(Mapping[str, Callable[..., Any]]):
+    """Stands where fakes stand: every activity really runs, takes some time, and is reported to the world."""
+
+    def __init__(self, life: Life):
+        self._life = life
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The activity's own function, observed."""
+
+        async def observed(*args: Any, **kwargs: Any) -> Any:
+            life = self._life
+            context = activity_context()
+            life.world.effect(life, name, context)
+            await asyncio.sleep(life.rng.choice((0.0, 0.0, 0.001, 0.05, life.rng.expovariate(2.0))))
+            value = default(*args, **kwargs)
+            if asyncio.iscoroutine(value):
+                value = await value
+            return value
+
+        return observed
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Life:
+    """From start to death of one process. `slot` is the process's place in the plan; a restart is a new life in the same slot."""
+
+    def __init__(self, world: World, slot: int, count: int):
+        self.world = world
+        self.slot = slot
+        self.name = f"{slot}.{count}"
+        self.rng = random.Random(f"spellwork life {world.plan.seed} {self.name}")
+        self.loop = SimLoop(world, lambda context: world.broken_by(self, context))
+        self.loop.blocking = self._blocking
+        self.engine: SimEngine | None = None
+        self._ended = asyncio.Event()
+        self.loop.enter(self._spawn, self._live())
+
+    # What the world asks
+
+    @property
+    def dead(self) -> bool:
+        """Whether it was killed or has ended."""
+        return self.loop.dead
+
+    def kill(self) -> None:
+        """No callback of it ever runs again."""
+        self.loop.dead = True
+        self.loop.ready.clear()
+
+    def bury(self) -> None:
+        """The world has ended: let go of coroutines, with nowhere for their clean-up to reach."""
+        self.kill()
+        engine = self.engine
+        if engine is not None and engine.opened:
+            for live in list(engine._host.runs.values()):
+                attempt(live.execution.close)
+            engine._ownership.close()
+        self.loop.bury()
+
+    # Its main function
+
+    def _spawn(self, work: Any) -> None:
+        self.loop.create_task(work)
+
+    async def _live(self) -> None:
+        plan = self.world.plan
+        client = self.slot >= plan.workers
+        engine = SimEngine(
+            self, workflows=self.world.workload.workflows, standby=not client, client=client, partitions=plan.partitions,
+            max_partitions=None if client else plan.per_worker, lease=LEASE, cache=plan.cache, max_recoveries=1000,
+        )  # fmt: skip
+        self.engine = engine
+        try:
+            async with engine:
+                for errand in self.world.errands_for(self.slot):
+                    self._spawn(self._run_errand(engine, errand))
+                await self._ended.wait()
+        except StoreError as error:
+            self.world.note(f"life over: {error.code}")
+        self.world.ended(self)
+
+    async def _run_errand(self, engine: Engine, errand: Any) -> None:
+        while not errand.done:
+            result: Any = None
+            try:
+                result = await errand.drive(engine)
+            except (StoreClosed, StoreFailed):
+                return  # this life is over; another takes the errand up
+            except TimeoutError:
+                self.world.note("a driver's timeout")
+                continue
+            except SpellworkError as error:
+                if not self.world.tolerates(error):
+                    raise
+                self.world.note(f"driver met {error.code}")
+                await asyncio.sleep(0.5)
+                continue
+            errand.finish(self.name, result)
+
+    def failed(self, error: SpellworkError) -> None:
+        """The engine gave up; whoever runs it starts it again."""
+        if isinstance(error, InternalError):
+            self.world.broken_by(self, {"message": "the engine broke", "exception": error.__cause__ or error})
+        self.world.note(f"engine failed: {error.code}")
+        self._ended.set()
+
+    # Input and output
+
+    def io(self, action: Callable[[], None]) -> None:
+        """Do something with the disk at a later moment, unless this life is over by then."""
+        self.world.io(self, action)
+
+    def soon(self, action: Callable[[], None]) -> None:
+        """Hear of something a little later."""
+        self.world.at(self.world.now + self.rng.randrange(1, 2000), lambda: None if self.dead else action())
+
+    def _blocking(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
+        future = self.loop.create_future()
+
+        def answer() -> None:
+            value, error = attempt(call)
+            self.soon(lambda: self._answer(future, value, error))
+
+        self.io(answer)
+        return future
+
+    @staticmethod
+    def _answer(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)
+
+    def commit_fault(self) -> str:
+        """What the commit that is landing suffers."""
+        return self.world.take_fault(self.slot, ("fail", "unknown"))
+
+    def torn(self) -> int | None:
+        """How many batches of the group that is landing survive, if it is torn."""
+        return self.world.take_torn(self.slot)
+

@@ -1,0 +1,64 @@
+"""Owns what a simulation works on: workflows, and the errands of those who start and drive them.
+It must never depend on which process drives an errand, nor on how often it is tried.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from spellwork.engine import Engine
+from spellwork.testing.chaos import corpus
+from spellwork.workflow import Workflow
+
+Drive = Callable[[Engine], Awaitable[Any]]
+
+
+@dataclasses.dataclass(slots=True)
+class Errand:
+    """Somebody's wish: `drive(engine)` starts a run (with an id, so that trying again is harmless) and returns what is expected.
+
+    It is tried by the processes in `homes` until one of them has the answer.
+    """
+
+    id: str
+    drive: Drive
+    expected: Any
+    homes: tuple[int, ...] = ()
+    answers: list[tuple[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        """Whether somebody has the answer."""
+        return bool(self.answers)
+
+    def finish(self, process: str, answer: Any) -> None:
+        """A process has the answer."""
+        self.answers.append((process, answer))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Workload:
+    """The workflows that every process registers, and the errands of one simulation."""
+
+    workflows: Sequence[Workflow[Any, Any]]
+    errands: Sequence[Errand]
+
+
+def corpus_workload(seed: int) -> Workload:
+    """Some shapes of the hand-written corpus."""
+    rng = random.Random(f"spellwork workload {seed}")
+    names = rng.sample(list(corpus.SHAPES), rng.randint(2, 6))
+    return Workload(corpus.WORKFLOWS, [_shape(name) for name in names])
+
+
+def _shape(name: str) -> Errand:
+    definition, args, drive, expected = corpus.SHAPES[name]
+
+    async def errand(engine: Engine) -> Any:
+        run = await engine.start(definition, *args, id=name)
+        return await drive(run)
+
+    return Errand(name, errand, expected)
