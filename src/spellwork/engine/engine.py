@@ -259,6 +259,10 @@ class Engine:
         elif not isinstance(error, StoreClosed):
             self._fail(error)
 
+    def _taken_over(self, partition: Partition) -> None:
+        if self._host.partitions.get(partition.index) is partition:
+            self._forget(partition.index)
+
     def _forget(self, index: int) -> None:
         partition = self._host.partitions.get(index)
         self._ownership.held.pop(index, None)
@@ -299,13 +303,17 @@ class Engine:
         index = self._partition_of(run_id)
         partition = self._host.partitions.get(index)
         if partition is not None:
-            await self._desk.start(message, partition)
-        else:
-            existing = await self._open_store.read(lambda reader: rows.read_row(reader, run_id))
-            if existing is not None:
-                check_same(existing, message)
+            try:
+                await self._desk.start(message, partition)
+            except Fenced:
+                self._taken_over(partition)
             else:
-                await self._send(message, index)
+                return Run(self, run_id)
+        existing = await self._open_store.read(lambda reader: rows.read_row(reader, run_id))
+        if existing is not None:
+            check_same(existing, message)
+        else:
+            await self._send(message, index)
         return Run(self, run_id)
 
     def _start_message(
@@ -381,14 +389,24 @@ class Engine:
         live = self._host.by_id.get(message.run_id)
         partition = live.partition.index if live is not None else (await self._row(message.run_id)).partition
         ours = self._host.partitions.get(partition)
-        if ours is None:
-            return await self._send(message, partition)
+        if ours is not None:
+            try:
+                return await self._handle(message, ours)
+            except Fenced:
+                self._taken_over(ours)
+            except StoreClosed:
+                if ours.held:
+                    raise
+        # every message is idempotent, so one that met a takeover goes to the new owner
+        return await self._send(message, partition)
+
+    async def _handle(self, message: m.AnyMessage, partition: Partition) -> bytes | None:
         try:
-            return await self._desk.handle(message, ours)
+            return await self._desk.handle(message, partition)
         except m.Told as told:
             raise self._errors.rebuild(told.failure) from None
         except m.Deferred:
-            await self._mail.keep(message, ours)
+            await self._mail.keep(message, partition)
             return None
 
     async def _send(self, message: m.AnyMessage, partition: int) -> bytes | None:

@@ -20,7 +20,7 @@ from spellwork.engine.registry import Registry
 from spellwork.engine.steps import Steps
 from spellwork.engine.timers import Timers
 from spellwork.errors import (
-    RunBlocked,
+    Fenced,
     RunFinished,
     RunNotFound,
     SpellworkError,
@@ -378,7 +378,7 @@ class Host:
             raise blocked_error(row)
         partition = self.partitions.get(row.partition)
         if partition is None:
-            raise RunBlocked(f"run {row.id} belongs to another owner now", run_id=row.id, reason="another owner")
+            raise Fenced(f"run {row.id} belongs to another owner now", partition=row.partition)
         execution, error = attempt(self.replayed, number, stored)
         if error is not None:
             log.warning("run %s is blocked: %s", row.id, error)

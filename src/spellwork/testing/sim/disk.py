@@ -17,7 +17,7 @@ Write = tuple[list[Row], list[bytes], list[tuple[bytes, bytes]]]
 
 
 class Disk:
-    """Committed rows. `watch` sees every transaction before it is applied; `digest` is a running hash of all of them."""
+    """Committed rows. `watch` sees every transaction before it is applied, `committed` hears of it after; `digest` is a running hash of all of them."""
 
     def __init__(self) -> None:
         self.tables = MemoryBackend()
@@ -25,6 +25,7 @@ class Disk:
         self.commits: Counter[str] = Counter()
         self.writer = ""
         self.watch: Callable[[str, Write], None] = lambda _writer, _write: None
+        self.committed: Callable[[str], None] = lambda _writer: None
         self._digest = hashlib.blake2b(digest_size=16)
         self._undo: list[tuple[int, list[tuple[bytes, tuple[bytes, int] | None]]]] = []
 
@@ -57,6 +58,7 @@ class Disk:
         self.revision = revision
         self.commits[writer] += 1
         self.writer = writer
+        self.committed(writer)
 
     def _remember(self, write: Write, *, synced: bool) -> None:
         if synced:

@@ -85,6 +85,27 @@ class SimCommitter(Committer):
         """The world lands what is left, or the process dies before."""
 
 
+class SimStore(Store):
+    """The store, rung by the world some time after another process has committed instead of looking all the time."""
+
+    life: Life
+    _ringing = False
+
+    def _ensure_polling(self) -> None:
+        if not self._closed and self._heard != self._backend.doorbell():
+            self.ring_later()
+
+    def ring_later(self) -> None:
+        """Notice what others have committed, a little later."""
+        if not self._ringing and not self._closed and (self._listeners or self._foreign):
+            self._ringing = True
+            self._clock.call_later(self.life.rng.uniform(0.001, 0.05), self._rung)
+
+    def _rung(self) -> None:
+        self._ringing = False
+        self._listen()
+
+
 class SimEngine(Engine):
     """The real engine over the shared disk."""
 
@@ -97,7 +118,8 @@ class SimEngine(Engine):
         life = self._life
         backend = SimBackend(life.world.disk, life.name, lambda: life.world.now, life.commit_fault)
         committer = type("LifesCommitter", (SimCommitter,), {"life": life})
-        return Store(self.url, backend, Durability.parse(life.world.plan.durability), self._clock, committer=committer)
+        kind = type("LifesStore", (SimStore,), {"life": life})
+        return kind(self.url, backend, Durability.parse(life.world.plan.durability), self._clock, committer=committer)
 
     async def _open(self, store: Store) -> None:
         self.opened = True
@@ -179,7 +201,11 @@ class Life:
     # Its main function
 
     def _spawn(self, work: Any) -> None:
-        self.loop.create_task(work)
+        self.loop.create_task(work).add_done_callback(self._reaped)
+
+    def _reaped(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.world.broken_by(self, {"message": "an error escaped", "exception": error})
 
     async def _live(self) -> None:
         plan = self.world.plan
@@ -204,7 +230,8 @@ class Life:
             try:
                 result = await errand.drive(engine)
             except (StoreClosed, StoreFailed):
-                return  # this life is over; another takes the errand up
+                self._ended.set()  # whoever meets this opens the engine again
+                return
             except TimeoutError:
                 self.world.note("a driver's timeout")
                 continue
@@ -215,6 +242,12 @@ class Life:
                 await asyncio.sleep(0.5)
                 continue
             errand.finish(self.name, result)
+
+    def ring(self) -> None:
+        """Another process has committed."""
+        engine = self.engine
+        if engine is not None and isinstance(store := engine._store, SimStore):
+            self.loop.enter(store.ring_later)
 
     def failed(self, error: SpellworkError) -> None:
         """The engine gave up; whoever runs it starts it again."""

@@ -41,6 +41,7 @@ class World:
         self.broken: list[str] = []
         self.witness = Witness(self)
         self.disk.watch = self.witness.transaction
+        self.disk.committed = self._ring
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = itertools.count()
         self._processes = plan.workers + plan.clients
@@ -82,6 +83,8 @@ class World:
                 life.bury()
 
     _over = False
+    lossy = False
+    """Whether acknowledged commits were lost, as durability `relaxed` allows."""
 
     def _turn(self) -> int:
         ready = [
@@ -107,10 +110,15 @@ class World:
 
     def _look(self) -> None:
         done = all(errand.done for errand in self.workload.errands)
-        if done and self.witness.all_ended():
+        if done and (self.lossy or self.witness.all_ended()):
             self._over = True
         else:
             self.at(self.now + _LOOK_EVERY, self._look)
+
+    def _ring(self, writer: str) -> None:
+        for life in self.lives:
+            if life is not None and not life.dead and life.name != writer:
+                life.ring()
 
     # Time, and input and output
 
@@ -193,6 +201,7 @@ class World:
             case "power":
                 lost = self.disk.cut(fault.count)
                 if lost:
+                    self.lossy = True
                     self.mark("unsynced commits lost")
                 self.witness.reread()
                 for each in list(self.lives):
@@ -266,7 +275,7 @@ class World:
 
     def tolerates(self, error: SpellworkError) -> bool:
         """Whether a driver may meet this error while things go wrong."""
-        return error.code in ("run-blocked", "run-not-found")
+        return self.lossy and error.code in ("run-not-found", "run-finished")
 
     def broken_by(self, life: Life, context: dict[str, Any]) -> None:
         """A process let an exception escape."""
