@@ -264,7 +264,9 @@ class Desk:
                 validate_update(execution, message.name, message.args)
             finally:
                 execution.close()
-            live = await self._live(message.run_id)
+            live = await self._running(message)
+            if live is None:  # meanwhile somebody else's call with this id was answered, and the run ended
+                return self._answer(await self._stored_answer(message))
             execution = live.execution
         if message.id not in execution.update_ids:
             self._host.append(live, UpdateAccepted(self._now(live), message.id, message.name, message.args))

@@ -218,8 +218,13 @@ class Host:
 
     def _answer_update(self, live: LiveRun, update_id: str) -> None:
         answer = live.execution.update_ids.get(update_id)
-        for waiter in live.update_waiters.pop(update_id, []):
-            self.hold(live, lambda waiter=waiter: waiter(answer))
+
+        def tell() -> None:
+            # taken out only now: should the run leave memory before the answer is durable, `drop` tells the waiters so
+            for waiter in live.update_waiters.pop(update_id, []):
+                waiter(answer)
+
+        self.hold(live, tell)
 
     def _now(self, live: LiveRun) -> int:
         return max(self.clock.now(), live.execution.now)

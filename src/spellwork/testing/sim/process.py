@@ -236,6 +236,8 @@ class Life:
                 self.world.note("a driver's timeout")
                 continue
             except SpellworkError as error:
+                if self._ended.is_set():
+                    return  # the engine is closing around the driver
                 if not self.world.tolerates(error):
                     raise
                 self.world.note(f"driver met {error.code}")
