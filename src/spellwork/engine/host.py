@@ -192,7 +192,7 @@ class Host:
                         self.steps.start(live, command)  # type: ignore[arg-type]
                 else:
                     self._take(live, command)
-        if not execution.finished and not live.parked and not live.dropped and not execution.pending_work:
+        if not (execution.finished or live.parked or live.dropped or execution.pending_work or live.errands):
             self._park(live)
 
     def _take(self, live: LiveRun, command: c.Command) -> None:
@@ -214,6 +214,8 @@ class Host:
             case _:
                 if live.parked:
                     self._unpark(live)
+                if isinstance(command, c.CancelChild):
+                    live.errands += 1  # parked too early, a crash would lose it: only runs at work are recovered
                 self.hold(live, command)
 
     def _answer_update(self, live: LiveRun, update_id: str) -> None:

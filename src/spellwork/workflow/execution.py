@@ -78,7 +78,7 @@ class Execution:
     # Entries in
 
     def deliver(self, entry: Any) -> None:
-        """Apply one entry and run the code until it waits; raises `NonDeterminismError` where it differs from the journal."""
+        """Apply one entry, run the code until it waits; raises `NonDeterminismError` where it differs from the journal."""
         if self.finished and not isinstance(entry, AFTER_THE_END):
             self._mismatch(describe(entry), "nothing: the workflow is over")
         self.now = max(self.now, entry.at)
@@ -86,6 +86,8 @@ class Execution:
             self.loop.elapsed = (self.now - self.started.at) / _SECOND
         _DELIVER[type(entry)](self, entry)
         self.position += 1
+        if self.position <= self.started.carried:
+            return  # signals that the run before had not consumed are there before the code runs
         self.loop.run_ready()
         root = self._root
         if root is not None and not self.finished and root.done():
@@ -99,7 +101,7 @@ class Execution:
         answered = {entry.id for entry in entries if isinstance(entry, e.UpdateCompleted)}
         last = max((i for i, entry in enumerate(entries) if not isinstance(entry, (e.Patched, e.UpdateCompleted))), default=0)
         for index, entry in enumerate(entries):
-            self.replaying = index < last and last > entries[0].carried  # what was carried over was written before the code ran
+            self.replaying = index < last
             self.deliver(entry)
         self.replaying = False
         self.outbox = [command for command in self.outbox if self._is_open(command, answered)]
@@ -110,15 +112,13 @@ class Execution:
                 return command.id not in answered
             case c.MarkPatch():
                 return command.id not in self._journaled_patches
-            case c.Finish():
-                return True
+            case c.Finish() | c.CancelChild():
+                return True  # a child that has ended ignores it
             case c.StartChild():
                 pending = self.pending.get(command.n)
                 return pending is not None and pending.kind == "start of child"
             case c.CancelStep() | c.CancelTimer():
                 return False
-            case c.CancelChild():
-                return True  # idempotent: a finished child ignores it
             case _:
                 return command.n in self.pending
 

@@ -150,7 +150,9 @@ class Witness:
     def _not_early(self, writer: str, row: RunRow, entry: TimerFired) -> None:
         life = self._life(writer)
         if life is not None and entry.at > self._world.wall(life.slot) and not self._world.jumped:
-            self._violated(f"{writer} fired a timer of run {row.id} {(entry.at - self._world.wall(life.slot)) / MICROSECONDS} s early")
+            self._violated(
+                f"{writer} fired a timer of run {row.id} {(entry.at - self._world.wall(life.slot)) / MICROSECONDS} s early"
+            )
 
     def _claim(self, key: bytes, value: bytes) -> None:
         world = self._world
@@ -172,7 +174,9 @@ class Witness:
     def effect(self, life: Life, name: str, context: ActivityContext) -> None:
         """An activity begins in `life`: its step was not committed, and what is durable asks for this very attempt."""
         world = self._world
-        self.story.append(f"{world.now / MICROSECONDS:10.4f} {life.name} begins {name} {context.idempotency_key} #{context.attempt}")
+        self.story.append(
+            f"{world.now / MICROSECONDS:10.4f} {life.name} begins {name} {context.idempotency_key} #{context.attempt}"
+        )
         number, n = context.number, context.n
         journal = self.journals.get(number)
         if journal is None:
@@ -230,7 +234,12 @@ class Witness:
             if row.status is not Status.CONTINUED:
                 seen.add(row.id)
             _, error = attempt(
-                replay_journal, row.number, self._registry.find(row.workflow, row.version), journal.entries, self._codec, self._errors
+                replay_journal,
+                row.number,
+                self._registry.find(row.workflow, row.version),
+                journal.entries,
+                self._codec,
+                self._errors,
             )
             if error is not None:
                 self._violated(f"run {row.id} does not replay: {error}")
@@ -238,7 +247,11 @@ class Witness:
     def unfinished(self, turns: int) -> None:
         """Faults have stopped long ago, and something is still not done."""
         waiting = [errand.id for errand in self._world.workload.errands if not errand.done]
-        running = [f"{row.id} ({row.status} {row.reason})" for row in (unpack_row(value) for _, value in self._rows()) if not row.status.ended]
+        running = [
+            f"{row.id} ({row.status} {row.reason})"
+            for row in (unpack_row(value) for _, value in self._rows())
+            if not row.status.ended
+        ]
         self._violated(f"not finished after {turns} turns: errands {waiting}, runs {running}")
 
     # Reading the disk

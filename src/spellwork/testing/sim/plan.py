@@ -42,7 +42,9 @@ class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def __str__(self) -> str:
         more = f" for {self.seconds:g} s" if self.seconds else ""
-        return f"{self.at / MICROSECONDS:9.4f} s  {self.kind:9} worker {self.slot}{more}{f' count {self.count}' if self.count else ''}"
+        return (
+            f"{self.at / MICROSECONDS:9.4f} s  {self.kind:9} worker {self.slot}{more}{f' count {self.count}' if self.count else ''}"
+        )
 
 
 class Plan(msgspec.Struct, frozen=True):

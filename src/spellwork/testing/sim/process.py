@@ -294,4 +294,3 @@ class Life:
     def torn(self) -> int | None:
         """How many batches of the group that is landing survive, if it is torn."""
         return self.world.take_torn(self.slot)
-

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from spellwork.clock import MICROSECONDS
 from spellwork.testing.sim.plan import Plan
-from spellwork.testing.sim.workload import Workload, corpus_workload
+from spellwork.testing.sim.workload import Workload, mixed
 from spellwork.testing.sim.world import World
 
 
@@ -34,9 +34,7 @@ class Outcome:
         return not self.broken
 
 
-def simulate(
-    seed: int, *, plan: Plan | None = None, workload: Callable[[int], Workload] = corpus_workload
-) -> Outcome:
+def simulate(seed: int, *, plan: Plan | None = None, workload: Callable[[int], Workload] = mixed) -> Outcome:
     """Run the plan of `seed` (or another plan) over the workload of `seed`."""
     chosen = plan or Plan.of(seed)
     world = World(chosen, workload(chosen.seed))

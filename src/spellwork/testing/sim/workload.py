@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from spellwork.engine import Engine
+from spellwork.testing import shapes
 from spellwork.testing.chaos import corpus
 from spellwork.workflow import Workflow
 
@@ -47,11 +48,20 @@ class Workload:
     errands: Sequence[Errand]
 
 
-def corpus_workload(seed: int) -> Workload:
-    """Some shapes of the hand-written corpus."""
+def mixed(seed: int) -> Workload:
+    """Some shapes of the hand-written corpus, and some generated programs."""
     rng = random.Random(f"spellwork workload {seed}")
-    names = rng.sample(list(corpus.SHAPES), rng.randint(2, 6))
-    return Workload(corpus.WORKFLOWS, [_shape(name) for name in names])
+    errands = [_shape(name) for name in rng.sample(list(corpus.SHAPES), rng.randint(0, 4))]
+    errands += [_program(f"program-{i}", shapes.generate(rng, size=rng.randint(2, 12))) for i in range(rng.randint(1, 3))]
+    return Workload([*corpus.WORKFLOWS, *shapes.WORKFLOWS], errands)
+
+
+def _program(run_id: str, program: shapes.Program) -> Errand:
+    async def errand(engine: Engine) -> Any:
+        run = await engine.start(shapes.perform, program, id=run_id)
+        return await shapes.drive(run, program)
+
+    return Errand(run_id, errand, shapes.expected(program))
 
 
 def _shape(name: str) -> Errand:

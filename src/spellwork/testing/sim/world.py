@@ -67,7 +67,9 @@ class World:
             self.at(self.rng.randrange(50_000), lambda slot=slot: self._start(slot))  # type: ignore[misc]
         for fault in self.plan.faults:
             self.at(fault.at, lambda fault=fault: self._befall(fault))  # type: ignore[misc]
-        quiet = max((fault.at + round(abs(fault.seconds) * MICROSECONDS) for fault in self.plan.faults if fault.kind != "clock"), default=0)
+        quiet = max(
+            (fault.at + round(abs(fault.seconds) * MICROSECONDS) for fault in self.plan.faults if fault.kind != "clock"), default=0
+        )
         self.at(quiet, self._heal)
         self.at(quiet, self._look)
         turns = 0
