@@ -91,7 +91,7 @@ def open_store(
 class Store:
     """Ordered bytes with atomic batches. Made by `open_store`; lives on one event loop."""
 
-    def __init__(  # noqa: PLR0913 - `committer` is the simulation's seam
+    def __init__(
         self,
         url: str,
         backend: Backend,

@@ -106,7 +106,7 @@ class Execution:
         self.replaying = False
         self.outbox = [command for command in self.outbox if self._is_open(command, answered)]
 
-    def _is_open(self, command: c.Command, answered: set[str]) -> bool:  # noqa: PLR0911 - one answer a kind of command
+    def _is_open(self, command: c.Command, answered: set[str]) -> bool:
         match command:
             case c.AnswerUpdate():
                 return command.id not in answered

@@ -14,7 +14,6 @@ from spellwork.codec import Codec
 from spellwork.engine.ownership import Owner, pack_claim, partition_key
 from spellwork.engine.registry import Registry
 from spellwork.engine.replay import replay_journal
-from spellwork.errors import SpellworkError
 from spellwork.journal import (
     Cancelled,
     ChildEnded,
@@ -78,6 +77,7 @@ class Witness:
         self._codec = Codec()
         self._errors = ErrorRegistry()
         self._effects = 0
+        self._letters: set[bytes] = set()
 
     # At every commit
 
@@ -92,8 +92,9 @@ class Witness:
             elif kind == PARTITIONS.prefix:
                 self._claim(key, value)
             elif kind == Keys.INBOX:
+                self._world.mark("a message was sent again" if key in self._letters else "a message was sent")
+                self._letters.add(key)
                 self._world.letter(key, value)
-                self._world.mark("a message was sent")
             elif kind == Keys.TIMERS:
                 self._world.mark("a run with a timer was parked")
             elif kind == Keys.ACTIVE and value not in (b"", b"\0"):
@@ -125,6 +126,7 @@ class Witness:
             self._not_early(writer, row, entry)
         journal.frames.append(frame)
         journal.entries.append(entry)
+        self._world.mark(f"entry {type(entry).__name__}")
 
     def _owned(self, writer: str, row: RunRow) -> None:
         claim = self._world.disk.tables.get(partition_key(row.partition))
@@ -254,6 +256,14 @@ class Witness:
         ]
         self._violated(f"not finished after {turns} turns: errands {waiting}, runs {running}")
 
+    def readable(self) -> dict[str, tuple[str, ...]]:
+        """Each journal as lines, without times and numbers, which differ between runs that do the same."""
+        return {
+            f"{journal.entries[0].run_id} generation {journal.entries[0].generation}": tuple(map(_line, journal.entries))
+            for journal in self.journals.values()
+            if journal.entries
+        }
+
     # Reading the disk
 
     def reread(self) -> None:
@@ -311,6 +321,8 @@ class Witness:
         self._world.violated(what)
 
 
-def readable(error: BaseException) -> str:
-    """An error of the engine in one line."""
-    return f"{error.code}: {error}" if isinstance(error, SpellworkError) else repr(error)
+def _line(entry: Any) -> str:
+    number = f" {entry.n}" if hasattr(entry, "n") else ""
+    name = getattr(entry, "name", getattr(entry, "id", ""))
+    payload = getattr(entry, "result", getattr(entry, "payload", b""))
+    return f"{type(entry).__name__}{number} {name} {payload!r}".rstrip()

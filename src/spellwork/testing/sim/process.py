@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spellwork.clock import MICROSECONDS
 from spellwork.engine import Engine
-from spellwork.errors import InternalError, SpellworkError, StoreClosed, StoreError, StoreFailed
+from spellwork.errors import Conflict, Fenced, InternalError, SpellworkError, StoreClosed, StoreError, StoreFailed
 from spellwork.store import Store
 from spellwork.store.committer import Committer, Item
 from spellwork.store.store import Durability
@@ -65,7 +65,7 @@ class SimCommitter(Committer):
         self._next()
 
     def _next(self) -> None:
-        if self._waiting and not self._landing:
+        if self._waiting and not self._landing and not self.life.dead:
             group, self._waiting, self._landing = self._waiting, [], True
             self.life.io(lambda: self._land(group))
 
@@ -77,6 +77,9 @@ class SimCommitter(Committer):
             outcomes = [(done, self._failed) for done, _ in outcomes] + [(done, self._failed) for _, done in group[torn:]]
         else:
             outcomes = self._write_group(group)
+        for _, outcome in outcomes:
+            if isinstance(outcome, Fenced | Conflict):
+                self.life.world.mark(f"a batch was refused: {outcome.code}")
         self._landing = False
         self.life.soon(lambda: self._loop.call_soon(self._deliver, outcomes))
         self._next()

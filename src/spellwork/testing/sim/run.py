@@ -18,7 +18,9 @@ from spellwork.testing.sim.world import World
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one simulation showed. `digest` is equal for equal histories; `story` tells what led to the first broken law."""
+    """What one simulation showed. `digest` is equal for equal histories; `story` tells what led to the first
+    broken law; `journals` holds a line an entry, without times and numbers, for each run by its id and generation.
+    """
 
     plan: Plan
     digest: str
@@ -27,6 +29,7 @@ class Outcome:
     commits: int
     seconds: float
     story: tuple[str, ...]
+    journals: dict[str, tuple[str, ...]]
 
     @property
     def ok(self) -> bool:
@@ -48,6 +51,7 @@ def simulate(seed: int, *, plan: Plan | None = None, workload: Callable[[int], W
         world.disk.commits.total(),
         world.now / MICROSECONDS,
         tuple(world.witness.story),
+        world.witness.readable(),
     )
 
 
