@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import dataclasses
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
@@ -29,8 +28,7 @@ _AWAIT_EVERY = 0.005
 _FEED_PAGE = 1000
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Durability:
+class Durability(msgspec.Struct, frozen=True):
     """When a commit is acknowledged.
 
     - `full`: after the disk has it. The default.
@@ -55,8 +53,7 @@ class Durability:
         raise DefinitionError(f'unknown durability {text!r}; use "full", "batched(MILLISECONDS)", "relaxed" or "memory"')
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One committed change of a watched key; `value` is None for a delete, and `end` bounds a deleted range."""
 
     revision: int
