@@ -20,7 +20,6 @@ from spellwork.store.batch import Batch
 from spellwork.store.committer import CommitStats, Committer, Done, Probe
 from spellwork.store.keyspace import FEED, FEED_FLOOR, REVISION
 from spellwork.store.memory import MemoryBackend
-from spellwork.store.sqlite import SqliteBackend
 
 T = TypeVar("T")
 _LISTEN_EVERY = 0.05
@@ -81,6 +80,8 @@ def open_store(
         level = Durability.parse(durability or "full")
         if level.name == "memory":
             raise DefinitionError('durability "memory" is for memory: stores; for sqlite: use "relaxed"')
+        from spellwork.store.sqlite import SqliteBackend  # noqa: PLC0415 - brings a database library
+
         return Store(url, SqliteBackend(rest, create=create), level, clock, probe)
     raise StoreUnavailable(f"unknown store {url!r}; use memory: or sqlite:PATH, for example sqlite:work.db")
 
