@@ -25,8 +25,7 @@ _UNTYPED = (Any, object, inspect.Parameter.empty, list, dict, set, frozenset, tu
 _ENCODE_ERRORS = (TypeError, ValueError, OverflowError, RecursionError, UnicodeError)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What one payload may be: `size` in bytes (before compression), `depth` in nested containers."""
 
     size: int = 1 << 20

@@ -4,7 +4,6 @@ It must never be needed to run anything.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from typing import Any
 
@@ -19,8 +18,7 @@ _CALLS = ("args",)
 _HIDDEN = ("at", "digest", "seed")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """One entry of a journal: its position, time (UTC), kind (such as "StepCompleted"), and fields as plain values."""
 
     position: int

@@ -4,8 +4,9 @@ It must never let a difference pass: neither in a command, nor in how a run ende
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
+
+import msgspec
 
 from spellwork.codec import Codec
 from spellwork.engine import rows
@@ -25,8 +26,7 @@ from spellwork.workflow import Execution, Workflow
 from spellwork.workflow import commands as c
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What came of replaying one run. `position` is where the journal and the code part, if they do."""
 
     run_id: str

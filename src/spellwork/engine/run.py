@@ -5,9 +5,10 @@ It must never hold state of its own: every verb goes to the run's owner or reads
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import datetime as dt
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
 
 from spellwork.engine import messages as m
 from spellwork.journal import RunRow, Status
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RunInfo:
+class RunInfo(msgspec.Struct, frozen=True):
     """Where a run stands. Times are UTC; `reason` says why it failed, was cancelled or is blocked."""
 
     id: str

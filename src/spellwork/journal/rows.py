@@ -2,7 +2,7 @@
 It must never hold what only replay needs: that is the journal's.
 """
 
-from __future__ import annotations
+# Annotations are evaluated here: from strings, msgspec would compile each field's anew when the decoders are made.
 
 import enum
 import struct

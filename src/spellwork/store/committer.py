@@ -5,7 +5,6 @@ It must never acknowledge a batch before the backend has made its group durable,
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import queue
 import threading
 from collections.abc import Callable
@@ -30,8 +29,7 @@ _TURNS_TO_ANSWER = 2
 _LARGE = 200
 
 
-@dataclasses.dataclass(slots=True)
-class CommitStats:
+class CommitStats(msgspec.Struct):
     """Counts since the store was opened: `syncs` is how often a commit waited for the disk."""
 
     batches: int = 0

@@ -4,13 +4,12 @@ It must never be given the same prefix twice.
 
 from __future__ import annotations
 
-import dataclasses
+import msgspec
 
 WATCHED = 0x80
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Keyspace:
+class Keyspace(msgspec.Struct, frozen=True):
     """A namespace of keys. Those with a prefix of 0x80 and above are *watched*: their changes go to the change feed."""
 
     name: str

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import apsw
@@ -220,8 +220,7 @@ class SqliteBackend:
             return {name: self._writer.pragma(name) for name in names}
 
     def size(self) -> int:
-        files = (Path(self.path), Path(f"{self.path}-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        return sum(os.path.getsize(file) for file in (self.path, f"{self.path}-wal") if os.path.exists(file))
 
     def close(self) -> None:
         with translated(self.path):
@@ -232,7 +231,7 @@ class SqliteBackend:
 
 def _prepare_file(path: str, *, create: bool) -> None:
     try:
-        _check_place(Path(path), create=create)
+        _check_place(path, create=create)
         # made here and not by SQLite, so that nobody else can read it from the first moment on
         os.close(os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
     except PermissionError as error:
@@ -241,14 +240,24 @@ def _prepare_file(path: str, *, create: bool) -> None:
         raise StoreUnavailable(f"{path} cannot be opened: {error.strerror or error}") from error
 
 
-def _check_place(file: Path, *, create: bool) -> None:
-    if file.is_dir():
+def _check_place(file: str, *, create: bool) -> None:
+    mode = _mode(file)
+    if mode is not None and stat.S_ISDIR(mode):
         raise StoreUnavailable(f"{file} is a directory; name a file in it, such as sqlite:{file}/spellwork.db")
-    if not file.exists():
+    if mode is None:
         if not create:
             raise StoreMissing(f"there is no store at {file}; check --store, or start a run to create one")
-        if not file.parent.is_dir():
-            raise StoreUnavailable(f"the directory {file.parent} does not exist; create it first")
+        folder = os.path.dirname(file) or "."
+        if not stat.S_ISDIR(_mode(folder) or 0):
+            raise StoreUnavailable(f"the directory {folder} does not exist; create it first")
+
+
+def _mode(path: str) -> int | None:
+    """None where nothing is; what may not be looked at raises, which `os.path.exists` hides."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import dataclasses
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
@@ -21,7 +20,6 @@ from spellwork.store.batch import Batch
 from spellwork.store.committer import CommitStats, Committer, Done, Probe
 from spellwork.store.keyspace import FEED, FEED_FLOOR, REVISION
 from spellwork.store.memory import MemoryBackend
-from spellwork.store.sqlite import SqliteBackend
 
 T = TypeVar("T")
 _LISTEN_EVERY = 0.05
@@ -29,8 +27,7 @@ _AWAIT_EVERY = 0.005
 _FEED_PAGE = 1000
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Durability:
+class Durability(msgspec.Struct, frozen=True):
     """When a commit is acknowledged.
 
     - `full`: after the disk has it. The default.
@@ -55,8 +52,7 @@ class Durability:
         raise DefinitionError(f'unknown durability {text!r}; use "full", "batched(MILLISECONDS)", "relaxed" or "memory"')
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One committed change of a watched key; `value` is None for a delete, and `end` bounds a deleted range."""
 
     revision: int
@@ -84,6 +80,8 @@ def open_store(
         level = Durability.parse(durability or "full")
         if level.name == "memory":
             raise DefinitionError('durability "memory" is for memory: stores; for sqlite: use "relaxed"')
+        from spellwork.store.sqlite import SqliteBackend  # noqa: PLC0415 - brings a database library
+
         return Store(url, SqliteBackend(rest, create=create), level, clock, probe)
     raise StoreUnavailable(f"unknown store {url!r}; use memory: or sqlite:PATH, for example sqlite:work.db")
 

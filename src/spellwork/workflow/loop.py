@@ -11,7 +11,6 @@ import sys
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
@@ -22,7 +21,7 @@ _log = logging.getLogger("spellwork.workflow")
 _SPIN_LIMIT = 1_000_000
 _HASH_MIX = 0x9E3779B97F4A7C15
 _MASK = (1 << 61) - 1
-_STANDARD_LIBRARY = str(Path(asyncio.__file__).parents[1])
+_STANDARD_LIBRARY = asyncio.__file__.rpartition("asyncio")[0]
 
 
 class Evicted(BaseException):

@@ -4,12 +4,13 @@ It must never answer anything that replay would answer differently.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import random as stdlib_random
 import uuid
 from asyncio import events
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import msgspec
 
 from spellwork.errors import UsageError
 from spellwork.workflow.loop import WorkflowLoop
@@ -26,8 +27,7 @@ class ContinueAsNew(BaseException):
     """Ends this run and starts the next of the chain. Not an Exception, so that `except Exception` lets it pass."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class WorkflowInfo:
+class WorkflowInfo(msgspec.Struct, frozen=True):
     """What a workflow may know of itself."""
 
     run_id: str
