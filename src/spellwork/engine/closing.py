@@ -120,7 +120,7 @@ class Closing:
         )  # fmt: skip
         started = Started(
             at, old.id, definition.name, definition.version, args, self._clock.entropy(16), old.parent,
-            live.execution.started.generation + 1, command.seen,
+            live.execution.started.generation + 1, command.seen, len(command.carried),
         )  # fmt: skip
         rows.put_start(batch, row, started)
         signals = [SignalReceived(at, *carried) for carried in command.carried]

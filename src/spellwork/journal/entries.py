@@ -27,6 +27,7 @@ class Started(Entry, frozen=True, tag=1):
     """The first entry: what runs, with which arguments.
 
     `generation` counts the runs of a chain of continue_as_new before this one; `seen` holds ids of messages that those had.
+    `carried` counts the entries behind this one that were written with it: signals that the run before had not consumed.
     """
 
     run_id: str
@@ -37,6 +38,7 @@ class Started(Entry, frozen=True, tag=1):
     parent: Parent | None = None
     generation: int = 0
     seen: tuple[str, ...] = ()
+    carried: int = 0
 
 
 class StepCompleted(Entry, frozen=True, tag=2):

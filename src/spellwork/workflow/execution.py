@@ -99,7 +99,7 @@ class Execution:
         answered = {entry.id for entry in entries if isinstance(entry, e.UpdateCompleted)}
         last = max((i for i, entry in enumerate(entries) if not isinstance(entry, (e.Patched, e.UpdateCompleted))), default=0)
         for index, entry in enumerate(entries):
-            self.replaying = index < last
+            self.replaying = index < last and last > entries[0].carried  # what was carried over was written before the code ran
             self.deliver(entry)
         self.replaying = False
         self.outbox = [command for command in self.outbox if self._is_open(command, answered)]

@@ -1,0 +1,48 @@
+"""Generated programs: each comes to what it must, whatever the program."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+from spellwork.testing import TestEngine, shapes
+
+
+@pytest.mark.slow
+async def test_two_hundred_programs_come_to_what_they_must() -> None:
+    """Law: a generated program's result is `expected(program)`."""
+    async with TestEngine(workflows=shapes.WORKFLOWS) as engine:
+        for seed in range(200):
+            program = shapes.generate(random.Random(seed))
+            run = await engine.start(shapes.perform, program, id=f"seed-{seed}")
+            began = engine.clock.monotonic()
+            assert await shapes.drive(run, program) == shapes.expected(program), (seed, program)
+            assert engine.clock.monotonic() - began < 60, "a program ends within a minute of virtual time"
+
+
+_PRINT = """
+import json, random
+from spellwork.testing import shapes
+print(json.dumps([shapes.generate(random.Random(seed)) for seed in range(50)]))
+"""
+
+
+def test_generation_follows_from_the_seed_alone() -> None:
+    """The same seed gives the same program in every process, whatever its hash seed."""
+    ours = json.dumps([shapes.generate(random.Random(seed)) for seed in range(50)])
+    for hash_seed in ("0", "4711"):
+        env = {"PYTHONPATH": ":".join(path for path in sys.path if path), "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run([sys.executable, "-c", _PRINT], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == ours
+
+
+def test_every_kind_of_node_is_drawn() -> None:
+    """Whatever a program can do appears within two hundred seeds."""
+    seen = json.dumps([shapes.generate(random.Random(seed)) for seed in range(200)])
+    from spellwork.testing.shapes import program
+
+    assert not [kind for kind in program._DUE if f'["{kind}"' not in seen]
