@@ -254,6 +254,8 @@ class Execution:
 
     def _signal_sent(self, entry: e.SignalSent) -> None:
         pending = self._answer(entry, "signal to")
+        if pending.future.done():
+            return  # nobody waits any more
         if entry.failure is not None:
             pending.future.set_exception(self._errors.rebuild(entry.failure))
         else:
