@@ -251,6 +251,13 @@ def in_order(journal: Journal) -> None:
     _require(same, journal, "the entries were delivered in another order than the journal's")
 
 
+def timely(journal: Journal) -> None:
+    """Time never runs backwards in a journal."""
+    for position in range(1, len(journal.entries)):
+        before, after = journal.entries[position - 1], journal.entries[position]
+        _require(after.at >= before.at, journal, f"entry {position}, {after}, is older than the one before it")
+
+
 _COMPLETIONS = (e.StepCompleted, e.StepFailed, e.ChildStarted, e.ChildEnded, e.SignalSent)
 
 
@@ -284,5 +291,5 @@ def _forgeries(entry: Any) -> list[tuple[str, Any]]:
     return forged
 
 
-LAWS: tuple[Callable[[Journal], None], ...] = (fixed_point, monotone, prefix_closed, in_order, exact)
+LAWS: tuple[Callable[[Journal], None], ...] = (fixed_point, monotone, prefix_closed, in_order, timely, exact)
 """What `check` holds."""
