@@ -13,9 +13,10 @@ import pytest
 
 from spellwork import Engine, Signal, activity, now, start_child, update, workflow
 from spellwork.engine.ownership import Ownership, read_claims
+from spellwork.errors import RunBlocked
 from spellwork.journal import entries as e
 from spellwork.journal import unpack_entry
-from spellwork.journal.rows import Keys
+from spellwork.journal.rows import Keys, active_key, journal_key
 from spellwork.store import Batch, open_store
 from spellwork.testing import TestEngine, laws
 
@@ -32,7 +33,9 @@ def durable(path: Path, kind: type[Any]) -> int:
     """How many entries of this kind are in the file, as another process would see it."""
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
-        rows = connection.execute("SELECT k, v FROM kv WHERE k >= ? AND k < ?", (bytes((Keys.JOURNAL,)), bytes((Keys.JOURNAL + 1,))))
+        rows = connection.execute(
+            "SELECT k, v FROM kv WHERE k >= ? AND k < ?", (bytes((Keys.JOURNAL,)), bytes((Keys.JOURNAL + 1,)))
+        )
         return sum(isinstance(unpack_entry(key, frame), kind) for key, frame in rows)
     finally:
         connection.close()
@@ -234,3 +237,101 @@ async def test_an_end_that_is_known_is_final(turns: int) -> None:
         else:
             with pytest.raises(RunCancelled):
                 await run.result()
+
+
+async def test_what_is_live_is_what_is_replayed() -> None:
+    """A step returns what was stored, the first time too: an object that the activity keeps is not shared with the workflow."""
+    kept: list[int] = []
+
+    @activity
+    async def keep(x: int) -> Any:
+        kept.append(x)
+        return kept
+
+    @workflow
+    async def sums() -> list[int]:
+        first = await keep(1)
+        await keep(2)
+        return [len(first), len(await keep(3))]
+
+    async with TestEngine(workflows=[sums]) as engine:
+        assert await engine.run(sums, id="r") == [1, 3]
+        await laws.check_laws(engine, "r")
+
+
+async def test_two_that_claim_a_partition_side_by_side_do_not_both_win_it() -> None:
+    """Both find it free; one gets it, the other is refused."""
+    store = open_store("memory:")
+    owners = [Ownership(store, _Hands(), 10.0) for _ in range(2)]
+    won = await asyncio.gather(*(owner.claim(1, 1) for owner in owners))
+    assert sorted(won) == [[], [0]]
+    for owner in owners:
+        owner.close()
+    await store.close()
+
+
+async def test_progress_takes_a_run_off_the_list_of_suspects(tmp_path: Path) -> None:
+    """A run that was at work at several crashes counts from zero once it has got on."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    may, stuck = asyncio.Event(), asyncio.Event()
+
+    @activity
+    async def works(n: int) -> int:
+        if n:
+            stuck.set()
+            await asyncio.Event().wait()
+        await may.wait()
+        return n
+
+    @workflow
+    async def long() -> None:
+        await works(0)
+        await works(1)
+
+    async with Engine(url, workflows=[long]) as engine:
+        await engine.start(long, id="r")
+        row = await engine._row("r")
+    key = active_key(row.partition, row.number)
+    async with Engine(url, workflows=[long], client=True) as engine:
+        await engine.store.commit(Batch().put(key, bytes((3,))))
+    async with Engine(url, workflows=[long]) as engine:
+        while await engine.store.get(key) != bytes((4,)):
+            await asyncio.sleep(0.001)
+        may.set()
+        await asyncio.wait_for(stuck.wait(), 10)
+        await engine.store.commit(Batch())
+        assert await engine.store.get(key) == b""
+
+
+@workflow
+async def echoes(word: str) -> list[Any]:
+    return [word, await go.receive(), await go.receive()]
+
+
+@pytest.mark.parametrize("damage", ["a letter", "a hole"])
+async def test_a_damaged_journal_is_named_and_its_neighbours_go_on(tmp_path: Path, damage: str) -> None:
+    """A flipped byte that still decodes, and an entry that is missing where replay would not miss it, block their run alone."""
+    path = tmp_path / "store.db"
+    numbers = {}
+    async with Engine(f"sqlite:{path}", workflows=[echoes]) as engine:
+        for name in ("ill", "well"):
+            run = await engine.start(echoes, "original", id=name)
+            numbers[name] = (await run.status()).number
+            await run.signal(go, 1)
+            await run.signal("other", 2)
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    if damage == "a letter":
+        key = journal_key(numbers["ill"], 0)
+        frame = connection.execute("SELECT v FROM kv WHERE k = ?", (key,)).fetchone()[0]
+        assert frame.count(b"original") == 1
+        connection.execute("UPDATE kv SET v = ? WHERE k = ?", (frame.replace(b"original", b"Original"), key))
+    else:
+        connection.execute("DELETE FROM kv WHERE k = ?", (journal_key(numbers["ill"], 1),))
+    connection.close()
+    async with Engine(f"sqlite:{path}", workflows=[echoes]) as engine:
+        ill, well = await engine.get("ill"), await engine.get("well")
+        for run in (ill, well):
+            await run.signal(go, 3)
+        assert await well.result(10) == ["original", 1, 3]
+        with pytest.raises(RunBlocked, match=r"damaged|missing"):
+            await ill.result(10)

@@ -21,7 +21,6 @@ from spellwork import (
     random,
     rng,
     start_child,
-    update,
     uuid4,
     workflow,
 )
@@ -451,76 +450,3 @@ async def test_chain_of_runs_has_children_and_messages_of_its_own() -> None:
         await run.signal(inbox, 1000, id="y")
         assert await run.result() == 2 + 100 + 0 + 1000
         assert {info.id for info in await engine.list(workflow="double")} == {"c.1", "c~1.1"}
-
-
-async def test_patched_is_true_for_a_continued_run_that_carries_signals() -> None:
-    """A run that continues another takes the new path, also when unread signals came along (found by generated programs)."""
-    inbox = Signal[int]("inbox")
-
-    @workflow
-    async def chain(left: int) -> tuple[bool, int]:
-        if left:
-            await echo(1)
-            continue_as_new(left - 1)
-        is_new = patched("here")
-        return is_new, await inbox.receive()
-
-    async with TestEngine(workflows=[chain]) as engine:
-        run = await engine.start(chain, 1, id="c")
-        await run.signal(inbox, 7)
-        assert await run.result() == (True, 7)
-        await check_replay(engine, "c")
-
-
-@pytest.mark.parametrize("turns", range(4))
-async def test_an_update_sent_twice_is_applied_once_though_the_run_continues_in_between(turns) -> None:
-    """The same id, side by side: the second is answered like the first also when that made the run go on as a new one."""
-
-    @workflow
-    async def chain(left: int, total: int = 0) -> int:
-        rang = asyncio.Event()
-
-        @update
-        def put(value: int) -> int:
-            nonlocal total
-            total += value
-            rang.set()
-            return total
-
-        await rang.wait()
-        if left:
-            continue_as_new(left - 1, total)
-        return total
-
-    async with TestEngine(workflows=[chain]) as engine:
-        run = await engine.start(chain, 1, id="c")
-
-        async def again() -> int:
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            return await run.update("put", 1, id="u")
-
-        assert await asyncio.gather(run.update("put", 1, id="u"), again()) == [1, 1]
-        assert await run.update("put", 10, id="v") == 11
-        assert await run.result() == 11
-
-
-async def test_a_signal_to_a_child_that_nobody_waits_for_any_more_arrives() -> None:
-    """A task that sends a signal may be cancelled meanwhile; the run goes on (found by the laws)."""
-    word = Signal[int]("word")
-
-    @workflow
-    async def listener() -> int:
-        return await word.receive()
-
-    @workflow
-    async def parent() -> int:
-        child = await start_child(listener)
-        telling = asyncio.create_task(child.signal(word, 7))
-        await asyncio.sleep(0)
-        telling.cancel()
-        return await child
-
-    async with TestEngine(workflows=[parent, listener]) as engine:
-        assert await engine.run(parent, id="p") == 7
-        await check_replay(engine, "p")

@@ -165,7 +165,7 @@ def _balance(journal: Journal, replay: Replay) -> None:
         verb = _ANSWERS.get(type(entry))
         if verb is not None:
             command = asked.get(entry.n, ())
-            same = command[:1] == (verb,) and (verb == "StartTimer" or entry.digest in command and entry.name in command)
+            same = command[:1] == (verb,) and (verb == "StartTimer" or (entry.digest in command and entry.name in command))
             _require(same and entry.n in open_, journal, f"entry {position}, {entry}, answers no open command: {command}")
             open_.discard(entry.n)
         for command in replay.issued[position]:
@@ -258,6 +258,12 @@ def timely(journal: Journal) -> None:
         _require(after.at >= before.at, journal, f"entry {position}, {after}, is older than the one before it")
 
 
+def one_end(journal: Journal) -> None:
+    """A run ends at most once, and nothing comes after."""
+    ends = [position for position, entry in enumerate(journal.entries[:-1]) if isinstance(entry, e.ENDINGS)]
+    _require(not ends, journal, f"entries {ends} are ends, and something comes after them")
+
+
 _COMPLETIONS = (e.StepCompleted, e.StepFailed, e.ChildStarted, e.ChildEnded, e.SignalSent)
 
 
@@ -291,5 +297,5 @@ def _forgeries(entry: Any) -> list[tuple[str, Any]]:
     return forged
 
 
-LAWS: tuple[Callable[[Journal], None], ...] = (fixed_point, monotone, prefix_closed, in_order, timely, exact)
+LAWS: tuple[Callable[[Journal], None], ...] = (fixed_point, monotone, prefix_closed, in_order, timely, one_end, exact)
 """What `check` holds."""

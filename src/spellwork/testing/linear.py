@@ -1,8 +1,8 @@
 """Owns the linearizability checker: whether what concurrent clients saw could have come of one operation after the other.
 It must never take an operation whose answer is unknown for one that did not happen, nor for one that did.
 
-The search is Wing and Gong's (1993), with the memory of Lowe (2017): a set of operations that led to a state once is not tried again.
-A history is linearizable if that of each object is (Herlihy and Wing 1990), so each key is judged alone.
+The search is Wing and Gong's (1993), with the memory of Lowe (2017): a set of operations that led to a state once is not tried
+again. A history is linearizable if that of each object is (Herlihy and Wing 1990), so each key is judged alone.
 """
 
 from __future__ import annotations
@@ -169,7 +169,9 @@ class RunState:
 
 
 class RunsById:
-    """The model of runs by id. Operations, and what they may answer:
+    """The model of runs by id.
+
+    Operations, and what they may answer:
 
     - `("start", id, workflow, input)`: the run's number, or `"exists"` when the id belongs to another workflow or input;
     - `("status", id)`: the number, or `"absent"`;
@@ -207,7 +209,7 @@ class RunsById:
 
     def _ended(self, state: RunState, verb: str, result: Any) -> Iterable[RunState]:
         # what a cancellation that was accepted has decided, nothing changes; an end may also come unseen, before an answer
-        outcomes = {
+        outcomes: dict[tuple[str, Any], set[str | None]] = {
             ("cancel", "accepted"): {"cancelled"} if state.outcome in (None, "cancelled") else set(),
             ("cancel", "ended"): {state.outcome or "completed"},
             ("cancel", UNKNOWN): {state.outcome, state.outcome or "cancelled"},
