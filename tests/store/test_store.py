@@ -293,3 +293,13 @@ def _clock():
     from spellwork.clock import SystemClock
 
     return SystemClock()
+
+
+@pytest.mark.parametrize("url", ["memory:", "sqlite"])
+async def test_a_range_delete_in_a_group_takes_what_came_before_it_and_nothing_after(url: str, tmp_path: Path) -> None:
+    """Batches that ride on one sync apply in their order, range deletes among puts too."""
+    store = open_store(url if url == "memory:" else f"sqlite:{tmp_path / 'store.db'}")
+    first, middle, last = Batch().put(b"\x90a", b"1"), Batch().delete_range(b"\x90", b"\x91"), Batch().put(b"\x90b", b"2")
+    await asyncio.gather(*(store.commit(batch) for batch in (first, middle, last)))
+    assert await store.scan(b"\x90", b"\x91") == [(b"\x90b", b"2")]
+    await store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import subprocess
@@ -46,3 +47,14 @@ def test_every_kind_of_node_is_drawn() -> None:
     from spellwork.testing.shapes import program
 
     assert not [kind for kind in program._DUE if f'["{kind}"' not in seen]
+
+
+@pytest.mark.slow
+async def test_programs_come_to_the_same_when_waiting_runs_go_out_of_memory() -> None:
+    """Law: a run that is dropped and replayed at every wait comes to what it must."""
+    async with TestEngine(workflows=shapes.WORKFLOWS, cache=0) as engine:
+        for seed in range(1000, 1060):
+            program = shapes.generate(random.Random(seed))
+            run = await engine.start(shapes.perform, program, id=f"seed-{seed}")
+            async with asyncio.timeout(10):
+                assert await shapes.drive(run, program) == shapes.expected(program), (seed, program)

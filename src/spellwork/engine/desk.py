@@ -253,21 +253,17 @@ class Desk:
         return max(self._clock.now(), live.execution.now)
 
     async def _update(self, message: m.AskUpdate) -> bytes | None:
-        live = await self._running(message)
-        if live is None:
-            return self._answer(await self._stored_answer(message))
-        execution = live.execution
-        if message.id not in execution.update_ids:
-            await self._durable(live)
-            execution = await self._copy(message.run_id)
-            try:
-                validate_update(execution, message.name, message.args)
-            finally:
-                execution.close()
+        validated = None
+        while True:
             live = await self._running(message)
-            if live is None:  # meanwhile somebody else's call with this id was answered, and the run ended
+            if live is None:
                 return self._answer(await self._stored_answer(message))
             execution = live.execution
+            if message.id in execution.update_ids or validated == live.number:
+                break
+            validated = live.number  # looked at anew afterwards: it may have gone on as a new run, which another may have told
+            await self._durable(live)
+            await self._validate(message)
         if message.id not in execution.update_ids:
             self._host.append(live, UpdateAccepted(self._now(live), message.id, message.name, message.args))
         answer = execution.update_ids.get(message.id)
@@ -280,6 +276,13 @@ class Desk:
         else:
             await self._durable(live)
         return self._answer(answer)
+
+    async def _validate(self, message: m.AskUpdate) -> None:
+        execution = await self._copy(message.run_id)
+        try:
+            validate_update(execution, message.name, message.args)
+        finally:
+            execution.close()
 
     def _answer(self, answer: UpdateCompleted) -> bytes | None:
         if answer.failure is not None:

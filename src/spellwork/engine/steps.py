@@ -328,7 +328,7 @@ class Steps:
         self._running.discard(step)
         live.steps.pop(command.n, None)
         name = command.activity.name
-        at = self._clock.now()
+        at = max(self._clock.now(), live.execution.now)  # the wall clock may have been set back
         if error is None:
             try:
                 pending = live.execution.pending[command.n]
@@ -353,7 +353,7 @@ class Steps:
         if wait is None:
             self._recorder.append(live, StepFailed(at, command.n, activity.name, command.digest, failure, step.attempt, step.began))
             return
-        retry_at = at + round(wait * MICROSECONDS)
+        retry_at = self._clock.now() + round(wait * MICROSECONDS)
         self._recorder.append(
             live,
             AttemptFailed(at, command.n, activity.name, command.digest, failure, step.attempt, retry_at, step.details, step.began),

@@ -55,8 +55,7 @@ class Execution:
         self._passive: set[int] = set()
         self.queries: dict[str, Handler] = {}
         self.updates: dict[str, Update] = {}
-        self.replaying = False
-        self.finished = False
+        self.replaying = self.finished = False
         self.position = 0
         self.now = 0
         self.started: e.Started
@@ -86,9 +85,8 @@ class Execution:
             self.loop.elapsed = (self.now - self.started.at) / _SECOND
         _DELIVER[type(entry)](self, entry)
         self.position += 1
-        if self.position <= self.started.carried:
-            return  # signals that the run before had not consumed are there before the code runs
-        self.loop.run_ready()
+        if self.position > self.started.carried:  # what was carried over was there before the code ran
+            self.loop.run_ready()
         root = self._root
         if root is not None and not self.finished and root.done():
             self.finished = True
@@ -253,11 +251,11 @@ class Execution:
             pending.future.set_exception(error)
 
     def _signal_sent(self, entry: e.SignalSent) -> None:
-        pending = self._answer(entry, "signal to")
-        if entry.failure is not None:
-            pending.future.set_exception(self._errors.rebuild(entry.failure))
-        else:
-            pending.future.set_result(None)
+        future = self._answer(entry, "signal to").future
+        if entry.failure is not None and not future.done():
+            future.set_exception(self._errors.rebuild(entry.failure))
+        elif not future.done():
+            future.set_result(None)
 
     def _patched(self, entry: e.Patched) -> None:
         if not self._patches.get(entry.id):

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from spellwork.testing.laws import LawBroken
 
-class LawBroken(AssertionError):
-    """A guarantee did not hold; the message says which, and what was seen."""
+__all__ = ["Deadline", "Figure", "LawBroken", "Trial"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -332,6 +332,35 @@ async def _told(_: _Stage, x: int) -> list[int]:
     return heard
 
 
+async def _given_up(_: _Stage, x: int) -> str:
+    try:
+        async with asyncio.timeout(0.03):
+            await sleeper(x)
+    except TimeoutError:
+        return "late"
+    return "in time"
+
+
+async def _hasty(_: _Stage, x: int) -> list[int]:
+    child = await start_child(listener)
+    telling = asyncio.create_task(child.signal(word, x))
+    await asyncio.sleep(0)
+    telling.cancel()  # the signal is on its way all the same
+    heard: list[int] = await child
+    return heard
+
+
+async def _broken_group(_: _Stage, x: int) -> str:
+    said = "no failure"
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(3600))
+            group.create_task(hopeless(x))
+    except* ValueError as errors:
+        said = str(errors.exceptions[0])
+    return said
+
+
 async def _receive(_: _Stage, name: str, count: int) -> list[int]:
     signal = Signal[int](name)
     return [await signal.receive() for _ in range(count)]
@@ -354,6 +383,7 @@ _KINDS: dict[str, Callable[..., Any]] = {
     "sleep": _sleep, "race": _race, "timeout": _timeout, "shield": _shield, "careful": _careful,
     "chance": _chance, "patched": _patched,
     "child": _child, "joined": _joined, "left": _left, "doomed": _doomed, "stopped": _stopped, "told": _told,
+    "given_up": _given_up, "hasty": _hasty, "broken_group": _broken_group,
     "receive": _receive, "lapse": _lapse, "update": _update,
 }  # fmt: skip
 

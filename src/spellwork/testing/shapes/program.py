@@ -65,6 +65,9 @@ _DUE: dict[str, _Of] = {
     "left": lambda _program: "left",
     "doomed": lambda x: f"doomed {x}",
     "stopped": lambda x: f"stopped {x}",
+    "given_up": lambda _x: "late",
+    "hasty": lambda x: [x, bumped(x)],
+    "broken_group": lambda x: f"failed {x}",
     "told": lambda x: [x, bumped(x)],
     "receive": lambda name, count: [value for _, value, _ in _signals(name, count)],
     "lapse": lambda ms: -ms,
@@ -174,6 +177,9 @@ class _Growth:
             (1, lambda: ["doomed", self._next()]),
             (1, lambda: ["stopped", self._next()]),
             (1, lambda: ["told", self._next()]),
+            (1, lambda: ["given_up", self._next()]),
+            (1, lambda: ["hasty", self._next()]),
+            (1, lambda: ["broken_group", self._next()]),
             (1, lambda: ["lapse", self._ms()]),
         ]
         if not self._children:  # the driver knows the id of the outermost run only

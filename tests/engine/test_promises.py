@@ -1,0 +1,337 @@
+"""The promises of the design, each under the circumstance in which a careless engine breaks it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+import pytest
+
+from spellwork import Engine, Signal, activity, now, start_child, update, workflow
+from spellwork.engine.ownership import Ownership, read_claims
+from spellwork.errors import RunBlocked
+from spellwork.journal import entries as e
+from spellwork.journal import unpack_entry
+from spellwork.journal.rows import Keys, active_key, journal_key
+from spellwork.store import Batch, open_store
+from spellwork.testing import TestEngine, laws
+
+go = Signal[int]("go")
+
+
+def slow_disk(point: str) -> None:
+    """A probe: whatever is told before its group is written is told 10 ms too early."""
+    if point == "commit.before":
+        time.sleep(0.01)
+
+
+def durable(path: Path, kind: type[Any]) -> int:
+    """How many entries of this kind are in the file, as another process would see it."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        rows = connection.execute(
+            "SELECT k, v FROM kv WHERE k >= ? AND k < ?", (bytes((Keys.JOURNAL,)), bytes((Keys.JOURNAL + 1,)))
+        )
+        return sum(isinstance(unpack_entry(key, frame), kind) for key, frame in rows)
+    finally:
+        connection.close()
+
+
+async def test_a_batch_is_acknowledged_after_it_is_durable(tmp_path: Path) -> None:
+    """Whoever is told of a commit finds it in the file."""
+    path = tmp_path / "store.db"
+    store = open_store(f"sqlite:{path}", probe=slow_disk)
+    told: list[bool] = []
+
+    def look(_outcome: object) -> None:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+        told.append(connection.execute("SELECT 1 FROM kv WHERE k = ?", (b"\x90key",)).fetchone() is not None)
+        connection.close()
+
+    store.submit(Batch().put(b"\x90key", b"value"), look)
+    await store.commit(Batch())
+    await store.close()
+    assert told == [True]
+
+
+async def test_nothing_leaves_the_process_before_what_it_rests_on_is_durable(tmp_path: Path) -> None:
+    """Activities, answers to signals and updates, and results come after the entries that they are based on."""
+    path = tmp_path / "store.db"
+    seen: list[tuple[int, int]] = []
+
+    @activity
+    async def effect(n: int) -> int:
+        seen.append((n, durable(path, e.StepCompleted)))
+        return n
+
+    @workflow
+    async def steps() -> int:
+        @update
+        async def put(value: int) -> int:
+            return value
+
+        for n in range(4):
+            await effect(n)
+        return await go.receive()
+
+    async with Engine(f"sqlite:{path}", workflows=[steps], probe=slow_disk) as engine:
+        run = await engine.start(steps)
+        assert durable(path, e.Started) == 1
+        assert await run.update("put", 1) == 1
+        assert durable(path, e.UpdateCompleted) == 1
+        while len(seen) < 4:
+            await asyncio.sleep(0.001)
+        waiting = asyncio.create_task(run.result())
+        await run.signal(go, 7)
+        assert durable(path, e.SignalReceived) == 1
+        assert await waiting == 7
+        assert durable(path, e.Completed) == 1
+    assert all(n <= committed for n, committed in seen), seen
+
+
+async def test_no_timer_fires_early() -> None:
+    """Timers that are due close to each other fire each at its own time, in memory and in the store."""
+    woke: dict[int, float] = {}
+
+    @activity
+    async def note(ms: int) -> None:
+        woke[ms] = engine.clock.monotonic()
+
+    @workflow
+    async def sleeper(ms: int) -> None:
+        await asyncio.sleep(ms / 1000)
+        await note(ms)
+
+    for cache in (256, 0):
+        woke.clear()
+        async with TestEngine(workflows=[sleeper], cache=cache) as engine:
+            began = engine.clock.monotonic()
+            runs = [await engine.start(sleeper, ms) for ms in range(1, 40)]
+            await asyncio.gather(*(run.result() for run in runs))
+        assert [ms for ms, at in sorted(woke.items()) if at - began < ms / 1000 - 1e-6] == []
+
+
+async def test_time_never_runs_backwards_in_a_journal() -> None:
+    """The wall clock goes back an hour in the middle of a run: the times of its entries, and its now(), do not."""
+
+    @activity
+    async def turn_back() -> None:
+        engine.clock._now -= 3_600_000_000
+
+    @workflow
+    async def looks() -> bool:
+        before = now()
+        await turn_back()
+        await asyncio.sleep(1)
+        return now() >= before
+
+    async with TestEngine(workflows=[looks]) as engine:
+        run = await engine.start(looks, id="r")
+        await asyncio.sleep(0)
+        assert await run.result() is True
+        await laws.check_laws(engine, "r")
+
+
+class _Hands:
+    """A clock whose wall time and whose monotonic time are set apart."""
+
+    longest_wait = float("inf")
+
+    def __init__(self) -> None:
+        self.wall, self.steady, self.drawn = 1_700_000_000_000_000, 100.0, 0
+
+    def now(self) -> int:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.steady
+
+    def entropy(self, size: int) -> bytes:
+        self.drawn += 1
+        return self.drawn.to_bytes(size, "big")
+
+    def call_later(self, seconds: float, callback: Any) -> Any:
+        return asyncio.get_running_loop().call_later(seconds, callback)
+
+
+async def test_an_owner_is_replaced_after_its_lease_by_the_observers_steady_clock_and_not_before() -> None:
+    """Neither a second look nor a wall clock that jumps ten years makes a living owner's lease run out."""
+    clock = _Hands()
+    store = open_store("memory:")
+    first, second = Ownership(store, clock, 10.0), Ownership(store, clock, 10.0)
+    first.me = msgspec.structs.replace(first.me, machine="elsewhere")
+    assert await first.claim(1, 1) == [0]
+    epoch = (await store.read(lambda reader: read_claims(reader, 1)))[0].epoch
+    for wall, steady in ((0, 0.0), (0, 5.0), (10 * 365 * 86400 * 1_000_000, 4.0)):
+        clock.wall += wall
+        clock.steady += steady
+        assert await second.claim(1, 1) == []
+    await first.renew(lambda _index: None)
+    clock.steady += 9.0
+    assert await second.claim(1, 1) == [], "a sign of life begins a new lease"
+    clock.steady += 9.0
+    assert await second.claim(1, 1) == []
+    clock.steady += 1.0
+    assert await second.claim(1, 1) == [0]
+    assert (await store.read(lambda reader: read_claims(reader, 1)))[0].epoch > epoch
+    lost: list[int] = []
+    await first.renew(lost.append)
+    assert lost == [0], "the one that was replaced is told"
+    first.close()
+    second.close()
+    await store.close()
+
+
+async def test_a_child_is_the_same_child_for_every_replay_of_its_parent() -> None:
+    """A parent that is replayed before it knows that its child exists asks for the same child."""
+
+    @workflow
+    async def kid() -> int:
+        return await go.receive()
+
+    @workflow
+    async def parent() -> int:
+        child = await start_child(kid)
+        return await child
+
+    async with TestEngine(workflows=[kid, parent]) as engine:
+        await engine.start(parent, id="p")
+        await engine.settle()
+        journal = (await laws.journals(engine, "p"))[0]
+        asked = []
+        for _ in range(2):
+            replay = laws.Replay(journal)
+            replay.replay(journal.entries[:1])
+            asked += [laws.told(command) for command in replay.outbox]
+            replay.close()
+        assert asked[0] == asked[1]
+        assert asked[0][4] == "p.1"
+
+
+@pytest.mark.parametrize("turns", range(3))
+async def test_an_end_that_is_known_is_final(turns: int) -> None:
+    """A cancellation that was accepted ends the run as cancelled; one that came too late is refused and changes nothing."""
+    from spellwork import RunCancelled
+    from spellwork.errors import RunFinished
+
+    @activity
+    async def same(x: int) -> int:
+        return x
+
+    @workflow
+    async def quick() -> int:
+        return await same(1)
+
+    async with TestEngine(workflows=[quick]) as engine:
+        run = await engine.start(quick)
+        for _ in range(2 * turns):
+            await asyncio.sleep(0)
+        try:
+            await run.cancel("enough")
+        except RunFinished:
+            assert await run.result() == 1
+        else:
+            with pytest.raises(RunCancelled):
+                await run.result()
+
+
+async def test_what_is_live_is_what_is_replayed() -> None:
+    """A step returns what was stored, the first time too: an object that the activity keeps is not shared with the workflow."""
+    kept: list[int] = []
+
+    @activity
+    async def keep(x: int) -> Any:
+        kept.append(x)
+        return kept
+
+    @workflow
+    async def sums() -> list[int]:
+        first = await keep(1)
+        await keep(2)
+        return [len(first), len(await keep(3))]
+
+    async with TestEngine(workflows=[sums]) as engine:
+        assert await engine.run(sums, id="r") == [1, 3]
+        await laws.check_laws(engine, "r")
+
+
+async def test_two_that_claim_a_partition_side_by_side_do_not_both_win_it() -> None:
+    """Both find it free; one gets it, the other is refused."""
+    store = open_store("memory:")
+    owners = [Ownership(store, _Hands(), 10.0) for _ in range(2)]
+    won = await asyncio.gather(*(owner.claim(1, 1) for owner in owners))
+    assert sorted(won) == [[], [0]]
+    for owner in owners:
+        owner.close()
+    await store.close()
+
+
+async def test_progress_takes_a_run_off_the_list_of_suspects(tmp_path: Path) -> None:
+    """A run that was at work at several crashes counts from zero once it has got on."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    may, stuck = asyncio.Event(), asyncio.Event()
+
+    @activity
+    async def works(n: int) -> int:
+        if n:
+            stuck.set()
+            await asyncio.Event().wait()
+        await may.wait()
+        return n
+
+    @workflow
+    async def long() -> None:
+        await works(0)
+        await works(1)
+
+    async with Engine(url, workflows=[long]) as engine:
+        await engine.start(long, id="r")
+        row = await engine._row("r")
+    key = active_key(row.partition, row.number)
+    async with Engine(url, workflows=[long], client=True) as engine:
+        await engine.store.commit(Batch().put(key, bytes((3,))))
+    async with Engine(url, workflows=[long]) as engine:
+        while await engine.store.get(key) != bytes((4,)):
+            await asyncio.sleep(0.001)
+        may.set()
+        await asyncio.wait_for(stuck.wait(), 10)
+        await engine.store.commit(Batch())
+        assert await engine.store.get(key) == b""
+
+
+@workflow
+async def echoes(word: str) -> list[Any]:
+    return [word, await go.receive(), await go.receive()]
+
+
+@pytest.mark.parametrize("damage", ["a letter", "a hole"])
+async def test_a_damaged_journal_is_named_and_its_neighbours_go_on(tmp_path: Path, damage: str) -> None:
+    """A flipped byte that still decodes, and an entry that is missing where replay would not miss it, block their run alone."""
+    path = tmp_path / "store.db"
+    numbers = {}
+    async with Engine(f"sqlite:{path}", workflows=[echoes]) as engine:
+        for name in ("ill", "well"):
+            run = await engine.start(echoes, "original", id=name)
+            numbers[name] = (await run.status()).number
+            await run.signal(go, 1)
+            await run.signal("other", 2)
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    if damage == "a letter":
+        key = journal_key(numbers["ill"], 0)
+        frame = connection.execute("SELECT v FROM kv WHERE k = ?", (key,)).fetchone()[0]
+        assert frame.count(b"original") == 1
+        connection.execute("UPDATE kv SET v = ? WHERE k = ?", (frame.replace(b"original", b"Original"), key))
+    else:
+        connection.execute("DELETE FROM kv WHERE k = ?", (journal_key(numbers["ill"], 1),))
+    connection.close()
+    async with Engine(f"sqlite:{path}", workflows=[echoes]) as engine:
+        ill, well = await engine.get("ill"), await engine.get("well")
+        for run in (ill, well):
+            await run.signal(go, 3)
+        assert await well.result(10) == ["original", 1, 3]
+        with pytest.raises(RunBlocked, match=r"damaged|missing"):
+            await ill.result(10)

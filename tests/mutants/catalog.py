@@ -1,0 +1,390 @@
+"""Owns the list of mutants: each a fault that a careless change could bring, and the check that must catch it.
+It must never hold one that behaves like the original.
+"""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+_LAWS = "tests/testing/test_laws.py"
+_PROMISES = "tests/engine/test_promises.py"
+_SHAPES = "tests/testing/test_shapes.py"
+_LINEAR = "tests/testing/test_linear.py"
+_STORE = "tests/store/test_store.py"
+_ASYNCIO = "tests/workflow/test_asyncio.py"
+_FOUND = "tests/workflow/test_found.py"
+
+_REPLAY = (
+    Mutant(
+        "step-entry-forgotten", "a step that was acknowledged is never lost", "engine/host.py",
+        "        batch.rows[key] = pack_entry(key, entry)",
+        "        if type(entry).__name__ != 'StepCompleted':\n            batch.rows[key] = pack_entry(key, entry)",
+        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+    ),
+    Mutant(
+        "digest-not-compared", "replay is exact", "workflow/execution.py",
+        " or pending.digest != entry.digest or ", " or ",
+        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+    ),
+    Mutant(
+        "number-not-compared", "replay is exact", "workflow/execution.py",
+        "        pending = self.pending.pop(entry.n, None)\n",
+        "        pending = self.pending.pop(entry.n, None) or next(iter(self.pending.values()), None)\n",
+        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+    ),
+    Mutant(
+        "name-not-compared", "replay is exact", "workflow/execution.py",
+        ' or pending.name != getattr(entry, "name", ""):', ":",
+        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+    ),
+    Mutant(
+        "kind-not-compared", "replay is exact", "workflow/execution.py",
+        "if pending.kind != kind or ", "if ",
+        f"{_LAWS}::test_laws_hold_over_the_corpus",
+    ),
+    Mutant(
+        "end-not-compared", "replay is exact", "engine/replay.py",
+        "        _check_end(execution, entries)\n", "",
+        f"{_LAWS} tests/workflow/test_nondeterminism.py",
+    ),
+    Mutant(
+        "completions-out-of-order", "completions are delivered in the order of the journal", "workflow/execution.py",
+        "        for index, entry in enumerate(entries):",
+        "        for index, entry in enumerate(sorted(entries, key=lambda x: (not isinstance(x, e.Started), getattr(x, 'n', 1 << 60)))):",
+        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+    ),
+    Mutant(
+        "completion-delivered-late", "completions are delivered in the order of the journal", "workflow/execution.py",
+        "        else:\n            future.set_result(value)\n\n    def _step_failed",
+        "        else:\n            self.loop.call_soon(self.loop.call_soon, future.set_result, value)\n"
+        "            self.loop._ready.rotate(0 if entry.n % 2 else 1)\n\n    def _step_failed",
+        f"{_LAWS} {_ASYNCIO}",
+    ),
+    Mutant(
+        "open-timers-forgotten", "replay is prefix-closed: what is open is asked for again", "workflow/execution.py",
+        "            case c.CancelStep() | c.CancelTimer():\n                return False",
+        "            case c.CancelStep() | c.CancelTimer() | c.StartTimer():\n                return False",
+        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+    ),
+    Mutant(
+        "randomness-not-the-journals", "replay is a fixed point", "workflow/execution.py",
+        "random.Random(entry.seed)", "random.Random()",
+        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+    ),
+    Mutant(
+        "child-id-by-chance", "a child is started once", "workflow/execution.py",
+        'child_id or f"{self.started.run_id}{chain}.{n}"', 'child_id or f"{self.started.run_id}{chain}.{n}.{id(self)}"',
+        f"{_PROMISES} -k same_child", core=True,
+    ),
+    Mutant(
+        "tasks-ordered-by-address", "replay is a fixed point", "workflow/loop.py",
+        "        self._place = loop.next_place()\n        super().__init__(coro, loop=loop, **kwargs)\n\n    def __hash__(self) -> int:\n"
+        "        return self._place",
+        "        super().__init__(coro, loop=loop, **kwargs)\n\n    def __hash__(self) -> int:\n        return id(self) >> 4",
+        f"{_LAWS} -k order",
+    ),
+    Mutant(
+        "as-completed-ordered-by-address", "replay is a fixed point", "workflow/loop.py",
+        "                for item in argument:\n", "                for item in set(argument):\n",
+        f"{_LAWS}::test_laws_hold_over_generated_programs",
+    ),
+    Mutant(
+        "code-runs-before-what-it-carries-is-there", "continue_as_new loses no signal", "workflow/execution.py",
+        "        if self.position > self.started.carried:", "        if True:",
+        f"{_FOUND} -k 'patched or more_than_it_reads'", core=True,
+    ),
+    Mutant(
+        "live-value-not-the-stored-one", "what you get live is what you get on replay", "engine/steps.py",
+        "pending.value = (pending.shape.decode(result),)", "pending.value = (value,)",
+        f"{_PROMISES} -k live",
+    ),
+    Mutant(
+        "journal-time-runs-backwards", "time never decreases within a journal", "engine/steps.py",
+        "at = max(self._clock.now(), live.execution.now)", "at = self._clock.now()",
+        f"{_PROMISES} -k backwards",
+    ),
+    Mutant(
+        "attempts-not-durable", "attempt counts are durable", "workflow/execution.py",
+        "        self.replaying = False\n        self.outbox = [",
+        "        self.replaying = False\n        for p in self.pending.values():\n            p.attempt = 0\n        self.outbox = [",
+        "tests/engine/test_activities.py -k survive_a_restart",
+    ),
+    Mutant(
+        "cancelled-send-blocks", "a wait that was cancelled does not break its run", "workflow/execution.py",
+        "        elif not future.done():\n", "        else:\n",
+        f"{_FOUND} -k nobody_waits",
+    ),
+)  # fmt: skip
+
+_ENGINE = (
+    Mutant(
+        "next-step-before-durable", "nothing leaves that is based on an entry that is not durable", "engine/host.py",
+        "                    if live.unacked or live.held:\n", "                    if False:\n",
+        f"{_PROMISES} -k nothing_leaves", core=True,
+    ),
+    Mutant(
+        "effects-not-held", "nothing leaves that is based on an entry that is not durable", "engine/host.py",
+        "        if live.unacked or live.held:\n            live.held.append((live.execution.position, effect))",
+        "        if False:\n            live.held.append((live.execution.position, effect))",
+        f"{_PROMISES} -k nothing_leaves", core=True,
+    ),
+    Mutant(
+        "signal-acknowledged-early", "nothing is acknowledged before it is durable", "engine/desk.py",
+        "            self._host.append(live, entry)\n        await self._durable(live)\n\n    async def _running",
+        "            self._host.append(live, entry)\n\n    async def _running",
+        f"{_PROMISES} -k nothing_leaves", core=True,
+    ),
+    Mutant(
+        "start-acknowledged-early", "nothing is acknowledged before it is durable", "engine/desk.py",
+        "        self._host.store.submit(batch, acknowledge)\n        try:\n            await done\n",
+        "        self._host.store.submit(batch, acknowledge)\n        try:\n            pass\n",
+        f"{_PROMISES} -k nothing_leaves",
+    ),
+    Mutant(
+        "held-effects-dropped", "liveness: what was held is done once it is durable", "engine/host.py",
+        "        while held and (held[0][0] <= acked or not live.unacked) and not live.dropped:",
+        "        while held and held[0][0] < acked and not live.dropped:",
+        f"{_SHAPES} -k two_hundred",
+    ),
+    Mutant(
+        "timer-fires-early", "no timer fires early", "engine/timers.py",
+        "while self._heap and self._heap[0][0] <= now:", "while self._heap and self._heap[0][0] <= now + 5_000:",
+        f"{_PROMISES} -k fires_early", core=True,
+    ),
+    Mutant(
+        "stored-timer-fires-early", "no timer fires early", "engine/alarm.py",
+        "            if due > now:\n", "            if due > now + 5_000:\n",
+        f"{_PROMISES} -k fires_early",
+    ),
+    Mutant(
+        "due-timers-before-they-are-due", "no timer fires early", "workflow/execution.py",
+        'if p.kind == "timer" and p.due <= now]', 'if p.kind == "timer"]',
+        f"{_SHAPES} {_PROMISES} -k 'out_of_memory or fires_early'",
+    ),
+    Mutant(
+        "timer-of-parked-run-not-written", "no timer is lost", "engine/host.py",
+        '            batch.put(live.timer_key, b"")\n', "",
+        "tests/engine/test_recovery.py -k timers_due",
+    ),
+    Mutant(
+        "timer-of-parked-run-not-noted", "no timer is lost", "engine/host.py",
+        "            self.hold(live, lambda: self.timers.stored(due))\n", "",
+        f"{_SHAPES} -k out_of_memory",
+    ),
+    Mutant(
+        "timer-lost-on-unpark", "no timer is lost", "engine/host.py",
+        "            batch.delete(live.timer_key)\n            live.timer_key = None\n        live.parked = False",
+        "            batch.delete(live.timer_key)\n            live.timer_key = None\n"
+        "            live.execution.due_timers = lambda now: []\n        live.parked = False",
+        f"{_SHAPES} -k out_of_memory",
+    ),
+    Mutant(
+        "signals-not-deduplicated", "a signal with an id is received once", "engine/desk.py",
+        "if message.id is None or message.id not in live.execution.signal_ids:", "if True:",
+        f"{_ASYNCIO} -k deduplicated", core=True,
+    ),
+    Mutant(
+        "updates-not-deduplicated", "an update with an id is applied once", "engine/desk.py",
+        "        if message.id not in execution.update_ids:\n            self._host.append", "        if True:\n            self._host.append",
+        f"{_FOUND} -k applied_once", core=True,
+    ),
+    Mutant(
+        "update-not-looked-for-again", "an update with an id is applied once", "workflow/execution.py",
+        "(*self.started.seen, *self.signal_ids, *self.update_ids)", "(*self.started.seen, *self.signal_ids)",
+        f"{_FOUND} -k applied_once",
+    ),
+    Mutant(
+        "chain-forgets-what-it-had", "a signal with an id is received once by a chain", "engine/desk.py",
+        "        if message.id in execution.started.seen:\n            return None  # an earlier run of the chain had it\n", "",
+        f"{_ASYNCIO} -k messages_of_its_own",
+    ),
+    Mutant(
+        "unread-signals-lost", "continue_as_new loses no signal", "workflow/execution.py",
+        "            carried = tuple((name, *item) for name, buffer in sorted(self._signals.items()) for item in buffer)",
+        "            carried: Any = ()",
+        f"{_ASYNCIO} -k continuing", core=True,
+    ),
+    Mutant(
+        "cancellation-ignored", "cancellation is final", "workflow/execution.py",
+        "            self._root.cancel(entry.reason)", "            pass",
+        f"{_PROMISES} -k final",
+    ),
+    Mutant(
+        "cancellation-of-the-ended-accepted", "cancellation is final", "engine/desk.py",
+        "            raise m.Deferred(f\"run {message.run_id} is blocked, the cancellation waits: {error}\") from error\n"
+        "        if live.execution.finished:\n            raise ended(message.run_id)\n",
+        "            raise m.Deferred(f\"run {message.run_id} is blocked, the cancellation waits: {error}\") from error\n",
+        f"{_PROMISES} {_LINEAR} -k 'final or start_by_id'",
+    ),
+    Mutant(
+        "parent-close-ignored", "children end with their parents", "engine/closing.py",
+        '            if policy == "cancel":', '            if policy == "never":',
+        f"{_ASYNCIO} -k cancelled_with_its_parent",
+    ),
+    Mutant(
+        "early-end-of-a-child-lost", "the end of a child reaches its parent", "engine/errands.py",
+        "        if early is not None:\n            await self._starter.child_ended(*early)", "",
+        "-m spellwork.testing.sim --seeds 60",
+    ),
+    Mutant(
+        "one-attempt-too-many", "no more attempts than allowed, no sleep after the last", "workflow/retry.py",
+        "attempt >= self.max_attempts", "attempt > self.max_attempts",
+        "tests/engine/test_activities.py -k back_off", core=True,
+    ),
+    Mutant(
+        "late-result-counts", "a step has one outcome", "engine/steps.py",
+        "        if step.done or live.dropped or command.n not in live.execution.pending:",
+        "        if live.dropped or command.n not in live.execution.pending:",
+        "tests/engine/test_activities.py tests/engine/test_edges.py",
+    ),
+    Mutant(
+        "run-numbers-start-anew", "run numbers are never used twice", "engine/engine.py",
+        "return (self._ownership.session << 40) | self._counter", "return self._counter",
+        f"{_PROMISES} tests/engine/test_recovery.py", core=True,
+    ),
+    Mutant(
+        "message-dropped-before-its-effect", "a message in an inbox is not lost", "engine/mail.py",
+        "        reply = m.Reply()\n        effect =",
+        "        partition.batch().delete(key)\n        await asyncio.sleep(0.01)\n        reply = m.Reply()\n        effect =",
+        "-m spellwork.testing.sim --seeds 60",
+    ),
+    Mutant(
+        "message-kept-after-its-effect", "a message is gone with its effect", "engine/mail.py",
+        "        batch.delete(self._key)\n", "",
+        "tests/engine/test_edges.py -k two_clients",
+    ),
+    Mutant(
+        "end-without-notice", "the end of a child reaches its parent", "engine/closing.py",
+        "        for key, notice in notices:\n            self.deliver_local(key, m.Envelope(notice), live.partition)\n", "",
+        f"{_SHAPES} -k two_hundred",
+    ),
+    Mutant(
+        "waiting-runs-counted", "a restart does not count against a run that waits", "engine/host.py",
+        "        batch.delete(active_key(index, live.number))\n", "",
+        "tests/engine/test_recovery.py -k waiting_runs_survive",
+    ),
+    Mutant(
+        "quarantine-never", "a run that kills its process is quarantined", "engine/recovery.py",
+        "        if count >= self._max:", "        if count >= 10**9:",
+        "tests/engine/test_recovery.py -k killing",
+    ),
+    Mutant(
+        "progress-does-not-count", "a run that makes progress is not quarantined", "engine/host.py",
+        '            batch.put(active_key(live.partition.index, live.number), b"")\n        key = journal_key', "        key = journal_key",
+        f"{_PROMISES} -k progress",
+    ),
+)  # fmt: skip
+
+_OWNERSHIP = (
+    Mutant(
+        "takeover-before-the-lease", "one owner", "engine/ownership.py",
+        "now - seen[2] >= max(owner.lease, self.lease)", "now - seen[2] >= 0",
+        f"{_PROMISES} -k lease", core=True,
+    ),
+    Mutant(
+        "lease-by-the-wall-clock", "wall clocks are never compared", "engine/ownership.py",
+        "        now = self._clock.monotonic()\n        seen", "        now = self._clock.now() / 1_000_000\n        seen",
+        f"{_PROMISES} -k lease",
+    ),
+    Mutant(
+        "takeover-never", "an owner that is gone is replaced", "engine/ownership.py",
+        "now - seen[2] >= max(owner.lease, self.lease)", "False",
+        f"{_PROMISES} -k lease",
+    ),
+    Mutant(
+        "epoch-not-raised", "the store refuses an old epoch", "engine/ownership.py",
+        "partition_key(claim.index), claim.epoch + 1", "partition_key(claim.index), max(claim.epoch, 1)",
+        f"{_PROMISES} -k lease", core=True,
+    ),
+    Mutant(
+        "claims-without-a-version", "two claims of one partition do not both win", "engine/ownership.py",
+        "pack_claim(epoch, self.me)).require_version(key, claim.version)", "pack_claim(epoch, self.me))",
+        f"{_PROMISES} -k both_win",
+    ),
+)  # fmt: skip
+
+_COMMITS = (
+    Mutant(
+        "epoch-not-required", "the store refuses an old epoch", "store/committer.py",
+        "            if held != epoch:", "            if False:",
+        f"{_STORE} -k requirements", core=True,
+    ),
+    Mutant(
+        "absence-not-required", "a run is started once", "store/committer.py",
+        "            if self._get(key) is not None:", "            if False:",
+        f"{_LINEAR} -k start_by_id_is_linearizable", core=True,
+    ),
+    Mutant(
+        "version-not-required", "nobody's change is lost", "store/committer.py",
+        "            if (row[1] if row else 0) != version:", "            if False:",
+        f"{_STORE} -k requirements",
+    ),
+    Mutant(
+        "own-claim-not-noticed", "the store refuses an old epoch", "store/committer.py",
+        '                self._epochs.pop(int.from_bytes(key[1:3], "big"), None)', "                pass",
+        f"{_PROMISES} -k lease",
+    ),
+    Mutant(
+        "claim-of-another-process-not-noticed", "the store refuses an old epoch", "store/committer.py",
+        "        if changed:\n            self._epochs.clear()", "        if changed:\n            pass",
+        "tests/engine/test_owners.py -k stopped_owner",
+    ),
+    Mutant(
+        "acknowledged-before-commit", "nothing is acknowledged before it is durable", "store/committer.py",
+        "                outcomes = self._write_group(group, last=not running)\n",
+        "                self._notify([(done, 1) for _, done in group])\n"
+        "                outcomes = self._write_group(group, last=not running) and []\n",
+        f"{_PROMISES} -k acknowledged", core=True,
+    ),
+    Mutant(
+        "conflict-hurts-neighbours", "one batch's conflict does not touch another", "store/committer.py",
+        "                self.stats.conflicts += 1\n                outcomes.append((done, error))\n",
+        "                self.stats.conflicts += 1\n                outcomes = [(done, error) for _, done in group]\n                break\n",
+        f"{_STORE} -k requirements",
+    ),
+    Mutant(
+        "poisoned-handle-used-again", "after a failed sync the handle is not used again", "store/committer.py",
+        "        if self._failed is not None:\n            return [(done, self._failed)", "        if False:\n            return [(done, self._failed)",
+        f"{_STORE} -k failed_sync",
+    ),
+    Mutant(
+        "range-delete-not-in-order", "batches apply in their order", "store/committer.py",
+        "            self.flush()\n            self._backend.delete_range(start, end)\n        for key",
+        "            self._backend.delete_range(start, end)\n        for key",
+        f"{_STORE} -k range_delete",
+    ),
+    Mutant(
+        "feed-out-of-order", "watchers see changes in their order", "store/committer.py",
+        'self._overlay[FEED.key(revision.to_bytes(8, "big"))]', 'self._overlay[FEED.key((revision ^ 3).to_bytes(8, "big"))]',
+        f"{_STORE} -k watchers_see",
+    ),
+    Mutant(
+        "merge-without-the-overlay", "batches apply in their order", "store/committer.py",
+        "            old = self._get(key)\n", "            old = self._backend.get(key)\n",
+        f"{_STORE} -k merges",
+    ),
+    Mutant(
+        "queue-dropped-on-close", "closing writes what is queued", "store/committer.py",
+        "        if self._turn:\n            self._flush()\n        self._push()\n        self._closed = True",
+        "        self._closed = True",
+        f"{_STORE} -k closing_writes",
+    ),
+    Mutant(
+        "never-synced", "full: acknowledged once the disk has it", "store/sqlite.py",
+        "PRAGMA synchronous={'FULL' if sync else 'NORMAL'}", "PRAGMA synchronous=OFF",
+        f"{_STORE} -k pinned",
+    ),
+    Mutant(
+        "checksum-not-compared", "damaged data is detected", "journal/entries.py",
+        ".to_bytes(_CHECKSUM, \"big\") != frame[-_CHECKSUM:]:\n        raise StoreCorrupt(f\"the journal entry at {key.hex()} is damaged",
+        ".to_bytes(_CHECKSUM, \"big\") == b\"\":\n        raise StoreCorrupt(f\"the journal entry at {key.hex()} is damaged",
+        f"{_PROMISES} -k damaged", core=True,
+    ),
+    Mutant(
+        "hole-in-a-journal-not-noticed", "damaged data is detected", "engine/rows.py",
+        "        if key != journal_key(number, position):", "        if False:",
+        f"{_PROMISES} -k damaged",
+    ),
+)  # fmt: skip
+
+MUTANTS = (*_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS)

@@ -1,0 +1,28 @@
+"""The mutants of the core laws, applied by every test run; `make mutants` applies the others too."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.mutants.catalog import MUTANTS
+from tests.mutants.mutant import ROOT, judge_all
+
+
+@pytest.mark.slow
+def test_every_core_mutant_is_killed() -> None:
+    """Each core fault, put into a copy of the source, makes its check fail."""
+    survivors = [
+        f"{outcome.mutant.name} {outcome.verdict}: {outcome.said}"
+        for outcome in judge_all(mutant for mutant in MUTANTS if mutant.core)
+        if outcome.verdict != "killed"
+    ]
+    assert not survivors
+
+
+def test_every_mutant_fits_the_source() -> None:
+    """Each mutant replaces text that stands exactly once, has a name of its own, and leaves a module that compiles."""
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 25
+    for mutant in MUTANTS:
+        text = (ROOT / "src/spellwork" / mutant.file).read_text()
+        assert text.count(mutant.old) == 1, f"{mutant.name}: {text.count(mutant.old)}"
+        compile(text.replace(mutant.old, mutant.new), mutant.file, "exec")
