@@ -10,7 +10,7 @@ import contextvars
 import functools
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -112,7 +112,7 @@ class Steps:
         self._closing = False
         self._idle: list[asyncio.Future[None]] = []
         self._workers: set[asyncio.Task[None]] = set()
-        self.fakes: dict[str, Callable[..., Any]] = {}
+        self.fakes: Mapping[str, Callable[..., Any]] = {}
 
     @property
     def busy(self) -> bool:

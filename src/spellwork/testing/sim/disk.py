@@ -17,7 +17,7 @@ Write = tuple[list[Row], list[bytes], list[tuple[bytes, bytes]]]
 
 
 class Disk:
-    """Committed rows. `watch` sees every transaction before it is applied, `committed` hears of it after; `digest` is a running hash of all of them."""
+    """Committed rows. `watch` sees a transaction before it is applied, `committed` hears of it after; `digest` hashes them all."""
 
     def __init__(self) -> None:
         self.tables = MemoryBackend()

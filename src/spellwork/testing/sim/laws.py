@@ -38,6 +38,7 @@ from spellwork.journal.rows import Keys, run_key, unpack_row
 from spellwork.store import Batch
 from spellwork.store.keyspace import PARTITIONS
 from spellwork.supervision import attempt
+from spellwork.testing import linear
 from spellwork.testing.sim.process import LEASE
 from spellwork.workflow import Execution
 from spellwork.workflow.activity import ActivityContext
@@ -245,6 +246,12 @@ class Witness:
             )
             if error is not None:
                 self._violated(f"run {row.id} does not replay: {error}")
+
+    def linearizable(self) -> None:
+        """What clients were told about runs by their ids has an explanation as one thing after the other."""
+        verdict = linear.check(self._world.workload.history.operations, linear.RunsById())
+        if not verdict:
+            self._violated(str(verdict))
 
     def unfinished(self, turns: int) -> None:
         """Faults have stopped long ago, and something is still not done."""

@@ -10,7 +10,7 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from spellwork.clock import MICROSECONDS
 from spellwork.supervision import attempt
@@ -47,7 +47,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             for _ in range(count):
                 handle = self.ready.popleft()
                 if not handle.cancelled():
-                    handle._run()  # type: ignore[attr-defined] # asyncio's own way to run one
+                    handle._run()
                 if self.dead:
                     break
         finally:
@@ -154,3 +154,15 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _timer_handle_cancelled(self, handle: Any) -> None:
         """Asyncio's own TimerHandle calls this; the world skips cancelled handles when they are due."""
+
+
+def _refuse(name: str) -> Callable[..., NoReturn]:
+    def refused(_self: SimLoop, *_args: Any, **_kwargs: Any) -> NoReturn:
+        raise RuntimeError(f"loop.{name}() is real input or output, which a simulated process has not")
+
+    return refused
+
+
+for _name in dir(asyncio.AbstractEventLoop):
+    if not _name.startswith("_") and _name not in vars(SimLoop):
+        setattr(SimLoop, _name, _refuse(_name))

@@ -13,7 +13,7 @@ from spellwork.clock import MICROSECONDS
 from spellwork.engine import Engine
 from spellwork.errors import Conflict, Fenced, InternalError, SpellworkError, StoreClosed, StoreError, StoreFailed
 from spellwork.store import Store
-from spellwork.store.committer import Committer, Item
+from spellwork.store.committer import Committer, Done, Item, Outcome
 from spellwork.store.store import Durability
 from spellwork.supervision import attempt
 from spellwork.testing.sim.disk import SimBackend
@@ -51,6 +51,10 @@ class SimClock:
         return self._life.rng.randbytes(size)
 
 
+def _queue(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: Any) -> None:
+    loop.call_soon(callback, *args)
+
+
 class SimCommitter(Committer):
     """The committer, with the world in place of its thread: a group lands at a later moment, its outcome is heard later still."""
 
@@ -72,16 +76,17 @@ class SimCommitter(Committer):
     def _land(self, group: list[Item]) -> None:
         torn = self.life.torn()
         if torn is not None and torn < len(group):
-            outcomes = self._write_group(group[:torn]) if torn else []
+            if torn:
+                self._write_group(group[:torn])
             self._failed = self._failed or StoreFailed("simulated: the connection broke in the middle of a group")
-            outcomes = [(done, self._failed) for done, _ in outcomes] + [(done, self._failed) for _, done in group[torn:]]
+            outcomes: list[tuple[Done, Outcome]] = [(done, self._failed) for _, done in group]
         else:
             outcomes = self._write_group(group)
         for _, outcome in outcomes:
             if isinstance(outcome, Fenced | Conflict):
                 self.life.world.mark(f"a batch was refused: {outcome.code}")
         self._landing = False
-        self.life.soon(lambda: self._loop.call_soon(self._deliver, outcomes))
+        self.life.soon(lambda: _queue(self._loop, self._deliver, outcomes))
         self._next()
 
     def join(self) -> None:
@@ -121,7 +126,7 @@ class SimEngine(Engine):
         life = self._life
         backend = SimBackend(life.world.disk, life.name, lambda: life.world.now, life.commit_fault)
         committer = type("LifesCommitter", (SimCommitter,), {"life": life})
-        kind = type("LifesStore", (SimStore,), {"life": life})
+        kind: type[SimStore] = type("LifesStore", (SimStore,), {"life": life})
         return kind(self.url, backend, Durability.parse(life.world.plan.durability), self._clock, committer=committer)
 
     async def _open(self, store: Store) -> None:
@@ -173,7 +178,7 @@ class Life:
         self.slot = slot
         self.name = f"{slot}.{count}"
         self.rng = random.Random(f"spellwork life {world.plan.seed} {self.name}")
-        self.loop = SimLoop(world, lambda context: world.broken_by(self, context))
+        self.loop = SimLoop(world, lambda context: world.broken_by(self, context))  # type: ignore[abstract] # filled in below it
         self.loop.blocking = self._blocking
         self.engine: SimEngine | None = None
         self._ended = asyncio.Event()

@@ -22,14 +22,14 @@ _CHUNK = 25
 
 OFTEN = frozenset({
     "crash in a turn", "commit fail", "commit unknown", "commit torn", "a commit of a dead process landed",
-    "a message was sent", "a message was sent again", "a message came twice", "a batch was refused: fenced",
-    "a batch was refused: store-conflict", "a partition was taken over", "an active run was recovered", "a run with a timer was parked",
-    "unsynced commits lost", "log: nothing more is run: %s",
-    "log: partition %d was taken over by another owner; its runs go on there",
+    "a message was sent", "a message was sent again", "a message came twice", "unsynced commits lost",
+    "a batch was refused: fenced", "a batch was refused: store-conflict",
+    "a partition was taken over", "an active run was recovered", "a run with a timer was parked",
+    "log: nothing more is run: %s", "log: partition %d was taken over by another owner; its runs go on there",
     "fault slow", "fault isolate", "fault freeze", "fault clock", "fault evict", "fault power",
-    "entry AttemptFailed", "entry StepFailed", "entry TimerFired", "entry SignalReceived", "entry SignalSent", "entry UpdateAccepted",
-    "entry ChildStarted", "entry ChildEnded", "entry CancelRequested", "entry Cancelled", "entry Continued", "entry Failed",
-    "entry Patched",
+    "entry AttemptFailed", "entry StepFailed", "entry TimerFired", "entry SignalReceived", "entry SignalSent",
+    "entry UpdateAccepted", "entry ChildStarted", "entry ChildEnded", "entry CancelRequested", "entry Cancelled",
+    "entry Continued", "entry Failed", "entry Patched",
 })  # fmt: skip
 """Branches that a few hundred seeds must have reached."""
 

@@ -83,6 +83,8 @@ class World:
         finally:
             for life in [*self._graves, *filter(None, self.lives)]:
                 life.bury()
+        if not self.broken and not self.lossy:
+            self.witness.linearizable()
 
     _over = False
     lossy = False
