@@ -107,8 +107,9 @@ class SqliteBackend:
         self.path = path
         self._vfs = vfs
         self._synced: bool | None = None
-        self._seen_version = -1
+        self._seen_version = self._bell_version = -1
         self._revision = 0
+        self._foreign = 0
         _prepare_file(path, create=create)
         self._writer = self._connect()
         try:
@@ -159,8 +160,7 @@ class SqliteBackend:
             changed = seen != self._seen_version
             if changed:
                 self._seen_version = seen
-                row = self._writer.execute("SELECT v FROM kv WHERE k = ?", (REVISION,)).fetchone()
-                self._revision = int.from_bytes(row[0], "big") if row else 0
+                self._foreign = self._revision = _stored_revision(self._writer)
             return self._revision, changed
 
     def _begin_immediate(self) -> None:
@@ -211,7 +211,14 @@ class SqliteBackend:
 
     def doorbell(self) -> int:
         with translated(self.path):
-            return int(self._bell.execute("PRAGMA data_version").get)
+            seen = self._bell.execute("PRAGMA data_version").get
+            if seen != self._bell_version:
+                self._bell_version = seen
+                # our own commits move it too: only a revision that we did not write tells of somebody else
+                stored = _stored_revision(self._bell)
+                if stored > self._revision:
+                    self._foreign = stored
+            return self._foreign
 
     def pragmas(self) -> dict[str, Any]:
         """What is in force on the writing connection."""
@@ -227,6 +234,11 @@ class SqliteBackend:
             self._bell.close()
             self._writer.close()
         self._turn.close()
+
+
+def _stored_revision(connection: apsw.Connection) -> int:
+    row = connection.execute("SELECT v FROM kv WHERE k = ?", (REVISION,)).fetchone()
+    return int.from_bytes(row[0], "big") if row else 0
 
 
 def _prepare_file(path: str, *, create: bool) -> None:
