@@ -64,7 +64,8 @@ class Shape:
 
     def decode(self, payload: bytes) -> Any:
         """The value of a payload; raises `PayloadError` when it does not fit the annotation."""
-        payload = self._codec.inflate(payload)
+        if payload[:1] == _COMPRESSED:
+            payload = self._codec.inflate(payload)
         try:
             value = self._decoder.decode(payload)
             if self._exact and self.annotation not in _UNTYPED:

@@ -161,7 +161,8 @@ class Host:
         held, acked = live.held, live.acked
         while held and (held[0][0] <= acked or not live.unacked) and not live.dropped:
             self._perform(live, held.popleft()[1])
-        self._rest_if_idle(live)
+        if live.parked:
+            self._rest_if_idle(live)
 
     def _perform(self, live: LiveRun, effect: Any) -> None:
         kind = type(effect)

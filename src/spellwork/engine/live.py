@@ -31,6 +31,7 @@ class LiveRun:
         "errands",
         "execution",
         "held",
+        "number",
         "parked",
         "partition",
         "recoveries",
@@ -43,6 +44,7 @@ class LiveRun:
 
     def __init__(self, row: RunRow, partition: Partition, execution: Execution):
         self.row = row
+        self.number = row.number
         self.partition = partition
         self.execution = execution
         self.acked = 0
@@ -57,8 +59,3 @@ class LiveRun:
         self.dropped = False
         self.continuing = False
         self.early: dict[int, tuple[Any, Any]] = {}
-
-    @property
-    def number(self) -> int:
-        """The run's number."""
-        return self.row.number

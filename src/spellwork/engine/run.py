@@ -64,13 +64,13 @@ class Run(Generic[R]):
         Raises `RunFailed` (its `__cause__` is the workflow's error), `RunCancelled`, `RunTerminated`, `RunBlocked`, or
         TimeoutError when it has not ended within `timeout` (seconds or timedelta); the run goes on all the same.
         """
-        limit = None if timeout is None else seconds(timeout)
+        if timeout is None:
+            return await self._engine._result(self.id)  # type: ignore[no-any-return]
+        limit = seconds(timeout)
         try:
             async with asyncio.timeout(limit):
                 return await self._engine._result(self.id)  # type: ignore[no-any-return]
         except TimeoutError:
-            if limit is None:
-                raise
             raise TimeoutError(f"run {self.id} has not ended within {limit:g} s; it goes on") from None
 
     async def status(self) -> RunInfo:

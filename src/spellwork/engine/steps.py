@@ -72,9 +72,12 @@ class Step(msgspec.Struct, gc=False, eq=False):
         """The outcome is known. The task is let go of: it refers back to the step, and cycles are garbage that piles up."""
         self.done = True
         self.task = None
-        for handle in (self.limit_handle, self.beat_handle, self.retry_handle):
-            if handle is not None:
-                handle.cancel()
+        if self.limit_handle is not None:
+            self.limit_handle.cancel()
+        if self.beat_handle is not None:
+            self.beat_handle.cancel()
+        if self.retry_handle is not None:
+            self.retry_handle.cancel()
         self.limit_handle = self.beat_handle = self.retry_handle = None
 
     def context(self) -> ActivityContext:
@@ -152,8 +155,7 @@ class Steps:
         self._launch(step)
 
     def _launch(self, step: Step) -> None:
-        activity = step.command.activity
-        if activity.is_limited and not self._arm(step):
+        if step.command.activity.is_limited and not self._arm(step):
             return
         self._queue.append(step)
         if not self._waking:
@@ -319,7 +321,8 @@ class Steps:
 
     def _conclude(self, step: Step, error: BaseException | None, value: Any = None) -> None:
         live, command = step.live, step.command
-        if step.done or live.dropped or command.n not in live.execution.pending:
+        pending = live.execution.pending.get(command.n)
+        if step.done or live.dropped or pending is None:
             return  # a late result: the step was cancelled, timed out, or its run has left
         if error is not None and step.task is not asyncio.current_task():
             step.stop()
@@ -331,9 +334,9 @@ class Steps:
         at = max(self._clock.now(), live.execution.now)  # the wall clock may have been set back
         if error is None:
             try:
-                pending = live.execution.pending[command.n]
-                result = pending.shape.encode(value)
-                pending.value = (pending.shape.decode(result),)
+                shape = pending.shape
+                result = shape.encode(value)
+                pending.value = (shape.decode(result),)
             except PayloadError as problem:
                 error = PayloadError(f"activity {name}, result: {problem}", path=problem.path)
             else:

@@ -53,10 +53,6 @@ class Handle:
     def cancelled(self) -> bool:
         return self._cancelled
 
-    def run(self) -> None:
-        if not self._cancelled:
-            self._context.run(self._callback, *self._args)
-
 
 class TimerHandle(Handle):
     """A callback at a time of the loop. `n` is the command's number."""
@@ -110,6 +106,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         # equal hashes of different runs' tasks would collide in asyncio's global weak set
         self._base = (number * _HASH_MIX) & _MASK
         self._places = 0
+        self._host = events._get_running_loop()
         self._host_hooks = sys.get_asyncgen_hooks()
         self._ready: deque[Handle] = deque()
         self._tasks: list[WorkflowTask] = []
@@ -129,14 +126,15 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         ready = self._ready
         if not ready:
             return
-        previous = events._get_running_loop()
         events._set_running_loop(self)
         sys.set_asyncgen_hooks(None, self._finalize)
         left = _SPIN_LIMIT
         try:
             while ready:
+                handle = ready.popleft()
                 try:
-                    ready.popleft().run()
+                    if not handle._cancelled:
+                        handle._context.run(handle._callback, *handle._args)
                 except SystemExit:
                     pass  # the task holds it as its outcome
                 except Exception as error:  # noqa: BLE001 - supervision point: callbacks, on the hot path
@@ -149,7 +147,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                     )
         finally:
             sys.set_asyncgen_hooks(*self._host_hooks)
-            events._set_running_loop(previous)
+            events._set_running_loop(self._host)
 
     def _finalize(self, generator: Any) -> None:
         # an abandoned async generator is closed by this loop, or not at all: never by the loop of the host
