@@ -93,7 +93,7 @@ def test_a_lease_that_is_not_waited_for_is_found_and_its_plan_made_small(monkeyp
 def test_the_smallest_plan_keeps_only_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recovery that forgets the runs at work needs a crash to show: everything else is left out."""
     monkeypatch.setattr("spellwork.engine.recovery.Recovery._load", lambda _self, _number: _nothing())
-    faults = (Fault(1_000, "clock", 0, 1.0), Fault(60_000, "crash", 0, 0.1, 3), Fault(2_000_000, "duplicate", 0))
+    faults = (Fault(1_000, "clock", 0, 1.0), Fault(45_000, "crash", 0, 0.1, 0), Fault(2_000_000, "duplicate", 0))
     plan = Plan(5, 1, 0, 1, 1, "full", 256, (faults[0], faults[1], faults[2]))
     outcome = simulate(5, plan=plan, workload=lambda _: shouting(["A", "B", "C"]))
     assert not outcome.ok, outcome.story
