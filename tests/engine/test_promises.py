@@ -322,7 +322,7 @@ async def test_a_damaged_journal_is_named_and_its_neighbours_go_on(tmp_path: Pat
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     if damage == "a letter":
         key = journal_key(numbers["ill"], 0)
-        frame = connection.execute("SELECT v FROM kv WHERE k = ?", (key,)).fetchone()[0]
+        frame: Any = connection.execute("SELECT v FROM kv WHERE k = ?", (key,)).get
         assert frame.count(b"original") == 1
         connection.execute("UPDATE kv SET v = ? WHERE k = ?", (frame.replace(b"original", b"Original"), key))
     else:
