@@ -54,13 +54,6 @@ _REPLAY = (
         f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
     ),
     Mutant(
-        "completion-delivered-late", "completions are delivered in the order of the journal", "workflow/execution.py",
-        "        else:\n            future.set_result(value)\n\n    def _step_failed",
-        "        else:\n            self.loop.call_soon(self.loop.call_soon, future.set_result, value)\n"
-        "            self.loop._ready.rotate(0 if entry.n % 2 else 1)\n\n    def _step_failed",
-        f"{_LAWS} {_ASYNCIO}",
-    ),
-    Mutant(
         "open-timers-forgotten", "replay is prefix-closed: what is open is asked for again", "workflow/execution.py",
         "            case c.CancelStep() | c.CancelTimer():\n                return False",
         "            case c.CancelStep() | c.CancelTimer() | c.StartTimer():\n                return False",
