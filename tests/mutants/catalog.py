@@ -137,7 +137,7 @@ _ENGINE = (
         "held-effects-dropped", "liveness: what was held is done once it is durable", "engine/host.py",
         "        while held and (held[0][0] <= acked or not live.unacked) and not live.dropped:",
         "        while held and held[0][0] < acked and not live.dropped:",
-        f"{_SHAPES} -k two_hundred",
+        f"{_SHAPES} -k out_of_memory",
     ),
     Mutant(
         "timer-fires-early", "no timer fires early", "engine/timers.py",
@@ -179,7 +179,7 @@ _ENGINE = (
     Mutant(
         "updates-not-deduplicated", "an update with an id is applied once", "engine/desk.py",
         "        if message.id not in execution.update_ids:\n            self._host.append", "        if True:\n            self._host.append",
-        f"{_FOUND} -k applied_once", core=True,
+        "tests/engine/test_activities.py -k queries_look", core=True,
     ),
     Mutant(
         "update-not-looked-for-again", "an update with an id is applied once", "workflow/execution.py",
@@ -195,7 +195,7 @@ _ENGINE = (
         "unread-signals-lost", "continue_as_new loses no signal", "workflow/execution.py",
         "            carried = tuple((name, *item) for name, buffer in sorted(self._signals.items()) for item in buffer)",
         "            carried: Any = ()",
-        f"{_ASYNCIO} -k continuing", core=True,
+        f"{_FOUND} -k more_than_it_reads", core=True,
     ),
     Mutant(
         "cancellation-ignored", "cancellation is final", "workflow/execution.py",
