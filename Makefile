@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 retried = $(1) || { sleep 10; $(1); } || { sleep 30; $(1); }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-peers chaos docs clean
+.PHONY: help demo test lint bench bench-peers mutants chaos docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ bench: $(READY) ## measure Spellwork
 
 bench-peers: $(READY) ## measure Spellwork beside its peers
 	$(BIN)/python bench/peers/run.py
+
+mutants: $(READY) ## apply every known fault to a copy of the source; each must be caught
+	$(BIN)/python -m tests.mutants $(MUTANTS)
 
 chaos: $(READY) ## run the tests that kill processes and break files
 	$(BIN)/python -m pytest -m chaos

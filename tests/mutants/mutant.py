@@ -57,14 +57,26 @@ class Outcome:
 def copied(place: Path) -> Path:
     """A copy of the source in `place`."""
     source = place / "src"
-    shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "src", source)  # with what is compiled: it stays valid, but for the module with the fault
     return source
 
 
 def run_check(check: str, source: Path, *, timeout: float = 150.0) -> tuple[int | None, str]:
     """Run a check against the source in a folder: its exit code (None when it hung) and the end of what it said."""
     nodes = shlex.split(check)
-    pytest = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line", "-m", "not chaos and not soak"]
+    pytest = [
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--no-header",
+        "--tb=line",
+        "--timeout=40",
+        "-m",
+        "not chaos and not soak",
+    ]
     command = [sys.executable, "-B", *(nodes if nodes[0] == "-m" else [*pytest, *nodes])]
     environment = os.environ | {"PYTHONPATH": str(source), "HYPOTHESIS_STORAGE_DIRECTORY": str(source.parent / "hypothesis")}
     try:

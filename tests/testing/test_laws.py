@@ -25,7 +25,7 @@ def programs(draw: st.DrawFn, size: int = 10) -> shapes.Program:
 
 @pytest.mark.parametrize("name", corpus.SHAPES)
 async def test_laws_hold_over_the_corpus(name: str) -> None:
-    """Law: replay is a fixed point, monotone, prefix-closed, in the order of the journal, and exact, for each shape of the corpus."""
+    """Law: replay is a fixed point, monotone, prefix-closed, in the order of the journal, and exact, for each shape."""
     async with TestEngine(workflows=corpus.WORKFLOWS) as engine:
         definition, args, driver, expected = corpus.SHAPES[name]
         assert await driver(await engine.start(definition, *args, id=name)) == expected

@@ -45,7 +45,8 @@ LINEARIZABLE = {
         op("a", ("write", 1), UNKNOWN, 1, None), op("b", ("read",), 0, 2, 3), op("b", ("read",), 1, 4, 5),
     ],
     "two writes beside each other, read in either order": [
-        op("a", ("write", 1), None, 1, 6), op("b", ("write", 2), None, 2, 5), op("c", ("read",), 2, 3, 4), op("c", ("read",), 1, 7, 8),
+        op("a", ("write", 1), None, 1, 6), op("b", ("write", 2), None, 2, 5),
+        op("c", ("read",), 2, 3, 4), op("c", ("read",), 1, 7, 8),
     ],
 }  # fmt: skip
 BROKEN = {

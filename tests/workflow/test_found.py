@@ -82,7 +82,9 @@ async def test_a_signal_to_a_child_that_nobody_waits_for_any_more_arrives() -> N
         telling = asyncio.create_task(child.signal(word, 7))
         await asyncio.sleep(0)
         telling.cancel()
-        return await child
+        value = await child
+        await asyncio.sleep(1)  # meanwhile the news comes that the signal has arrived
+        return value
 
     async with TestEngine(workflows=[parent, listener]) as engine:
         assert await engine.run(parent, id="p") == 7

@@ -209,12 +209,16 @@ class RunsById:
 
     def _ended(self, state: RunState, verb: str, result: Any) -> Iterable[RunState]:
         # what a cancellation that was accepted has decided, nothing changes; an end may also come unseen, before an answer
-        outcomes: dict[tuple[str, Any], set[str | None]] = {
-            ("cancel", "accepted"): {"cancelled"} if state.outcome in (None, "cancelled") else set(),
-            ("cancel", "ended"): {state.outcome or "completed"},
-            ("cancel", UNKNOWN): {state.outcome, state.outcome or "cancelled"},
-            ("result", "completed"): {"completed"} & {state.outcome or "completed"},
-            ("result", "cancelled"): {"cancelled"} & {state.outcome},
-            ("result", UNKNOWN): {state.outcome},
-        }
-        return [dataclasses.replace(state, outcome=outcome) for outcome in outcomes.get((verb, result), set())]
+        seen = state.outcome
+        outcomes: list[str | None] = []
+        if (verb, result) == ("cancel", "accepted"):
+            outcomes = ["cancelled"] if seen != "completed" else []
+        elif (verb, result) == ("cancel", "ended"):
+            outcomes = [seen or "completed"]
+        elif (verb, result) == ("result", "completed"):
+            outcomes = ["completed"] if seen != "cancelled" else []
+        elif (verb, result) == ("result", "cancelled"):
+            outcomes = ["cancelled"] if seen == "cancelled" else []
+        elif result is UNKNOWN:
+            outcomes = [seen] if verb == "result" or seen else [seen, "cancelled"]
+        return [dataclasses.replace(state, outcome=outcome) for outcome in outcomes]
