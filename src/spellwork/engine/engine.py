@@ -265,6 +265,9 @@ class Engine:
             self._waiting.recheck()
 
     def _broken(self, error: BaseException) -> None:
+        if isinstance(error, StoreError):
+            self._fail(error)
+            return
         log.error("the engine is broken", exc_info=error)
         internal = InternalError(f"a bug in the engine: {type(error).__name__}: {error}; open it again, and please report this")
         internal.__cause__ = error
@@ -387,6 +390,10 @@ class Engine:
         except m.Deferred:
             await self._mail.keep(message, ours)
             return None
+        except StoreClosed as closed:
+            if self._failed is None:
+                raise
+            raise self._failed from closed  # why the run left this process
 
     async def _send(self, message: m.AnyMessage, partition: int) -> bytes | None:
         async def is_ours() -> bool:

@@ -218,8 +218,14 @@ class Host:
 
     def _answer_update(self, live: LiveRun, update_id: str) -> None:
         answer = live.execution.update_ids.get(update_id)
-        for waiter in live.update_waiters.pop(update_id, []):
-            self.hold(live, lambda waiter=waiter: waiter(answer))
+
+        def tell() -> None:
+            for waiter in live.update_waiters.pop(update_id, []):
+                waiter(answer)
+
+        # until it is told, whoever waits stands in the list: should the run leave memory before, `drop` finds him there
+        if update_id in live.update_waiters:
+            self.hold(live, tell)
 
     def _now(self, live: LiveRun) -> int:
         return max(self.clock.now(), live.execution.now)
@@ -271,6 +277,7 @@ class Host:
         for waiters in live.update_waiters.values():
             for waiter in waiters:
                 waiter(None)
+        live.update_waiters.clear()
 
     def drop_partition(self, partition: Partition) -> None:
         """Forget everything of a partition that is no longer ours."""
