@@ -137,13 +137,13 @@ class Engine:
         self._failed = None
         self._host = Host(store, self._clock, self.codec, self.registry, self._errors, **self._sizes)  # type: ignore[arg-type]
         self._desk = Desk(self._host, self._clock, self._ask, self._new_number)
-        self._alarm = Alarm(self._host, self._clock)
         self._waiting = Waiting(self._host, self._row)
         self._host.broken = self._broken
         self._desk.closing.ended = self._waiting.ended
         self._mail = MailRoom(store, self._clock, self._errors, self._host, self._desk)
         self._ownership = Ownership(store, self._clock, self._lease)
         self._recovery = Recovery(self._host, self._clock, self._max_recoveries)
+        self._alarm = Alarm(self._host, self._clock, self._recovery)
         self._store = store
         if not self._client:
             self._partition_count = await self._ownership.partition_count(self._partition_count)

@@ -171,7 +171,7 @@ class Life:
                 return True
             if time.monotonic() > until:
                 return False
-            time.sleep(0.001)
+            select.select([], [], [], 0.001)  # libfaketime's sleep may refuse its argument
 
     def _close(self) -> None:
         os.close(self._heard)

@@ -77,8 +77,11 @@ async def work(n: int) -> int:
 
 @workflow
 async def poisoned(kind: str, where: str) -> None:
-    await asyncio.sleep(0.01)
+    await work(0)
     if where == "workflow":
+        HARM[kind]()
+    elif where == "timer":
+        await asyncio.sleep(0.01)
         HARM[kind]()
     elif where == "thread":
         await harm_in_thread(kind)
@@ -96,7 +99,7 @@ async def neighbour(n: int) -> int:
     return total + n
 
 
-CASES = [(kind, where) for where in ("activity", "workflow", "thread", "process") for kind in HARM]
+CASES = [(kind, where) for where in ("activity", "workflow", "thread", "process", "timer") for kind in HARM]
 
 
 def run(place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
@@ -114,10 +117,10 @@ def share(part: Share, tally: Tally) -> None:
     else:
         tally.note("oom_by_sigkill_for_want_of_a_cgroup")
     try:
-        mine = part.of_all(CASES * (part.count * part.of // len(CASES) + 1))
-        for number, (kind, where) in enumerate(mine):
+        for number in range(part.index, part.count * part.of, part.of):
             if not tally.goes_on(part):
                 break
+            kind, where = CASES[(part.seed + number * 7) % len(CASES)]
             place = part.place / f"{number}-{kind}-{where}"
             place.mkdir()
             with tally.judging(f"{kind} in {where}, files in {place}"):
@@ -168,11 +171,9 @@ def _life(place: Path, kind: str, where: str) -> Work:
     async def whole() -> dict[str, Any]:
         url = f"sqlite:{place / 'store.db'}"
         async with Engine(url, workflows=[poisoned, neighbour], max_recoveries=BOUND, processes=1) as engine:
-            others: list[Run[int]] = []
-            for n in range(NEIGHBOURS):
-                if n == NEIGHBOURS // 2:
-                    guilty: Run[None] = await engine.start(poisoned, kind, where, id="guilty")
-                others.append(await engine.start(neighbour, n, id=f"n{n}"))
+            others: list[Run[int]] = [await engine.start(neighbour, n, id=f"n{n}") for n in range(NEIGHBOURS // 2)]
+            guilty: Run[None] = await engine.start(poisoned, kind, where, id="guilty")
+            others += [await engine.start(neighbour, n, id=f"n{n}") for n in range(NEIGHBOURS // 2, NEIGHBOURS)]
             results = [await run.result(30) for run in others]
             became, why = "completed", ""
             try:

@@ -42,7 +42,7 @@ class Share:
         return random.Random(f"{self.seed}/{self.index}")
 
     def of_all(self, everything: Sequence[T]) -> list[T]:
-        """This share's part of a list; with fewer than all wanted, those wanted lie evenly in it, from a place that the seed gives."""
+        """This share's part of a list; where fewer than all are wanted, they lie evenly in it, from where the seed says."""
         wanted = min(self.count * self.of, len(everything))
         first = random.Random(self.seed).randrange(len(everything))
         chosen = [everything[(first + i * len(everything) // wanted) % len(everything)] for i in range(wanted)]
@@ -161,7 +161,7 @@ def _added(tallies: list[Tally]) -> Tally:
     return total
 
 
-def main(module: str, place: str, seed: str, count: str, seconds: str, index: str, of: str) -> None:  # noqa: PLR0913, PLR0917
+def main(module: str, place: str, seed: str, count: str, seconds: str, index: str, of: str) -> None:
     """Do one share and print its tally."""
     share = Share(Path(place), int(seed), int(count), Deadline(float(seconds)), int(index), int(of))
     share.place.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,19 @@ class Tracer:
         self._trace = place / "trace"
         files = [f"--trace-path={place / name}" for name in FILES]
         self._process = subprocess.Popen(
-            ["strace", "-f", "-qq", "-o", str(self._trace), "-e", f"trace={','.join(CALLS)}", *files, *options, "-p", str(life.pid)],
+            [
+                "strace",
+                "-f",
+                "-qq",
+                "-o",
+                str(self._trace),
+                "-e",
+                f"trace={','.join(CALLS)}",
+                *files,
+                *options,
+                "-p",
+                str(life.pid),
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -106,20 +106,9 @@ class _Pair:
             with contextlib.suppress(LawBroken):
                 heir.hear("owned", seconds)
                 return True
-            if self._is_locked():
+            if is_locked(self.database):
                 return False
         raise LawBroken(f"nobody took over within {LEASE + 10.5:.1f} s, and the lock is free")
-
-    def _is_locked(self) -> bool:
-        connection = apsw.Connection(str(self.database))
-        connection.set_busy_timeout(200)  # the heir's own tries take less
-        try:
-            connection.execute("BEGIN IMMEDIATE; ROLLBACK")
-        except apsw.BusyError:
-            return True
-        finally:
-            connection.close()
-        return False
 
     def _held(self, zombie: Life, heir: Life) -> None:
         """Frozen inside a transaction: nobody can write until it wakes, and nothing may be lost either."""
@@ -136,7 +125,7 @@ class _Pair:
         late = [step for step in before.steps if now[step] != seen[step]]
         by_run = collections.Counter(step.partition(":")[0] for step in late)
         if any(count > 1 for count in by_run.values()) or any(now[step] > 2 for step in late):
-            raise LawBroken(f"committed steps ran again: {({step: now[step] for step in late})}")
+            raise LawBroken(f"committed steps ran again: { ({step: now[step] for step in late}) }")
         self.tally.note("late_effects", len(late))
 
     def _wake(self, zombie: Life, heir: Life, after: float) -> None:
@@ -180,13 +169,26 @@ class _Pair:
         return asyncio.run(look())
 
 
+def is_locked(database: Path) -> bool:
+    """Whether somebody holds SQLite's write lock for longer than a working process does."""
+    connection = apsw.Connection(str(database))
+    connection.set_busy_timeout(300)
+    try:
+        connection.execute("BEGIN IMMEDIATE; ROLLBACK")
+    except apsw.BusyError:
+        return True
+    finally:
+        connection.close()
+    return False
+
+
 def _owner(place: Path, *, standby: bool) -> Work:
     async def whole(inside: Inside) -> list[int]:
         options: dict[str, Any] = {"lease": LEASE, "partitions": _PARTITIONS, "standby": standby}
         async with Engine(f"sqlite:{place / 'store.db'}", workflows=[patrol], **options) as engine:
             inside.say(open=True)
             if standby:
-                while engine.owned < _PARTITIONS:
+                while engine.owned < _PARTITIONS:  # noqa: ASYNC110 - there is no event for it
                     await asyncio.sleep(0.01)
                 inside.say(owned=True)
             else:

@@ -1,0 +1,41 @@
+"""Owns the list of trials: what each is called, its law, and how many faults are enough for whom.
+It must never run one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+from spellwork.testing.chaos.trial import Deadline, Figure, Trial
+
+
+def _of(module: str) -> Callable[[Path, int, int, Deadline], Figure]:
+    """`run` of a module that is imported when it is called."""
+
+    def run(place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
+        figure: Figure = importlib.import_module(module).run(place, seed, count, deadline)
+        return figure
+
+    return run
+
+
+def _trial(name: str, law: str, gate: int, short: int, full: int, seconds: float) -> Trial:
+    return Trial(name, law, _of(f"spellwork.testing.chaos.{name}"), gate, short, full, seconds)
+
+
+ALL = 1_000_000
+"""Every position that there is."""
+
+TRIALS: tuple[Trial, ...] = (
+    _trial("kills", "kill -9 at random moments", 150, 1_500, 10_000, 150),
+    _trial("sweep", "kill -9 at each write and sync", ALL, ALL, ALL, 70),
+    _trial("errors", "EIO and ENOSPC at each write and sync", 40, ALL, ALL, 140),
+    _trial("disk", "full and read-only disks", 10, 60, 600, 30),
+    _trial("limits", "no more files, memory, threads", 12, 60, 600, 40),
+    _trial("clock", "wall clocks that jump", 12, 24, 120, 30),
+    _trial("zombies", "owners frozen past their lease", 4, 40, 500, 60),
+    _trial("poison_runs", "runs that kill their process", 4, 20, 100, 60),
+)
+"""In the order in which they run."""
