@@ -100,8 +100,9 @@ class Recovery:
         reason = f"its process died {count} times while it was running; `spellwork resume {row.id}` tries again after a fix"
         log.error("run %s is quarantined: %s", row.id, reason)
         batch = Batch().require_epoch(partition.index, partition.epoch)
-        rows.block(batch, row, timer_key, Status.QUARANTINED, reason, self._clock.now())
+        row = rows.block(batch, row, timer_key, Status.QUARANTINED, reason, self._clock.now())
         await self._host.store.commit(batch)
+        self._host.blocked(row)
 
     async def _retry_blocked(self, number: int) -> None:
         data = await self._host.store.get(run_key(number))

@@ -29,13 +29,13 @@ ALL = 1_000_000
 """Every position that there is."""
 
 TRIALS: tuple[Trial, ...] = (
-    _trial("kills", "kill -9 at random moments", 150, 1_500, 10_000, 150),
-    _trial("sweep", "kill -9 at each write and sync", ALL, ALL, ALL, 70),
-    _trial("errors", "EIO and ENOSPC at each write and sync", 40, ALL, ALL, 140),
+    _trial("kills", "kill -9 at random moments", 150, 1_500, 10_000, 120),
+    _trial("sweep", "kill -9 at each write and sync", 70, ALL, ALL, 90),
+    _trial("errors", "EIO and ENOSPC at each write and sync", 30, 400, ALL, 120),
     _trial("disk", "full and read-only disks", 10, 60, 600, 30),
-    _trial("limits", "no more files, memory, threads", 12, 60, 600, 40),
-    _trial("clock", "wall clocks that jump", 12, 24, 120, 30),
-    _trial("zombies", "owners frozen past their lease", 4, 40, 500, 60),
-    _trial("poison_runs", "runs that kill their process", 4, 20, 100, 60),
+    _trial("limits", "no more files, memory, threads", 12, 60, 600, 30),
+    _trial("clock", "wall clocks that jump", 6, 24, 120, 30),
+    _trial("zombies", "owners frozen past their lease", 4, 40, 500, 50),
+    _trial("poison_runs", "runs that kill their process", 5, 20, 100, 40),
 )
 """In the order in which they run."""
