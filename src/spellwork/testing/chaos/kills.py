@@ -14,7 +14,7 @@ from pathlib import Path
 
 from spellwork.testing.chaos import corpus, laws, worker
 from spellwork.testing.chaos.life import Life
-from spellwork.testing.chaos.share import Share, Tally, skipped, split
+from spellwork.testing.chaos.share import Share, Tally, split
 from spellwork.testing.chaos.trial import Deadline, Figure, LawBroken
 
 LAW = "kill -9 at any moment loses nothing acknowledged and repeats nothing committed"
@@ -30,8 +30,6 @@ _LIFE = 60.0
 
 def run(place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
     """Kill `count` times, in two processes."""
-    if sys.platform == "win32":
-        return skipped(__name__, LAW, seed, count, "fork and SIGKILL are POSIX's")
     return split(__name__, LAW, place, seed, count, deadline)
 
 

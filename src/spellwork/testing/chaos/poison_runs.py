@@ -11,7 +11,6 @@ import os
 import resource
 import shutil
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from spellwork.errors import RunFailed, RunQuarantined
 from spellwork.testing.chaos import laws, worker
 from spellwork.testing.chaos.corpus import LEDGER, effect
 from spellwork.testing.chaos.life import Inside, Life, Work
-from spellwork.testing.chaos.share import Share, Tally, skipped, split
+from spellwork.testing.chaos.share import Share, Tally, split
 from spellwork.testing.chaos.trial import Deadline, Figure, LawBroken
 
 LAW = "a run that kills its process is quarantined after the bound, and its 99 neighbours finish"
@@ -104,8 +103,6 @@ CASES = [(kind, where) for where in ("activity", "workflow", "thread", "process"
 
 def run(place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
     """Try `count` kinds of harm, in two processes."""
-    if sys.platform == "win32":
-        return skipped(__name__, LAW, seed, count, "fork is POSIX's")
     return split(__name__, LAW, place, seed, count, deadline)
 
 

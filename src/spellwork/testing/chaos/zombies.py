@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from spellwork.store import open_store
 from spellwork.store.keyspace import REVISION
 from spellwork.testing.chaos import corpus, laws, worker
 from spellwork.testing.chaos.life import Inside, Life, Work
-from spellwork.testing.chaos.share import Share, Tally, skipped, split
+from spellwork.testing.chaos.share import Share, Tally, split
 from spellwork.testing.chaos.trial import Deadline, Figure, LawBroken
 
 LAW = "an owner that was frozen past its lease writes nothing when it wakes; what it ran goes on elsewhere, once"
@@ -52,8 +51,6 @@ async def patrol(steps: int) -> int:
 
 def run(place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
     """Freeze `count` owners. Most of it is waiting, so four processes do it on two cores."""
-    if sys.platform == "win32":
-        return skipped(__name__, LAW, seed, count, "SIGSTOP is POSIX's")
     return split(__name__, LAW, place, seed, count, deadline, parts=4)
 
 
