@@ -19,7 +19,7 @@ help: ## list these targets
 demo: $(READY) ## run the demonstration; DEMO_ARGS="..." changes what it does
 	$(BIN)/spellwork demo $(DEMO_ARGS)
 
-test: $(READY) ## run the tests, without chaos and soak
+test: $(READY) ## run the tests, without soak
 	$(BIN)/python -m pytest
 
 lint: $(READY) ## check style, types and layers; every finding is an error
@@ -38,8 +38,8 @@ bench-peers: $(READY) ## measure Spellwork beside its peers
 mutants: $(READY) ## apply every known fault to a copy of the source; each must be caught
 	$(BIN)/python -m tests.mutants $(MUTANTS)
 
-chaos: $(READY) ## run the tests that kill processes and break files
-	$(BIN)/python -m pytest -m chaos
+chaos: $(READY) ## kill processes, break files, turn clocks, and check; FULL=1 takes up to an hour
+	$(BIN)/spellwork chaos $(if $(FULL),--full)
 
 docs: $(READY) ## build the documentation into build/site
 	$(BIN)/mkdocs build --strict --site-dir build/site

@@ -157,7 +157,7 @@ class StoreTooNew(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot be opened or written: path, permissions, or a lock that was never given up."""
+    """The store cannot be opened or written: path, permissions, a lock never given up, or no files, threads or memory for it."""
 
     code = "store-unavailable"
 

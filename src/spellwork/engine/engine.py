@@ -140,13 +140,13 @@ class Engine:
         self._failed = None
         self._host = Host(store, self._clock, self.codec, self.registry, self._errors, **self._sizes)  # type: ignore[arg-type]
         self._desk = Desk(self._host, self._clock, self._ask, self._new_number)
-        self._alarm = Alarm(self._host, self._clock)
         self._waiting = Waiting(self._host, self._row)
         self._host.broken = self._broken
         self._desk.closing.ended = self._waiting.ended
         self._mail = MailRoom(store, self._clock, self._errors, self._host, self._desk)
         self._ownership = Ownership(store, self._clock, self._lease)
         self._recovery = Recovery(self._host, self._clock, self._max_recoveries)
+        self._alarm = Alarm(self._host, self._clock, self._recovery)
         self._store = store
         if not self._client:
             self._partition_count = await self._ownership.partition_count(self._partition_count)
@@ -272,6 +272,9 @@ class Engine:
             self._waiting.recheck()
 
     def _broken(self, error: BaseException) -> None:
+        if isinstance(error, StoreError):
+            self._fail(error)
+            return
         log.error("the engine is broken", exc_info=error)
         internal = InternalError(f"a bug in the engine: {type(error).__name__}: {error}; open it again, and please report this")
         internal.__cause__ = error
@@ -408,6 +411,10 @@ class Engine:
         except m.Deferred:
             await self._mail.keep(message, partition)
             return None
+        except StoreClosed as closed:
+            if self._failed is None:
+                raise
+            raise self._failed from closed  # why the run left this process
 
     async def _send(self, message: m.AnyMessage, partition: int) -> bytes | None:
         async def is_ours() -> bool:

@@ -223,11 +223,12 @@ class Host:
         answer = live.execution.update_ids.get(update_id)
 
         def tell() -> None:
-            # taken out only now: should the run leave memory before the answer is durable, `drop` tells the waiters so
             for waiter in live.update_waiters.pop(update_id, []):
                 waiter(answer)
 
-        self.hold(live, tell)
+        # until it is told, whoever waits stands in the list: should the run leave memory before, `drop` finds him there
+        if update_id in live.update_waiters:
+            self.hold(live, tell)
 
     def _now(self, live: LiveRun) -> int:
         return max(self.clock.now(), live.execution.now)
@@ -279,6 +280,7 @@ class Host:
         for waiters in live.update_waiters.values():
             for waiter in waiters:
                 waiter(None)
+        live.update_waiters.clear()
 
     def drop_partition(self, partition: Partition) -> None:
         """Forget everything of a partition that is no longer ours."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import functools
 import random
@@ -18,8 +19,9 @@ import msgspec
 from spellwork.clock import MICROSECONDS, Cancellable, Clock
 from spellwork.codec import Codec
 from spellwork.engine.live import LiveRun
-from spellwork.errors import ActivityTimeout, PayloadError
+from spellwork.errors import ActivityTimeout, PayloadError, StoreUnavailable
 from spellwork.journal import AttemptFailed, Entry, ErrorRegistry, Failure, StepCompleted, StepFailed
+from spellwork.store.store import no_thread
 from spellwork.supervision import attempt
 from spellwork.workflow.activity import ActivityContext, enter_activity
 from spellwork.workflow.commands import RunStep
@@ -105,6 +107,7 @@ class Steps:
         self._errors = errors
         self._loop = asyncio.get_running_loop()
         self._threads = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="spellwork-activity")
+        self._threaded = False
         self._processes = processes
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
         self._random = random.Random(clock.entropy(16))  # noqa: S311 - spreads retries
@@ -291,7 +294,10 @@ class Steps:
             elif activity.executor == "thread":
                 context = contextvars.copy_context()
                 call = functools.partial(context.run, attempt, lambda: function(*command.args, **command.kwargs))
-                value, raised = await self._loop.run_in_executor(self._threads, call)
+                waiting = self._in_thread(call)
+                if waiting is None:
+                    return  # the engine has stopped: it is no fault of the activity's
+                value, raised = await waiting
                 if raised is not None:  # not by way of the future, which takes no StopIteration
                     raise raised  # noqa: TRY301 - the same path as any other failure
             else:
@@ -311,6 +317,31 @@ class Steps:
             self._conclude(step, error)
         else:
             self._conclude(step, None, value)
+
+    def _in_thread(self, call: Callable[[], Any]) -> asyncio.Future[Any] | None:
+        """The outcome of `call` in a thread; without any thread the engine is stopped, and there is none."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+
+        def give(outcome: Any) -> None:
+            if not future.done():
+                future.set_result(outcome)
+
+        def work() -> None:
+            if not future.cancelled():
+                outcome = call()
+                with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+                    self._loop.call_soon_threadsafe(give, outcome)
+
+        try:
+            self._threads.submit(work)
+        except RuntimeError as error:
+            if self._threaded:
+                return future  # the executor has queued it before it failed to start one more thread: another takes it
+            future.cancel()
+            self._recorder.broken(StoreUnavailable(f"an activity cannot run: {no_thread(error)}"))
+            return None
+        self._threaded = True
+        return future
 
     def _process_pool(self) -> concurrent.futures.ProcessPoolExecutor:
         if self._pool is None:

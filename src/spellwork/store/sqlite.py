@@ -295,6 +295,8 @@ def translated(path: str) -> Iterator[None]:
         raise StoreUnavailable(
             f"{path}: another process has held the write lock for {_LOCK_WAIT:.0f} s; find and stop it"
         ) from error
+    except (apsw.NoMemError, MemoryError) as error:
+        raise StoreUnavailable(f"{path}: out of memory; free some and open the engine again") from error
     except apsw.ConnectionClosedError as error:
         raise StoreUnavailable(f"{path}: the connection was closed") from error
     except OSError as error:

@@ -89,28 +89,36 @@ def open_store(
 class Store:
     """Ordered bytes with atomic batches. Made by `open_store`; lives on one event loop."""
 
-    def __init__(
-        self,
-        url: str,
-        backend: Backend,
-        durability: Durability,
-        clock: Clock,
-        probe: Probe | None = None,
-        committer: type[Committer] = Committer,
-    ) -> None:
+    def __init__(self, url: str, backend: Backend, durability: Durability, clock: Clock, probe: Probe | None = None) -> None:
         self.url = url
         self.durability = durability
         self._backend = backend
         self._clock = clock
-        self._committer = committer(backend, clock, sync_every=durability.sync_every, probe=probe)
+        self._readers: concurrent.futures.ThreadPoolExecutor | None = None
+        self._committer = self._started(probe)
         self._committer.committed = lambda _revision: self._ring(self._listeners)
-        self._readers = None if backend.inline else concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="spellwork-reader")
         self._connection: Any = None
         self._listeners: list[Callable[[], None]] = []
         self._foreign: list[Callable[[], None]] = []
         self._poll: Cancellable | None = None
         self._heard = backend.doorbell()
         self._closed = False
+
+    def _started(self, probe: Probe | None) -> Committer:
+        """Start both threads now, so that a lack of them shows here and not at the first read."""
+        committer = None
+        try:
+            committer = Committer(self._backend, self._clock, sync_every=self.durability.sync_every, probe=probe)
+            if not self._backend.inline:
+                self._readers = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="spellwork-reader")
+                self._readers.submit(int)
+        except (RuntimeError, MemoryError) as error:
+            if committer is not None:
+                committer.stop()
+                committer.join()
+            self._backend.close()
+            raise StoreUnavailable(f"{self.url}: {no_thread(error)}") from error
+        return committer
 
     @property
     def stats(self) -> CommitStats:
@@ -261,12 +269,17 @@ class Store:
         loop = asyncio.get_running_loop()
         self._committer.stop()
         if self._readers is not None:
-            await loop.run_in_executor(None, self._committer.join)
+            await loop.run_in_executor(self._readers, self._committer.join)  # no further thread: there may be none to be had
             if self._connection is not None:
                 await loop.run_in_executor(self._readers, self._connection.dispose)
             self._readers.shutdown()
         await asyncio.sleep(0)  # the last acknowledgements
         self._backend.close()
+
+
+def no_thread(error: BaseException) -> str:
+    """What to say when a thread cannot be started."""
+    return f"no thread can be started ({error}); raise the limit on threads or memory (ulimit -u, ulimit -v) and open it again"
 
 
 class Snapshot:

@@ -5,6 +5,7 @@ It must never clean up when it is killed: a dead life is only forgotten.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from spellwork.clock import MICROSECONDS
 from spellwork.engine import Engine
 from spellwork.errors import Conflict, Fenced, InternalError, SpellworkError, StoreClosed, StoreError, StoreFailed
 from spellwork.store import Store
-from spellwork.store.committer import Committer, Done, Item, Outcome
+from spellwork.store.committer import Committer, Done, Item, Outcome, Probe
 from spellwork.store.store import Durability
 from spellwork.supervision import attempt
 from spellwork.testing.sim.disk import SimBackend
@@ -99,6 +100,12 @@ class SimStore(Store):
     life: Life
     _ringing = False
 
+    def _started(self, probe: Probe | None) -> Committer:
+        # no thread is ever started in it: the loop takes what it is given
+        self._readers = concurrent.futures.ThreadPoolExecutor(1)
+        committer: type[SimCommitter] = type("LifesCommitter", (SimCommitter,), {"life": self.life})
+        return committer(self._backend, self._clock, sync_every=self.durability.sync_every, probe=probe)
+
     def _ensure_polling(self) -> None:
         if not self._closed and self._heard != self._backend.doorbell():
             self.ring_later()
@@ -125,9 +132,8 @@ class SimEngine(Engine):
     def _make_store(self) -> Store:
         life = self._life
         backend = SimBackend(life.world.disk, life.name, lambda: life.world.now, life.commit_fault)
-        committer = type("LifesCommitter", (SimCommitter,), {"life": life})
         kind: type[SimStore] = type("LifesStore", (SimStore,), {"life": life})
-        return kind(self.url, backend, Durability.parse(life.world.plan.durability), self._clock, committer=committer)
+        return kind(self.url, backend, Durability.parse(life.world.plan.durability), self._clock)
 
     async def _open(self, store: Store) -> None:
         self.opened = True
