@@ -242,10 +242,10 @@ class _Transaction:
     def apply(self, batch: Batch) -> int:
         self._check(batch)
         revision = self.revision = self.revision + 1
-        overlay = self._overlay
         for start, end in batch.ranges:
             self.flush()
             self._backend.delete_range(start, end)
+        overlay = self._overlay
         for key, value in batch.rows.items():
             overlay[key] = None if value is None else (value, revision)
             if key[0] == PARTITIONS.prefix:
