@@ -26,7 +26,7 @@ class Alarm:
 
     async def peek(self, partition: Partition) -> None:
         """Find out when the first timer of a partition is due."""
-        first = await self._host.store.scan(*partition_range(Keys.TIMERS, partition.index), limit=1)
+        first = await self._host.store.scan(*partition_range(Keys.TIMERS, partition.index), limit=1, damaged=b"")
         self._host.timers.stored(timer_of(first[0][0])[0] if first else None)
 
     async def sweep(self) -> None:
@@ -40,7 +40,7 @@ class Alarm:
 
     async def _sweep(self, partition: Partition) -> None:
         now = self._clock.now()
-        found = await self._host.store.scan(*partition_range(Keys.TIMERS, partition.index), limit=_PAGE)
+        found = await self._host.store.scan(*partition_range(Keys.TIMERS, partition.index), limit=_PAGE, damaged=b"")
         for key, _ in found:
             due, number = timer_of(key)
             if due > now:

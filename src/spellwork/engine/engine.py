@@ -112,7 +112,7 @@ class Engine:
         self._clock = clock or SystemClock()
         self._counter = 0
         self._failed: StoreError | InternalError | None = None
-        self._maintenance: asyncio.Task[None] | None = None
+        self._maintenance: asyncio.Future[Any] | None = None
         self._store: Store | None = None
         self._host: Host
         self._desk: Desk
@@ -156,7 +156,7 @@ class Engine:
                     owner=str(owner),
                 )
             if self.url != "memory:":
-                self._maintenance = asyncio.get_running_loop().create_task(self._maintain())
+                self._maintenance = asyncio.gather(self._maintain(), self._check(store))
         else:
             self._partition_count = await self._ownership.stored_count() or self._partition_count
 
@@ -188,6 +188,12 @@ class Engine:
                     await self._claim()
             except StoreError as error:
                 self._fail(error)
+
+    async def _check(self, store: Store) -> None:
+        try:
+            await store.check()
+        except StoreError as error:
+            self._fail(error)
 
     @property
     def _wants_more(self) -> bool:

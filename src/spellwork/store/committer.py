@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from spellwork.clock import Clock
-from spellwork.errors import Conflict, Fenced, StoreClosed, StoreError, StoreFailed
+from spellwork.errors import Conflict, Fenced, RowDamaged, StoreClosed, StoreError, StoreFailed
 from spellwork.store.backend import Backend
 from spellwork.store.batch import MERGES, Batch
 from spellwork.store.keyspace import FEED, FEED_FLOOR, PARTITIONS, REVISION, WATCHED
@@ -217,7 +217,7 @@ class Committer:
         for batch, done in group:
             try:
                 outcomes.append((done, work.apply(batch)))
-            except (Conflict, Fenced) as error:
+            except (Conflict, Fenced, RowDamaged) as error:
                 self.stats.conflicts += 1
                 outcomes.append((done, error))
         work.prune_feed(revision)

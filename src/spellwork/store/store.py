@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import re
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ T = TypeVar("T")
 _LISTEN_EVERY = 0.05
 _AWAIT_EVERY = 0.005
 _FEED_PAGE = 1000
+_CHECK_PAUSE = 0.01
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def open_store(
         level = Durability.parse(durability or "full")
         if level.name == "memory":
             raise DefinitionError('durability "memory" is for memory: stores; for sqlite: use "relaxed"')
-        return Store(url, SqliteBackend(rest, create=create), level, clock, probe)
+        return Store(url, SqliteBackend(rest, create=create, strict=level.name == "full"), level, clock, probe)
     raise StoreUnavailable(f"unknown store {url!r}; use memory: or sqlite:PATH, for example sqlite:work.db")
 
 
@@ -105,6 +107,8 @@ class Store:
         self._poll: Cancellable | None = None
         self._heard = backend.doorbell()
         self._closed = False
+        self._stop_check = threading.Event()
+        self._checking: asyncio.Future[None] | None = None
 
     @property
     def stats(self) -> CommitStats:
@@ -161,9 +165,11 @@ class Store:
         """The value of `key`, or None."""
         return await self.read(lambda reader: reader.get(key))
 
-    async def scan(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[tuple[bytes, bytes]]:
-        """The pairs with start <= key < end."""
-        return await self.read(lambda reader: reader.scan(start, end, reverse=reverse, limit=limit))
+    async def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None, damaged: bytes | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """The pairs with start <= key < end; raises `RowDamaged` unless `damaged` is to stand for such a value."""
+        return await self.read(lambda reader: reader.scan(start, end, reverse=reverse, limit=limit, damaged=damaged))
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:
@@ -220,6 +226,13 @@ class Store:
             self._ring(self._foreign)
         self._ensure_polling()
 
+    async def check(self) -> None:
+        """Look at the whole store beside other work, unless that was done when it was opened; raises `StoreCorrupt`."""
+        if not self._backend.checked:
+            loop = asyncio.get_running_loop()
+            self._checking = loop.run_in_executor(None, self._backend.check, self._stop_check, _CHECK_PAUSE)
+            await asyncio.shield(self._checking)
+
     async def revision(self) -> int:
         """The revision of the newest commit."""
         return int.from_bytes(await self.get(REVISION) or b"", "big")
@@ -253,6 +266,9 @@ class Store:
         if self._poll is not None:
             self._poll.cancel()
         loop = asyncio.get_running_loop()
+        self._stop_check.set()
+        if self._checking is not None:
+            await asyncio.wait([self._checking])
         self._committer.stop()
         if self._readers is not None:
             await loop.run_in_executor(None, self._committer.join)
