@@ -54,7 +54,10 @@ _INSERT = (
     f"INSERT OR REPLACE INTO kv(k, v, r) SELECT substr(value, {SEAL_BYTES + 1}, ?2), substr(value, {SEAL_BYTES + 1} + ?2), "  # noqa: S608 - constants
     f"substr(value, 1, {SEAL_BYTES}) FROM carray(?1)"
 )
-_PAGE_OF_ROWS = "SELECT k, v, r FROM kv WHERE k > ? ORDER BY k LIMIT 2000"
+# damage can turn a blob into a text that is none, which apsw could not hand over
+_COLUMNS = "CAST(k AS BLOB), CAST(v AS BLOB), CAST(r AS BLOB)"
+_PAGE_OF_ROWS = f"SELECT {_COLUMNS} FROM kv WHERE k > ? ORDER BY k LIMIT 2000"  # noqa: S608 - a constant
+_ONE_ROW = "SELECT CAST(v AS BLOB), CAST(r AS BLOB) FROM kv WHERE k = ?"
 _DELETE = "DELETE FROM kv WHERE k IN (SELECT value FROM carray(?1))"
 
 
@@ -83,7 +86,7 @@ class SqliteReader:
         order = "DESC" if reverse else "ASC"
         with translated(self._path):
             rows: list[Any] = self._connection.execute(
-                f"SELECT k, v, r FROM kv WHERE k >= ? AND k < ? ORDER BY k {order} LIMIT ?",  # noqa: S608 - a constant
+                f"SELECT {_COLUMNS} FROM kv WHERE k >= ? AND k < ? ORDER BY k {order} LIMIT ?",  # noqa: S608 - a constant
                 (start, end, -1 if limit is None else limit),
             ).fetchall()
         found = []
@@ -298,7 +301,7 @@ class SqliteBackend:
 
 def _row(connection: apsw.Connection, key: bytes) -> tuple[bytes, int] | None:
     """Value and version of a row; raises `RowDamaged`."""
-    row: Any = connection.execute("SELECT v, r FROM kv WHERE k = ?", (key,)).fetchone()
+    row: Any = connection.execute(_ONE_ROW, (key,)).fetchone()
     return (row[0], version_of(key, row[0], row[1])) if row else None
 
 
@@ -348,7 +351,7 @@ def translated(path: str) -> Iterator[None]:
         ) from error
     except apsw.ConnectionClosedError as error:
         raise StoreUnavailable(f"{path}: the connection was closed") from error
-    except apsw.Error as error:
+    except (apsw.Error, UnicodeDecodeError) as error:
         raise StoreCorrupt(f"{path}: SQLite cannot work with it ({error}); restore a backup") from error
     except OSError as error:
         raise StoreUnavailable(f"{path}: {error}") from error

@@ -27,7 +27,10 @@ class Log:
     def of(cls, database: str) -> Log:
         """The log of a database as it lies there."""
         path = Path(f"{database}-wal")
-        return cls(path, _head(path, _HEADER), _indexed(Path(f"{database}-shm"), _head(path, _HEADER)))
+        header, index = _head(path, _HEADER), _index(Path(f"{database}-shm"))
+        # SQLite brings the index up to date after each sync
+        indexed = int(struct.unpack("=I", index[16:20])[0]) if index[32:40] == header[16:24] != b"" else 0
+        return cls(path, header, indexed)
 
     def lost(self, kept: int) -> str:
         """What is missing when SQLite found `kept` committed frames; "" if nothing is that a crash would not explain.
@@ -36,12 +39,18 @@ class Log:
         """
         if len(self.header) < _HEADER or _head(self.path, _HEADER) != self.header:
             return ""  # there was none, or another process has begun it anew since
+        frames = _Frames(self.path, self.header)
+        if not frames.header_is_whole:
+            return frames.unsaved()
+        if _index(self._shm)[32:40] != self.header[16:24]:
+            return ""  # another process is about to begin it anew
         if kept < self.indexed:
             return f"{self.indexed} pages were committed to it, {kept} can be read"
-        frames = _Frames(self.path, self.header)
-        if kept == 0 and not frames.header_is_whole:
-            return frames.unsaved()
         return frames.behind(kept)
+
+    @property
+    def _shm(self) -> Path:
+        return Path(f"{str(self.path)[: -len('-wal')]}-shm")
 
 
 class _Frames:
@@ -115,10 +124,8 @@ def _head(path: Path, size: int) -> bytes:
         return b""
 
 
-def _indexed(path: Path, header: bytes) -> int:
-    """How far the index of the log goes; 0 when it is not this log's. SQLite brings it up to date after each sync."""
+def _index(path: Path) -> bytes:
+    """The header of the log's index, empty when it is being changed."""
     both = _head(path, 2 * _SHM_HEADER)
     index = both[:_SHM_HEADER]
-    if len(both) < 2 * _SHM_HEADER or index != both[_SHM_HEADER:] or index[32:40] != header[16:24]:
-        return 0
-    return int(struct.unpack("=I", index[16:20])[0])
+    return index if len(both) == 2 * _SHM_HEADER and index == both[_SHM_HEADER:] else b""

@@ -66,7 +66,7 @@ def record(place: Path, kind: str, level: str, seed: int, *, synchronous: str | 
 
     def probe(point: str) -> None:
         if point == "commit.after":
-            revision, digest = _truth(stem, base)
+            revision, digest = newest_commit(stem, base)
             done.truth[revision] = digest
             done.tape.mark(revision)
 
@@ -77,7 +77,8 @@ def record(place: Path, kind: str, level: str, seed: int, *, synchronous: str | 
     return done
 
 
-def _truth(stem: Path, vfs: str) -> tuple[int, bytes]:
+def newest_commit(stem: Path, vfs: str) -> tuple[int, bytes]:
+    """The revision of a store that is in use, and the digest of its rows."""
     connection = apsw.Connection(str(stem), vfs=vfs)
     try:
         rows: list[Any] = connection.execute("SELECT k, v FROM kv ORDER BY k").fetchall()
