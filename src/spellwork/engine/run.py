@@ -10,6 +10,7 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from spellwork.engine import messages as m
+from spellwork.engine.history import moment
 from spellwork.journal import RunRow, Status
 from spellwork.workflow import Signal
 from spellwork.workflow.retry import Duration, seconds
@@ -43,8 +44,8 @@ class RunInfo:
             workflow=row.workflow,
             version=row.version,
             status=row.status,
-            created=dt.datetime.fromtimestamp(row.created / 1_000_000, dt.UTC),
-            updated=dt.datetime.fromtimestamp(row.updated / 1_000_000, dt.UTC),
+            created=moment(row.created),
+            updated=moment(row.updated),
             reason=row.reason,
             parent_id=row.parent.run_id if row.parent else None,
             number=row.number,

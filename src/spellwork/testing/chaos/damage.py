@@ -101,16 +101,16 @@ async def make(place: Path, *, crashed: bool) -> Store:
             await asyncio.sleep(0.05)
             histories = {name: await (await engine.get(name)).history() for name in _FINISHED}
             if crashed:
-                files = _files(stem)
+                files, commits = _files(stem), dict(truth)
         if not crashed:
-            files = _files(stem)
+            files, commits = _files(stem), truth
     finally:
         _BLOCK.clear()
     write(files, stem)
     backend = SqliteBackend(str(stem))
     rows = dict(backend.reader().scan(b"", b"\xff" * 64))
     backend.close()
-    return Store(files, rows, truth, histories)
+    return Store(files, rows, commits, histories)
 
 
 def _files(stem: Path) -> dict[str, bytes]:
