@@ -49,4 +49,7 @@ def plain(name: str, seconds: int, place: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    if len(sys.argv) == 1:
+        print(" ".join(path.name for path in sorted((Path(__file__).parent / "seeds").iterdir())))
+    else:
+        main(sys.argv[1], int(sys.argv[2]))
