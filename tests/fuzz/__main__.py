@@ -23,7 +23,13 @@ def main(name: str, seconds: int) -> None:
         from tests.fuzz.targets import TARGETS
     from tests.fuzz.mutate import SEEDS
 
-    options = [f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=4096", f"-artifact_prefix={place}/crash-", "-print_final_stats=1"]
+    options = [
+        f"-max_total_time={seconds}",
+        "-timeout=20",
+        "-rss_limit_mb=4096",
+        f"-artifact_prefix={place}/crash-",
+        "-print_final_stats=1",
+    ]
     atheris.Setup([sys.argv[0], *options, str(place), str(SEEDS / name)], TARGETS[name])
     atheris.Fuzz()
 

@@ -8,7 +8,19 @@ from pathlib import Path
 
 SEEDS = Path(__file__).parent / "seeds"
 _BYTES = (0, 1, 0x7F, 0x80, 0x90, 0xA0, 0xC0, 0xC1, 0xC4, 0xC7, 0xCB, 0xCF, 0xD3, 0xD9, 0xDC, 0xDF, 0xE0, 0xFF)
-_PIECES = (b"\xff" * 8, bytes(16), b"\xed\xa0\x80", b"\x7f" * 8, b"\x80" * 8, b"\xc7\x01\x04", b"--input", b"--json", b"\0", b"{}", b"[")
+_PIECES = (
+    b"\xff" * 8,
+    bytes(16),
+    b"\xed\xa0\x80",
+    b"\x7f" * 8,
+    b"\x80" * 8,
+    b"\xc7\x01\x04",
+    b"--input",
+    b"--json",
+    b"\0",
+    b"{}",
+    b"[",
+)
 
 
 def seeds(target: str) -> list[bytes]:

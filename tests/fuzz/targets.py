@@ -22,8 +22,8 @@ from spellwork.cli.program import _invoke
 from spellwork.codec import Codec
 from spellwork.engine import messages, ownership
 from spellwork.engine.history import readable
-from spellwork.engine.run import RunInfo
 from spellwork.engine.replay import replay_journal
+from spellwork.engine.run import RunInfo
 from spellwork.errors import PayloadError, SpellworkError, StoreCorrupt, StoreError
 from spellwork.journal import ErrorRegistry, RunRow, Started, unpack_entry
 from spellwork.journal import rows as journal_rows

@@ -76,7 +76,7 @@ class MailRoom:
                 try:
                     envelope = m.unpack_envelope(data)
                 except StoreCorrupt as error:
-                    log.error("a message at %s is left where it is: %s", key.hex(), error)
+                    log.warning("a message at %s is left where it is: %s", key.hex(), error)
                     self._handling.add(key)
                     continue
                 self._deliver(key, envelope, partition)

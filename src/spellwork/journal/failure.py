@@ -56,7 +56,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
 def _clean(text: Any) -> str:
     """A text as it can be stored, whatever its class makes of itself."""
     text = str.__str__(text) if isinstance(text, str) else f"<{type(text).__qualname__}>"
-    return text[:_MESSAGE_LIMIT].encode("utf-8", "backslashreplace").decode("utf-8")
+    return str(text[:_MESSAGE_LIMIT].encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def _name(kind: type) -> str:

@@ -97,7 +97,7 @@ class MemoryBackend:
         self._revision = 0
         self._pending: list[tuple[str, bytes, bytes, int]] = []
 
-    def check(self, stop: threading.Event, pause: float = 0.0) -> None:
+    def check(self, stop: threading.Event, pause: float = 0.0) -> None:  # noqa: ARG002 - memory takes no damage
         return
 
     def begin(self, *, sync: bool) -> tuple[int, bool]:  # noqa: ARG002 - there is nothing to sync

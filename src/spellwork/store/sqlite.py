@@ -189,23 +189,27 @@ class SqliteBackend:
 
     def check(self, stop: threading.Event, pause: float = 0.0) -> None:
         with translated(self.path), contextlib.closing(self._connect()) as connection:
-            # The structure holds no checksums: only a walk over it finds a page that stands in another one's place.
             connection.set_progress_handler(stop.is_set, 50_000)
             try:
-                verdict = connection.execute("PRAGMA integrity_check(1)").get
+                self._walk(connection, stop, pause)
             except apsw.InterruptError:
                 return
-            if verdict != "ok":
-                raise StoreCorrupt(f"{self.path} is damaged ({verdict}); restore a backup")
-            strays, last = 0, b""
-            while not stop.is_set() and (page := connection.execute(_PAGE_OF_ROWS, (last,)).fetchall()):
-                strays += sum(not is_whole(*row) and not names_its_row(row[0], row[2]) for row in page)
-                last = page[-1][0]
-                stop.wait(pause)
-            if strays:
-                raise StoreCorrupt(f"{self.path}: {strays} rows do not stand under their own keys; restore a backup")
-            if last and not stop.is_set() and _row(connection, REVISION) is None:
-                raise StoreCorrupt(f"{self.path}: the row of the newest revision is missing; restore a backup")
+
+    def _walk(self, connection: apsw.Connection, stop: threading.Event, pause: float) -> None:
+        # Pages have no checksums: only a walk over the whole tree finds one that stands in another one's place.
+        verdict = connection.execute("PRAGMA integrity_check(1)").get
+        if verdict != "ok":
+            raise StoreCorrupt(f"{self.path} is damaged ({verdict}); restore a backup")
+        strays = 0
+        last: Any = b""
+        while not stop.is_set() and (page := connection.execute(_PAGE_OF_ROWS, (last,)).fetchall()):
+            strays += sum(not is_whole(*row) and not names_its_row(row[0], row[2]) for row in page)
+            last = page[-1][0]
+            stop.wait(pause)
+        if strays:
+            raise StoreCorrupt(f"{self.path}: {strays} rows do not stand under their own keys; restore a backup")
+        if last and not stop.is_set() and _row(connection, REVISION) is None:
+            raise StoreCorrupt(f"{self.path}: the row of the newest revision is missing; restore a backup")
 
     def begin(self, *, sync: bool) -> tuple[int, bool]:
         self._turn.let_others_in()

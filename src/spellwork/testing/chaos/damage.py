@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ LAW = "damaged bytes are refused or named, or change nothing; no other run is co
 _FRAME = 24
 _LOG_HEADER = 32
 _PATIENCE = 5.0
+_SETTLED = 0.1
 _STAND_IN = b"\xc1damaged"
 _ENGINE_EVERY = 10
 
@@ -39,8 +41,8 @@ _BLOCK: set[str] = set()
 
 @activity
 async def slow(name: str) -> str:
-    while name in _BLOCK:
-        await asyncio.sleep(0.01)
+    if name in _BLOCK:
+        await asyncio.Event().wait()
     return "x" * 5000 + name
 
 
@@ -76,7 +78,7 @@ class Store:
     histories: dict[str, list[Event]]
 
 
-async def make(place: Path, *, crashed: bool) -> Store:
+def make(place: Path, *, crashed: bool) -> Store:
     """A store with finished, running and parked runs; `crashed` keeps the log (and its index) as a killed process leaves them."""
     place.mkdir(parents=True)
     stem = place / "store.db"
@@ -89,28 +91,37 @@ async def make(place: Path, *, crashed: bool) -> Store:
 
     _BLOCK.update(name for name in _EXPECTED if name.startswith("busy"))
     try:
-        async with Engine(f"sqlite:{stem}", workflows=WORKFLOWS, probe=probe) as engine:
-            await corpus.drive(engine, list(_FINISHED), lambda _line: None)
-            for name in _BLOCK:
-                await engine.start(busy, name, id=name)
-            for i in range(4):
-                run = await engine.start(waits, f"waits-{i}", id=f"waits-{i}")
-                await run.signal(go, i, id="first")
-            while (await engine.list(status="running")) and not engine.idle and engine._host.store.pending:  # noqa: SLF001
-                await asyncio.sleep(0.005)
-            await asyncio.sleep(0.05)
-            histories = {name: await (await engine.get(name)).history() for name in _FINISHED}
-            if crashed:
-                files, commits = _files(stem), dict(truth)
-        if not crashed:
-            files, commits = _files(stem), truth
+        killed = asyncio.run(_fill(stem, probe))
     finally:
         _BLOCK.clear()
+    if crashed:
+        truth = {revision: digest for revision, digest in truth.items() if revision <= killed.revision}
+    files = killed.files if crashed else _files(stem)
     write(files, stem)
     backend = SqliteBackend(str(stem))
     rows = dict(backend.reader().scan(b"", b"\xff" * 64))
     backend.close()
-    return Store(files, rows, commits, histories)
+    return Store(files, rows, truth, killed.histories)
+
+
+@dataclasses.dataclass
+class _Killed:
+    files: dict[str, bytes]
+    revision: int
+    histories: dict[str, list[Event]]
+
+
+async def _fill(stem: Path, probe: Callable[[str], None]) -> _Killed:
+    async with Engine(f"sqlite:{stem}", workflows=WORKFLOWS, probe=probe) as engine:
+        await corpus.drive(engine, list(_FINISHED), lambda _line: None)
+        for name in _BLOCK:
+            await engine.start(busy, name, id=name)
+        for i in range(4):
+            run = await engine.start(waits, f"waits-{i}", id=f"waits-{i}")
+            await run.signal(go, i, id="first")
+        histories = {name: await (await engine.get(name)).history() for name in _FINISHED}
+        await asyncio.sleep(_SETTLED)
+        return _Killed(_files(stem), await engine.store.revision(), histories)
 
 
 def _files(stem: Path) -> dict[str, bytes]:
@@ -272,7 +283,7 @@ def run(place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
     broken: list[str] = []
     done = went_on = finished = 0
     with no_more_cuts():
-        stores = {crashed: asyncio.run(make(place / f"whole-{crashed}", crashed=crashed)) for crashed in (False, True)}
+        stores = {crashed: make(place / f"whole-{crashed}", crashed=crashed) for crashed in (False, True)}
         stem = place / "hurt" / "store.db"
         stem.parent.mkdir()
         while done < count and deadline.left > 0:

@@ -152,13 +152,13 @@ def _batch(rng: random.Random) -> Batch:
 @contextlib.contextmanager
 def _checkpoints(pages: int) -> Iterator[None]:
     """Let checkpoints happen within a short run."""
-    before = backend_module._PRAGMAS  # noqa: SLF001 - a trial may turn the screws that users may not
+    before = backend_module._PRAGMAS
     changed = tuple(f"wal_autocheckpoint={pages}" if line.startswith("wal_auto") else line for line in before)
-    backend_module._PRAGMAS = changed  # type: ignore[assignment]  # noqa: SLF001
+    backend_module._PRAGMAS = changed  # type: ignore[assignment]
     try:
         yield
     finally:
-        backend_module._PRAGMAS = before  # noqa: SLF001
+        backend_module._PRAGMAS = before
 
 
 @contextlib.contextmanager

@@ -83,9 +83,9 @@ class _TapedVFS(apsw.VFS):
             self._tape.add("create", suffix)
         return _TapedFile(self._tape, suffix, self._base, name, flags)
 
-    def xDelete(self, name: str, syncdir: bool) -> None:  # noqa: N802, FBT001 - SQLite's name
-        super().xDelete(name, syncdir)
-        suffix = self._tape.suffix(name)
+    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802 - SQLite's name
+        super().xDelete(filename, syncdir)
+        suffix = self._tape.suffix(filename)
         if suffix is not None:
             self._tape.add("delete", suffix)
             if syncdir:
