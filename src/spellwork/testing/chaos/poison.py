@@ -63,7 +63,7 @@ class Shifty(dict[str, int]):
         raise RuntimeError("no items here")
 
     def __iter__(self) -> Iterator[str]:
-        return itertools.repeat("x")  # type: ignore[return-value]
+        return itertools.repeat("x")
 
 
 class Endless(list[int]):
