@@ -135,8 +135,12 @@ class SqliteBackend:
         log = Log.of(path)
         self._writer = self._connect()
         try:
+            if strict:
+                self._judge(log)  # before anything is written: a log without its header makes the file look empty
             self._open_schema(create=create)
-            self._check(log, strict=strict)
+            if self.size() <= _CHECKED_AT_ONCE:
+                self.check(threading.Event())
+                self.checked = True
             self._writer.set_busy_timeout(5)  # from here on the turn decides who waits
             self._bell = self._connect()
             with translated(path):
@@ -174,18 +178,20 @@ class SqliteBackend:
         if schema > SCHEMA:
             raise StoreTooNew(f"{self.path} has schema {schema}, this Spellwork knows up to {SCHEMA}; install a newer Spellwork")
 
-    def _check(self, log: Log, *, strict: bool) -> None:
+    def _judge(self, log: Log) -> None:
         with translated(self.path):
             kept, _ = self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-            lost = log.lost(kept) if strict else ""
-            if lost and _row(self._writer, LAZY) is None:
+            lost = log.lost(kept)
+            if lost and not self._is_lazy():
                 raise StoreCorrupt(
                     f"{log.path}: {lost}; restore a backup, or open the store once with durability='relaxed' to go on without "
                     "what is lost"
                 )
-            if self.size() <= _CHECKED_AT_ONCE:
-                self.check(threading.Event())
-                self.checked = True
+
+    def _is_lazy(self) -> bool:
+        if not self._writer.execute("SELECT 1 FROM sqlite_schema WHERE name = 'kv'").fetchone():
+            return False
+        return _row(self._writer, LAZY) is not None
 
     def check(self, stop: threading.Event, pause: float = 0.0) -> None:
         with translated(self.path), contextlib.closing(self._connect()) as connection:

@@ -58,10 +58,11 @@ class _Frames:
         self._data = path.read_bytes() if path.exists() else b""
         magic, _, size = struct.unpack(">III", header[:12])
         self._order = ">" if magic & 1 else "<"
+        self._is_known = magic & ~1 == _MAGIC
         self._size = size if 512 <= size <= 65536 and size & (size - 1) == 0 else 4096
         self._salt = header[16:24]
         self._path = path
-        self.header_is_whole = magic & ~1 == _MAGIC and self._sum(header[:24], (0, 0)) == struct.unpack(">II", header[24:])
+        self.header_is_whole = self._is_known and self._sum(header[:24], (0, 0)) == struct.unpack(">II", header[24:])
 
     @property
     def count(self) -> int:
@@ -97,6 +98,10 @@ class _Frames:
 
     def unsaved(self) -> str:
         """With a torn header all frames are old ones, so the database must have their pages."""
+        if not self._is_known and self.count > 1:  # the header does not even tell the order of bytes in its sums
+            self._order = "<"
+            if not self._is_whole(1):
+                self._order = ">"
         newest: dict[int, bytes] = {}
         group: dict[int, bytes] = {}
         salt = self._frame(0)[0][8:16] if self.count else b""
