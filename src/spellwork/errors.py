@@ -13,6 +13,7 @@ It must never import another part of the package.
     │   ├── Lagged                 a watcher fell behind what is retained
     │   ├── StoreClosed
     │   ├── StoreCorrupt           damaged data, or not a store at all
+    │   │   └── RowDamaged         one row is not as it was written; the others are not concerned
     │   ├── StoreFailed            the disk refused a write or a sync
     │   │   └── StoreFull
     │   ├── StoreMissing
@@ -123,6 +124,13 @@ class StoreCorrupt(StoreError):
     """Damaged data was detected, or the file is not a Spellwork store."""
 
     code = "store-corrupt"
+
+
+class RowDamaged(StoreCorrupt):
+    """One row is not as it was written, says its checksum; `key` names it. Whatever does not need it goes on."""
+
+    code = "row-damaged"
+    key: bytes
 
 
 class StoreFailed(StoreError):

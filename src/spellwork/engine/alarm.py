@@ -37,7 +37,7 @@ class Alarm:
 
     async def peek(self, partition: Partition) -> None:
         """Find out when the first timer of a partition is due."""
-        first = await self._host.store.scan(*partition_range(Keys.TIMERS, partition.index), limit=1)
+        first = await self._host.store.scan(*partition_range(Keys.TIMERS, partition.index), limit=1, damaged=b"")
         self._host.timers.stored(timer_of(first[0][0])[0] if first else None)
 
     async def sweep(self) -> None:
@@ -52,7 +52,7 @@ class Alarm:
 
     async def _sweep(self, partition: Partition) -> None:
         now = self._clock.now()
-        found = await self._host.store.scan(*partition_range(Keys.TIMERS, partition.index), limit=_PAGE)
+        found = await self._host.store.scan(*partition_range(Keys.TIMERS, partition.index), limit=_PAGE, damaged=b"")
         due = [(key, value) for key, value in found if timer_of(key)[0] <= now]
         if partition in self._taken_up:
             for key, _ in due:

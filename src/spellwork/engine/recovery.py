@@ -56,7 +56,7 @@ class Recovery:
         await self._progress(number)
 
     async def _scan(self, keyspace: int, partition: Partition) -> list[tuple[bytes, bytes]]:
-        return await self._host.store.scan(*partition_range(keyspace, partition.index))
+        return await self._host.store.scan(*partition_range(keyspace, partition.index), damaged=b"")
 
     async def _admit(self, partition: Partition, counts: dict[int, int]) -> None:
         batch = Batch().require_epoch(partition.index, partition.epoch)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from spellwork.clock import Clock
-from spellwork.errors import Conflict, Fenced, StoreClosed, StoreError, StoreFailed
+from spellwork.errors import Conflict, Fenced, RowDamaged, StoreClosed, StoreError, StoreFailed
 from spellwork.store.backend import Backend
 from spellwork.store.batch import MERGES, Batch
 from spellwork.store.keyspace import FEED, FEED_FLOOR, PARTITIONS, REVISION, WATCHED
@@ -224,7 +224,7 @@ class Committer:
         for batch, done in group:
             try:
                 outcomes.append((done, work.apply(batch)))
-            except (Conflict, Fenced) as error:
+            except (Conflict, Fenced, RowDamaged) as error:
                 self.stats.conflicts += 1
                 outcomes.append((done, error))
         work.prune_feed(revision)
@@ -249,10 +249,10 @@ class _Transaction:
     def apply(self, batch: Batch) -> int:
         self._check(batch)
         revision = self.revision = self.revision + 1
-        overlay = self._overlay
         for start, end in batch.ranges:
             self.flush()
             self._backend.delete_range(start, end)
+        overlay = self._overlay
         for key, value in batch.rows.items():
             overlay[key] = None if value is None else (value, revision)
             if key[0] == PARTITIONS.prefix:

@@ -36,4 +36,5 @@ PARTITIONS = Keyspace("partitions", 0x02)
 FEED = Keyspace("feed", 0x03)
 # As long as a journal key, so that it goes into the store with the same statement.
 REVISION = META.key(b"revision\0\0\0\0")
+LAZY = META.key(b"lazily-synced")
 FEED_FLOOR = META.key(b"feed-floor")

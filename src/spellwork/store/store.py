@@ -8,6 +8,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import re
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ T = TypeVar("T")
 _LISTEN_EVERY = 0.05
 _AWAIT_EVERY = 0.005
 _FEED_PAGE = 1000
+_CHECK_PAUSE = 0.01
 
 
 class Durability(msgspec.Struct, frozen=True):
@@ -82,7 +84,7 @@ def open_store(
             raise DefinitionError('durability "memory" is for memory: stores; for sqlite: use "relaxed"')
         from spellwork.store.sqlite import SqliteBackend  # noqa: PLC0415 - brings a database library
 
-        return Store(url, SqliteBackend(rest, create=create), level, clock, probe)
+        return Store(url, SqliteBackend(rest, create=create, strict=level.name == "full"), level, clock, probe)
     raise StoreUnavailable(f"unknown store {url!r}; use memory: or sqlite:PATH, for example sqlite:work.db")
 
 
@@ -103,6 +105,8 @@ class Store:
         self._poll: Cancellable | None = None
         self._heard = backend.doorbell()
         self._closed = False
+        self._stop_check = threading.Event()
+        self._checking: asyncio.Future[None] | None = None
 
     def _started(self, probe: Probe | None) -> Committer:
         """Start both threads now, so that a lack of them shows here and not at the first read."""
@@ -175,9 +179,11 @@ class Store:
         """The value of `key`, or None."""
         return await self.read(lambda reader: reader.get(key))
 
-    async def scan(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[tuple[bytes, bytes]]:
-        """The pairs with start <= key < end."""
-        return await self.read(lambda reader: reader.scan(start, end, reverse=reverse, limit=limit))
+    async def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None, damaged: bytes | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """The pairs with start <= key < end; raises `RowDamaged` unless `damaged` is to stand for such a value."""
+        return await self.read(lambda reader: reader.scan(start, end, reverse=reverse, limit=limit, damaged=damaged))
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:
@@ -234,6 +240,13 @@ class Store:
             self._ring(self._foreign)
         self._ensure_polling()
 
+    async def check(self) -> None:
+        """Look at the whole store beside other work, unless that was done when it was opened; raises `StoreCorrupt`."""
+        if not self._backend.checked:
+            loop = asyncio.get_running_loop()
+            self._checking = loop.run_in_executor(None, self._backend.check, self._stop_check, _CHECK_PAUSE)
+            await asyncio.shield(self._checking)
+
     async def revision(self) -> int:
         """The revision of the newest commit."""
         return int.from_bytes(await self.get(REVISION) or b"", "big")
@@ -267,6 +280,9 @@ class Store:
         if self._poll is not None:
             self._poll.cancel()
         loop = asyncio.get_running_loop()
+        self._stop_check.set()
+        if self._checking is not None:
+            await asyncio.wait([self._checking])
         self._committer.stop()
         if self._readers is not None:
             await loop.run_in_executor(self._readers, self._committer.join)  # no further thread: there may be none to be had

@@ -5,6 +5,7 @@ It must never apply a part of a transaction.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import Counter
 from collections.abc import Callable
 
@@ -108,6 +109,10 @@ class SimBackend:
     """The store contract of one process over the shared disk. `fault` names what the next commit suffers."""
 
     inline = False
+    checked = True
+
+    def check(self, stop: threading.Event, pause: float = 0.0) -> None:
+        """Damage is not simulated here."""
 
     def __init__(self, disk: Disk, name: str, time: Callable[[], int], fault: Callable[[], str]):
         self._disk = disk
