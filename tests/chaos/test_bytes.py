@@ -1,25 +1,11 @@
-"""Power cuts, damage at rest and poison payloads: the gate of each trial; `spellwork chaos` runs more of them."""
+"""The disk that power is cut from: what survives, and what may not."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
-import pytest
-
-from spellwork.testing.chaos import Deadline, Trial, damage, poison, powercut
 from spellwork.testing.chaos.tape import Disk, Op, Tape
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("trial", [powercut.TRIAL, damage.TRIAL, poison.TRIAL], ids=lambda trial: trial.name)
-def test_gate_of_the_trial_holds(tmp_path: Path, trial: Trial) -> None:
-    """The law of the trial holds under its gate's count of faults, and its mutants (where it has some) are caught."""
-    figure = trial.run(tmp_path, 20261123, trial.gate, Deadline(100))
-    assert figure.broken == ()
-    assert figure.count == trial.gate
-    assert figure.ok
 
 
 def test_what_was_synced_survives_and_the_rest_may_not() -> None:

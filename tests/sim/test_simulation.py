@@ -1,4 +1,4 @@
-"""The simulation: many seeds without a broken law, the same bits every time, and a harness that finds what it should."""
+"""The simulation: the same bits every time, and a harness that finds what it should. Many seeds are a trial of their own."""
 
 from __future__ import annotations
 
@@ -10,22 +10,8 @@ import pytest
 
 from spellwork.engine.ownership import Ownership
 from spellwork.testing.sim import Errand, Fault, Plan, Workload, simulate
-from spellwork.testing.sim.seeds import OFTEN, Tally, check, explain, run_seeds
+from spellwork.testing.sim.seeds import check, explain
 from spellwork.workflow import activity, workflow
-
-SEEDS = int(os.environ.get("SIM_SEEDS", "500"))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_no_seed_breaks_a_law_and_every_branch_is_reached() -> None:
-    """Law: under every plan of faults nothing committed is lost or repeated, and everything finishes once faults stop."""
-    total = Tally()
-    for tally in run_seeds(range(SEEDS)):
-        total.add(tally)
-    assert not total.broken, "\n\n".join(total.broken)
-    assert total.seeds == SEEDS
-    assert total.missing(OFTEN) == []
 
 
 @pytest.mark.slow

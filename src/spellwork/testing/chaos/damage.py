@@ -23,9 +23,9 @@ from spellwork.journal.rows import Keys
 from spellwork.store.keyspace import REVISION
 from spellwork.store.sqlite import SqliteBackend
 from spellwork.testing.chaos import corpus
-from spellwork.testing.chaos.powercut import digest_of, newest_commit
+from spellwork.testing.chaos.power import digest_of, newest_commit
 from spellwork.testing.chaos.tape import no_more_cuts
-from spellwork.testing.chaos.trial import Deadline, Figure, LawBroken, Trial
+from spellwork.testing.chaos.trial import Deadline, Figure, LawBroken
 
 LAW = "damaged bytes are refused or named, or change nothing; no other run is concerned, and none gets a wrong value"
 _FRAME = 24
@@ -315,6 +315,3 @@ def run(place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
         "by kind": dict(sorted(kinds.items())),
     }
     return Figure("damage", LAW, seed, count, done, tuple(broken), facts, round(deadline.spent, 1))
-
-
-TRIAL = Trial("damage", LAW, run, gate=200, short=1_000, full=5_000, seconds=90.0)

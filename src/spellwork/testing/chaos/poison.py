@@ -19,7 +19,7 @@ from typing import Any
 
 from spellwork import Run, Signal, activity, continue_as_new, heartbeat, patched, query, start_child, update, workflow
 from spellwork.errors import InternalError, SpellworkError
-from spellwork.testing.chaos.trial import Deadline, Figure, LawBroken, Trial
+from spellwork.testing.chaos.trial import Deadline, Figure, LawBroken
 from spellwork.testing.engine import TestEngine
 
 LAW = "a value that cannot be kept exactly is refused with a typed error before anything is written, and the worker goes on"
@@ -466,6 +466,3 @@ def run(_place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
     outcomes, broken = asyncio.run(_all(chosen, deadline))
     facts = {**dict(sorted(outcomes.items())), "values": len(PAYLOADS), "places": len(ENTRIES)}
     return Figure("poison", LAW, seed, len(chosen), sum(outcomes.values()), tuple(broken), facts, round(deadline.spent, 1))
-
-
-TRIAL = Trial("poison", LAW, run, gate=250, short=2_000, full=2_000, seconds=60.0)

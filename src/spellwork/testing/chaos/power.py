@@ -26,7 +26,7 @@ from spellwork.store.keyspace import REVISION
 from spellwork.store.sqlite import SqliteBackend
 from spellwork.testing.chaos import corpus, laws
 from spellwork.testing.chaos.tape import Disk, Tape, no_more_cuts, write_files
-from spellwork.testing.chaos.trial import Deadline, Figure, LawBroken, Trial
+from spellwork.testing.chaos.trial import Deadline, Figure, LawBroken
 
 LAW = "at `full` a power cut loses nothing acknowledged; at every level what is left is whole commits, in order, and work goes on"
 _CUTS = 100
@@ -383,6 +383,3 @@ def run(place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
     return Figure(
         "power", LAW, seed, count, tally.cuts["full"], tuple(tally.broken), facts, round(deadline.spent, 1)
     )  # fmt: skip
-
-
-TRIAL = Trial("power", LAW, run, gate=400, short=2_500, full=10_000, seconds=120.0)
