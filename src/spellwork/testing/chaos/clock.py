@@ -28,7 +28,7 @@ LAW = "a wall clock that jumps fires no timer early, loses none, and keeps no ow
 YEARS = 10 * 365 * 86_400
 _LIFE = 30.0
 _TICK = 0.1
-_LEASE = 0.4
+_LEASE = 1.5
 _PLACES = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib", "/usr/local/lib", "/usr/lib64")
 
 
@@ -110,6 +110,7 @@ def _back(place: Path, tally: Tally) -> None:
     if time.monotonic() - began > nap - 0.5:
         life.kill()
         tally.note("too_slow_to_tell")
+        tally.count -= 1  # no fault was injected in time
         return
     _silent(life, nap + 0.6)
     _Wall(place).set(1)
@@ -160,7 +161,7 @@ def _lease(place: Path, seconds: int, tally: Tally) -> None:
     heir = Life(_stands_by(place), place / "log-heir")
     heir.hear("open", _LIFE)
     _Wall(place).set(seconds)
-    _silent(heir, 2 * _LEASE, "owned")
+    _silent(heir, 1.5 * _LEASE, "owned")
     owner.send(signal.SIGSTOP)
     froze = time.monotonic()
     try:

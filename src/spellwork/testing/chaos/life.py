@@ -157,7 +157,7 @@ class Life:
                 os.waitpid(self.pid, 0)
                 self._ended = Ending(signal=signal.SIGKILL)
             self._close()
-            raise Hung(f"it hung for {seconds:.0f} s: {stacks}")
+            raise Hung(f"it hung: {stacks}")
         self._close()
         return self._ended  # type: ignore[return-value] # `_gone` has set it
 

@@ -78,7 +78,7 @@ def _limited(place: Path, limit: Callable[[], None], seconds: float) -> Ending:
     for words in life.words(seconds):
         if "ack" in words:
             acks.write(words["ack"])
-    return life.end(seconds)
+    return life.end(0.5)
 
 
 def _judge(ending: Ending, kind: str) -> str:

@@ -31,7 +31,7 @@ TRIALS: tuple[Trial, ...] = (
     _trial("sweep", "kill -9 at each write and sync", 70, ALL, ALL, 90),
     _trial("errors", "EIO and ENOSPC at each write and sync", 30, 400, ALL, 120),
     _trial("disk", "full and read-only disks", 10, 60, 600, 30),
-    _trial("limits", "no more files, memory, threads", 12, 60, 600, 30),
+    _trial("limits", "no more files, memory, threads", 8, 60, 600, 30),
     _trial("clock", "wall clocks that jump", 6, 24, 120, 30),
     _trial("zombies", "owners frozen past their lease", 4, 40, 500, 50),
     _trial("poison_runs", "runs that kill their process", 5, 20, 100, 40),
