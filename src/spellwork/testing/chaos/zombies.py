@@ -210,7 +210,7 @@ def _steps_of(database: Path, pid: int, since: int) -> list[str]:
     connection = apsw.Connection(str(database))
     try:
         rows: list[Any] = connection.execute(
-            "SELECT k, v, r FROM kv WHERE k >= ? AND k < ?", (bytes((Keys.JOURNAL,)), bytes((Keys.JOURNAL + 1,)))
+            "SELECT k, v, substr(r, 1, 8) FROM kv WHERE k >= ? AND k < ?", (bytes((Keys.JOURNAL,)), bytes((Keys.JOURNAL + 1,)))
         ).fetchall()
     finally:
         connection.close()
