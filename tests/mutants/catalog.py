@@ -19,23 +19,23 @@ _REPLAY = (
         "step-entry-forgotten", "a step that was acknowledged is never lost", "engine/host.py",
         "        batch.rows[key] = pack_entry(key, entry)",
         "        if type(entry).__name__ != 'StepCompleted':\n            batch.rows[key] = pack_entry(key, entry)",
-        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+        f"{_LAWS}::test_laws_hold_over_the_corpus[nested]", core=True,
     ),
     Mutant(
         "digest-not-compared", "replay is exact", "workflow/execution.py",
         " or pending.digest != entry.digest or ", " or ",
-        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+        f"{_LAWS}::test_laws_hold_over_the_corpus[nested]", core=True,
     ),
     Mutant(
         "number-not-compared", "replay is exact", "workflow/execution.py",
         "        pending = self.pending.pop(entry.n, None)\n",
         "        pending = self.pending.pop(entry.n, None) or next(iter(self.pending.values()), None)\n",
-        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+        f"{_LAWS}::test_laws_hold_over_the_corpus[nested]", core=True,
     ),
     Mutant(
         "name-not-compared", "replay is exact", "workflow/execution.py",
         ' or pending.name != getattr(entry, "name", ""):', ":",
-        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+        f"{_LAWS}::test_laws_hold_over_the_corpus[nested]", core=True,
     ),
     Mutant(
         "kind-not-compared", "replay is exact", "workflow/execution.py",
@@ -51,18 +51,18 @@ _REPLAY = (
         "completions-out-of-order", "completions are delivered in the order of the journal", "workflow/execution.py",
         "        for index, entry in enumerate(entries):",
         "        for index, entry in enumerate(sorted(entries, key=lambda x: (not isinstance(x, e.Started), getattr(x, 'n', 1 << 60)))):",
-        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+        f"{_LAWS}::test_laws_hold_over_the_corpus[nested]", core=True,
     ),
     Mutant(
         "open-timers-forgotten", "replay is prefix-closed: what is open is asked for again", "workflow/execution.py",
         "            case c.CancelStep() | c.CancelTimer():\n                return False",
         "            case c.CancelStep() | c.CancelTimer() | c.StartTimer():\n                return False",
-        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+        f"{_LAWS}::test_laws_hold_over_the_corpus[nested]", core=True,
     ),
     Mutant(
         "randomness-not-the-journals", "replay is a fixed point", "workflow/execution.py",
         "random.Random(entry.seed)", "random.Random()",
-        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+        f"{_LAWS}::test_laws_hold_over_the_corpus[nested]", core=True,
     ),
     Mutant(
         "child-id-by-chance", "a child is started once", "workflow/execution.py",
@@ -228,12 +228,12 @@ _ENGINE = (
         "late-result-counts", "a step has one outcome", "engine/steps.py",
         "        if step.done or live.dropped or command.n not in live.execution.pending:",
         "        if live.dropped or command.n not in live.execution.pending:",
-        "tests/engine/test_activities.py tests/engine/test_edges.py",
+        f"{_PROMISES} -k late_result",
     ),
     Mutant(
         "run-numbers-start-anew", "run numbers are never used twice", "engine/engine.py",
         "return (self._ownership.session << 40) | self._counter", "return self._counter",
-        f"{_PROMISES} tests/engine/test_recovery.py", core=True,
+        f"{_PROMISES} -k run_numbers", core=True,
     ),
     Mutant(
         "message-dropped-before-its-effect", "a message in an inbox is not lost", "engine/mail.py",
@@ -249,7 +249,7 @@ _ENGINE = (
     Mutant(
         "end-without-notice", "the end of a child reaches its parent", "engine/closing.py",
         "        for key, notice in notices:\n            self.deliver_local(key, m.Envelope(notice), live.partition)\n", "",
-        f"{_SHAPES} -k two_hundred",
+        f"{_SHAPES} -k out_of_memory",
     ),
     Mutant(
         "waiting-runs-counted", "a restart does not count against a run that waits", "engine/host.py",
