@@ -278,6 +278,8 @@ async def test_a_late_result_of_an_attempt_that_was_given_up_does_not_count() ->
         release.set()
         assert await run.result(10) == "second"
         assert returned.is_set()
+        kinds = [event.kind for event in await run.history()]
+    assert kinds == ["Started", "AttemptFailed", "StepCompleted", "Completed"]
 
 
 async def test_what_is_live_is_what_is_replayed() -> None:
