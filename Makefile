@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 DEMO_ARGS ?= review src --chaos --approve
+MINUTES ?= 1
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ READY := $(VENV)/.ready
 retried = $(1) || { sleep 10; $(1); } || { sleep 30; $(1); }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-peers mutants chaos docs clean
+.PHONY: help demo test lint bench bench-peers mutants chaos fuzz docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -19,7 +20,7 @@ help: ## list these targets
 demo: $(READY) ## run the demonstration; DEMO_ARGS="..." changes what it does
 	$(BIN)/spellwork demo $(DEMO_ARGS)
 
-test: $(READY) ## run the tests, without chaos and soak
+test: $(READY) ## run the tests, without soak
 	$(BIN)/python -m pytest
 
 lint: $(READY) ## check style, types and layers; every finding is an error
@@ -38,8 +39,14 @@ bench-peers: $(READY) ## measure Spellwork beside its peers
 mutants: $(READY) ## apply every known fault to a copy of the source; each must be caught
 	$(BIN)/python -m tests.mutants $(MUTANTS)
 
-chaos: $(READY) ## run the tests that kill processes and break files
-	$(BIN)/python -m pytest -m chaos
+chaos: $(READY) ## kill processes, break files, turn clocks, and check; FULL=1 takes up to an hour
+	$(BIN)/spellwork chaos $(if $(FULL),--full)
+
+fuzz: $(READY) ## fuzz each target for MINUTES=1; what breaks is kept in build/fuzz
+	@$(BIN)/pip install -qq --require-hashes --only-binary :all: -r requirements/fuzz.lock || \
+		echo "there is no atheris for this Python: plain mutations only"
+	@set -e; for target in $$($(BIN)/python -m tests.fuzz); do \
+		$(BIN)/python -m tests.fuzz $$target $$(($(MINUTES) * 60)); done
 
 docs: $(READY) ## build the documentation into build/site
 	$(BIN)/mkdocs build --strict --site-dir build/site

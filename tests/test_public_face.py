@@ -36,10 +36,11 @@ def test_the_face_is_sorted_typed_and_documented() -> None:
 
 
 def test_importing_is_light() -> None:
-    """`import spellwork` brings in neither the command line nor its libraries, nor pools of processes."""
+    """`import spellwork` brings in neither the command line nor its libraries, nor a database, nor pools of processes."""
     code = "import spellwork, sys; print(*sorted(m for m in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.split()
-    for heavy in ("click", "rich", "spellwork.cli", "spellwork.testing", "multiprocessing", "sqlite3", "pydantic", "zoneinfo"):
+    ours, theirs = ("spellwork.cli", "spellwork.testing"), ("click", "rich", "apsw", "pydantic")
+    for heavy in (*ours, *theirs, "multiprocessing", "pathlib", "sqlite3", "zoneinfo"):
         assert heavy not in loaded, heavy
 
 

@@ -10,7 +10,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 MICROSECONDS = 1_000_000
@@ -86,7 +85,7 @@ def machine_identity() -> str:
     parts = [socket.gethostname()]
     for source in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         try:
-            parts.append(str(Path(source).readlink()) if "ns" in source else Path(source).read_text().strip())
+            parts.append(os.readlink(source) if "ns" in source else _content(source).strip())
         except OSError:
             continue
     return "|".join(parts)
@@ -95,7 +94,7 @@ def machine_identity() -> str:
 def process_started(pid: int) -> str:
     """A token for the start time of a process (Linux), or "" where the system does not tell."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return _content(f"/proc/{pid}/stat").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
 
@@ -117,6 +116,11 @@ def process_is_gone(pid: int, started: str) -> bool:
 def _is_zombie(pid: int) -> bool:
     # A killed child that its parent has not reaped still answers to kill(pid, 0), but will never write again.
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+        return _content(f"/proc/{pid}/stat").rpartition(")")[2].split()[0] in ("Z", "X")
     except (OSError, IndexError):
         return False
+
+
+def _content(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()

@@ -13,6 +13,7 @@ It must never import another part of the package.
     │   ├── Lagged                 a watcher fell behind what is retained
     │   ├── StoreClosed
     │   ├── StoreCorrupt           damaged data, or not a store at all
+    │   │   └── RowDamaged         one row is not as it was written; the others are not concerned
     │   ├── StoreFailed            the disk refused a write or a sync
     │   │   └── StoreFull
     │   ├── StoreMissing
@@ -125,6 +126,13 @@ class StoreCorrupt(StoreError):
     code = "store-corrupt"
 
 
+class RowDamaged(StoreCorrupt):
+    """One row is not as it was written, says its checksum; `key` names it. Whatever does not need it goes on."""
+
+    code = "row-damaged"
+    key: bytes
+
+
 class StoreFailed(StoreError):
     """The disk refused a write or a sync. Whether the last batch is durable is unknown until the store is opened again."""
 
@@ -157,7 +165,7 @@ class StoreTooNew(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot be opened or written: path, permissions, or a lock that was never given up."""
+    """The store cannot be opened or written: path, permissions, a lock never given up, or no files, threads or memory for it."""
 
     code = "store-unavailable"
 

@@ -1,10 +1,8 @@
-"""Crash laws under real kills: the short ones are part of every test run, the long ones run by `make chaos`."""
+"""The crash laws catch their mutants: laws alone, and under real kills."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -13,57 +11,8 @@ from pathlib import Path
 import pytest
 
 from spellwork.testing.chaos import laws
-from spellwork.testing.chaos.sweep import sweep
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="fork and SIGKILL are POSIX's")
-STRACE = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-
-
-def kill(kills: int, seed: int, place: Path, *, timeout: float) -> dict[str, object]:
-    """Run the killer in a process of its own (it forks) and return its report."""
-    done = subprocess.run(
-        [sys.executable, "-m", "spellwork.testing.chaos.kills", str(kills), str(seed), str(place)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert done.returncode == 0, f"seed {seed}: {done.stdout[-4000:]} {done.stderr[-2000:]}"
-    report = json.loads(done.stdout)
-    sys.stdout.write(f"{report}\n")
-    return report
-
-
-@POSIX
-@pytest.mark.slow
-def test_random_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
-    """150 random kill -9 over the corpus: nothing acknowledged is lost, nothing committed repeated, results as undisturbed."""
-    report = kill(150, 20261123, tmp_path, timeout=110)
-    assert (report["kills"], report["lost"], report["repeated"]) == (150, 0, 0)
-
-
-@POSIX
-@pytest.mark.chaos
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", range(int(os.environ.get("CHAOS_SEEDS", "4"))))
-def test_a_thousand_random_kills_lose_and_repeat_nothing(tmp_path: Path, seed: int) -> None:
-    """1,000 random kill -9 in all (CHAOS_SEEDS times 250), each seed its own."""
-    report = kill(250, seed, tmp_path, timeout=800)
-    assert (report["kills"], report["lost"], report["repeated"]) == (250, 0, 0)
-
-
-@STRACE
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_kill_at_every_write_and_sync(tmp_path: Path) -> None:
-    """A kill -9 swept over every write and sync of a canonical run: the next process finishes everything, once."""
-    figures = sweep(tmp_path)
-    sys.stdout.write(f"{figures}\n")
-    assert figures["pwrite64"] > 50
-    assert figures["fdatasync"] > 10
-    # some positions lie behind the end of a run that happened to group its batches in fewer syncs
-    assert figures["died"] > figures["positions"] / 2
 
 
 def test_the_laws_catch_their_mutants(tmp_path: Path) -> None:

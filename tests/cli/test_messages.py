@@ -2,7 +2,13 @@
 
 import signal
 
+import apsw
 import pytest
+
+from spellwork import Engine, Signal, workflow
+from spellwork.cli.messages import deliver
+from spellwork.engine.messages import AskSignal
+from spellwork.errors import StoreUnavailable
 
 SHOP = """
     approval = Signal[bool]("approval")
@@ -192,3 +198,26 @@ def test_a_silent_owner_leaves_signals_in_the_inbox(worker, spellwork, eventuall
     assert "--update-id" in change.err
     worker.send(signal.SIGCONT)
     eventually(lambda: status_of(spellwork, "o") == "completed")
+
+
+async def test_a_message_that_cannot_be_written_is_not_called_queued(tmp_path, monkeypatch):
+    """An owner that was stopped inside a write holds the lock: the command fails instead of losing what it said it queued."""
+    monkeypatch.setattr("spellwork.store.sqlite._LOCK_WAIT", 0.3)
+    url = f"sqlite:{tmp_path}/work.db"
+
+    @workflow
+    async def waits() -> int:
+        return await Signal[int]("go").receive()
+
+    async with Engine(url, workflows=[waits]) as engine:
+        run = await engine.start(waits, id="w")
+        lock = apsw.Connection(f"{tmp_path}/work.db")
+        lock.set_busy_timeout(5000)
+        lock.execute("BEGIN IMMEDIATE")
+        message = AskSignal("w", "go", b"\x07", "once")
+        with pytest.raises(StoreUnavailable, match="write lock"):
+            await deliver(url, message, lambda its: its.signal("go", 7, id="once"), 0.1)
+        lock.execute("ROLLBACK")
+        await deliver(url, message, lambda its: its.signal("go", 7, id="once"), 5)
+        assert await run.result(5) == 7
+        lock.close()

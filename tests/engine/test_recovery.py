@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from spellwork import Engine, RunFailed, Signal, activity, query, workflow
+from spellwork.clock import SystemClock
 from spellwork.errors import RunQuarantined
 from spellwork.testing import Ledger, TestEngine
 
@@ -37,6 +39,12 @@ async def waits(n: int) -> int:
 async def sleeps(days: int) -> int:
     await asyncio.sleep(days * 86400)
     return days
+
+
+@workflow
+async def naps() -> str:
+    await asyncio.sleep(60)
+    return "awake"
 
 
 @pytest.mark.slow
@@ -101,6 +109,34 @@ async def test_waiting_runs_survive_any_number_of_restarts(tmp_path: Path) -> No
         assert await run.query("seen") == 3
         await run.signal(go, 1)
         assert await run.result() == 2
+
+
+class AnHourAhead(SystemClock):
+    def now(self) -> int:
+        return super().now() + 3_600_000_000
+
+
+@pytest.mark.parametrize(("deaths", "status"), [(0, "completed"), (2, "completed"), (3, "quarantined")])
+async def test_timers_that_were_due_at_a_death_are_counted(tmp_path: Path, deaths: int, status: str) -> None:
+    """A run whose timer was due at as many deaths as the bound is set aside; before that it is tried once more."""
+    from spellwork.journal.rows import Keys, partition_range
+    from spellwork.store import Batch
+
+    async def timers(engine: Engine) -> list[bytes]:
+        return [key for index in range(4) for key, _ in await engine.store.scan(*partition_range(Keys.TIMERS, index))]
+
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    async with Engine(url, workflows=[naps]) as engine:
+        await engine.start(naps, id="r")
+        while not (keys := await timers(engine)):
+            await asyncio.sleep(0)
+        await engine.store.commit(Batch().put(keys[0], bytes((deaths,))))
+    async with Engine(url, workflows=[naps], clock=AnHourAhead(), max_recoveries=3) as engine:
+        run = await engine.get("r")
+        with contextlib.suppress(RunQuarantined):
+            await run.result(10)
+        assert (await run.status()).status == status
+        assert not await timers(engine)
 
 
 async def test_idle_runs_leave_memory_and_come_back() -> None:

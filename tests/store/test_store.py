@@ -41,6 +41,17 @@ async def test_batches_apply_as_a_whole_and_get_increasing_revisions(url: str) -
     await store.close()
 
 
+async def test_range_delete_behind_another_batch_of_its_group_keeps_its_puts(url: str) -> None:
+    """A batch with a range delete that rides on the sync of others writes its own puts and merges as well."""
+    store = open_store(url)
+    await asyncio.gather(
+        store.commit(Batch().put(key("a"), b"1")),
+        store.commit(Batch().delete_range(key("a"), key("b")).put(key("c"), b"2").merge(key("n"), "add", ONE)),
+    )
+    assert await store.scan(*PLAIN.range()) == [(key("c"), b"2"), (key("n"), ONE)]
+    await store.close()
+
+
 async def test_requirements_hold_or_nothing_happens(url: str) -> None:
     """absent, version and epoch are checked; a conflict fails its own batch and no neighbour."""
     store = open_store(url)

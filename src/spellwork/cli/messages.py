@@ -53,7 +53,10 @@ async def deliver(
         try:
             await answer(send(await engine.get(row.id)), timeout, SILENT)
         except Unavailable:
-            return Delivery.UNANSWERED  # it stays in the inbox of an owner that is stopped or very busy
+            # The owner is stopped or very busy, perhaps in the middle of a write, so nobody knows whether the message is durable
+            # yet. A second one is: it means the same, and this waits for it.
+            await post(engine.store, row.partition, message)
+            return Delivery.UNANSWERED
         return Delivery.DELIVERED
 
 

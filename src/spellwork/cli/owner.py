@@ -51,8 +51,8 @@ async def find_run(engine: Engine, run_id: str) -> RunRow:
 
 
 async def _is_queued(store: Store, run_id: str) -> bool:
-    letters = await store.scan(bytes((Keys.INBOX,)), bytes((Keys.INBOX + 1,)), limit=_LETTERS)
-    messages = (m.unpack_envelope(data).message for _, data in letters)
+    letters = await store.scan(bytes((Keys.INBOX,)), bytes((Keys.INBOX + 1,)), limit=_LETTERS, damaged=b"")
+    messages = (m.unpack_envelope(data).message for _, data in letters if data)
     return any(isinstance(message, m.AskStart) and message.run_id == run_id for message in messages)
 
 

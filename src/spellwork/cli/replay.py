@@ -5,9 +5,9 @@ It must never write to the store, nor run an activity.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 
 import click
+import msgspec
 
 from spellwork import Codec, Engine
 from spellwork.cli.exits import Exit
@@ -58,7 +58,7 @@ async def _check(source: Source, store: str, run_ids: list[str] | None) -> list[
 def _print(verdicts: list[Verdict], as_json: bool) -> None:
     for verdict in verdicts:
         if as_json:
-            print_json(dataclasses.asdict(verdict))
+            print_json(msgspec.structs.asdict(verdict))
         else:
             mark = click.style("same", fg="green") if verdict.ok else click.style("DIFFERS", fg="red")
             click.echo(f"{verdict.run_id}  {verdict.workflow}  {mark}{f'  {verdict.error}' if verdict.error else ''}")

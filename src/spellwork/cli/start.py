@@ -19,6 +19,7 @@ from spellwork.cli.owner import PARTITIONS, answer, owner_of, post
 from spellwork.cli.source import is_file, load
 from spellwork.cli.verb import Verb
 from spellwork.clock import SystemClock, new_id
+from spellwork.codec.text import check_name
 from spellwork.engine.ownership import Ownership
 from spellwork.engine.rows import read_row
 
@@ -75,7 +76,7 @@ async def _start(
         # a new store gets its number of partitions here, so that the inbox chosen now is one that its owner will drain
         await Ownership(engine.store, SystemClock(), 1.0).partition_count(PARTITIONS)
         partition = engine._partition_of(run_id)
-        message = engine._start_message(workflow, engine._check_id(run_id), call.args, call.kwargs)
+        message = engine._start_message(workflow, check_name(run_id, "id"), call.args, call.kwargs)
         if await owner_of(engine.store, partition) is None:
             await post(engine.store, partition, message)
             return Delivery.QUEUED

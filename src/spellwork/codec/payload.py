@@ -22,11 +22,14 @@ from spellwork.errors import PayloadError
 # 0xc1 is the one byte that no msgpack value starts with, so it can announce a compressed payload for free.
 _COMPRESSED = b"\xc1"
 _UNTYPED = (Any, object, inspect.Parameter.empty, list, dict, set, frozenset, tuple)
+# What constructors of values make of stored parts that are none: a Decimal of "x", a datetime of one part, an int as a zone.
+_DECODE_ERRORS = (
+    msgspec.MsgspecError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError,
+)  # fmt: skip
 _ENCODE_ERRORS = (TypeError, ValueError, OverflowError, RecursionError, UnicodeError)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What one payload may be: `size` in bytes (before compression), `depth` in nested containers."""
 
     size: int = 1 << 20
@@ -65,12 +68,13 @@ class Shape:
 
     def decode(self, payload: bytes) -> Any:
         """The value of a payload; raises `PayloadError` when it does not fit the annotation."""
-        payload = self._codec.inflate(payload)
+        if payload[:1] == _COMPRESSED:
+            payload = self._codec.inflate(payload)
         try:
             value = self._decoder.decode(payload)
             if self._exact and self.annotation not in _UNTYPED:
                 value = self._convert(value)
-        except (msgspec.MsgspecError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except _DECODE_ERRORS as error:
             path = _path_of(str(error))
             wanted = getattr(self.annotation, "__name__", None) or str(self.annotation)
             raise PayloadError(f"{path}: {error} (expected {wanted})", path=path) from error

@@ -14,8 +14,7 @@ import msgspec
 from spellwork.errors import DefinitionError
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RegisteredType:
+class RegisteredType(msgspec.Struct, frozen=True):
     """A type with a stable name and a way to plain data and back.
 
     `encode` turns a value into builtins (what `Codec` stores as it is), `decode` turns them back. Enums, dataclasses, msgspec

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from spellwork.clock import Clock, SystemClock, new_id
 from spellwork.codec import Codec
+from spellwork.codec.text import check_name
 from spellwork.engine import listing, rows
 from spellwork.engine import messages as m
 from spellwork.engine.alarm import Alarm
@@ -32,7 +33,6 @@ from spellwork.errors import (
     DefinitionError,
     Fenced,
     InternalError,
-    PayloadError,
     RunNotFound,
     StoreClosed,
     StoreError,
@@ -112,7 +112,7 @@ class Engine:
         self._clock = clock or SystemClock()
         self._counter = 0
         self._failed: StoreError | InternalError | None = None
-        self._maintenance: asyncio.Task[None] | None = None
+        self._maintenance: asyncio.Future[Any] | None = None
         self._store: Store | None = None
         self._host: Host
         self._desk: Desk
@@ -125,25 +125,28 @@ class Engine:
         if self._store is not None:
             raise UsageError("this engine is open already; make a second Engine instead")
         install_guard()
-        durability, create, probe = self._options
-        store = open_store(self.url, durability=durability, clock=self._clock, create=create, probe=probe)
+        store = self._make_store()
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self._shut, store)
             await self._open(store)
             undo.pop_all()
         return self
 
+    def _make_store(self) -> Store:
+        durability, create, probe = self._options
+        return open_store(self.url, durability=durability, clock=self._clock, create=create, probe=probe)
+
     async def _open(self, store: Store) -> None:
         self._failed = None
         self._host = Host(store, self._clock, self.codec, self.registry, self._errors, **self._sizes)  # type: ignore[arg-type]
         self._desk = Desk(self._host, self._clock, self._ask, self._new_number)
-        self._alarm = Alarm(self._host, self._clock)
         self._waiting = Waiting(self._host, self._row)
         self._host.broken = self._broken
         self._desk.closing.ended = self._waiting.ended
         self._mail = MailRoom(store, self._clock, self._errors, self._host, self._desk)
         self._ownership = Ownership(store, self._clock, self._lease)
         self._recovery = Recovery(self._host, self._clock, self._max_recoveries)
+        self._alarm = Alarm(self._host, self._clock, self._recovery)
         self._store = store
         if not self._client:
             self._partition_count = await self._ownership.partition_count(self._partition_count)
@@ -156,7 +159,7 @@ class Engine:
                     owner=str(owner),
                 )
             if self.url != "memory:":
-                self._maintenance = asyncio.get_running_loop().create_task(self._maintain())
+                self._maintenance = asyncio.gather(self._maintain(), self._check(store))
         else:
             self._partition_count = await self._ownership.stored_count() or self._partition_count
 
@@ -188,6 +191,12 @@ class Engine:
                     await self._claim()
             except StoreError as error:
                 self._fail(error)
+
+    async def _check(self, store: Store) -> None:
+        try:
+            await store.check()
+        except StoreError as error:
+            self._fail(error)
 
     @property
     def _wants_more(self) -> bool:
@@ -256,6 +265,10 @@ class Engine:
         elif not isinstance(error, StoreClosed):
             self._fail(error)
 
+    def _taken_over(self, partition: Partition) -> None:
+        if self._host.partitions.get(partition.index) is partition:
+            self._forget(partition.index)
+
     def _forget(self, index: int) -> None:
         partition = self._host.partitions.get(index)
         self._ownership.held.pop(index, None)
@@ -265,6 +278,9 @@ class Engine:
             self._waiting.recheck()
 
     def _broken(self, error: BaseException) -> None:
+        if isinstance(error, StoreError):
+            self._fail(error)
+            return
         log.error("the engine is broken", exc_info=error)
         internal = InternalError(f"a bug in the engine: {type(error).__name__}: {error}; open it again, and please report this")
         internal.__cause__ = error
@@ -291,24 +307,30 @@ class Engine:
 
         The same `id`, workflow and arguments give the run that exists, whatever became of it; otherwise `RunExists`.
         """
-        run_id = self._check_id(id) if id is not None else self._new_id()
+        run_id = check_name(id, "id") if id is not None else self._new_id()
         message = self._start_message(workflow, run_id, args, kwargs)
         index = self._partition_of(run_id)
         partition = self._host.partitions.get(index)
         if partition is not None:
-            await self._desk.start(message, partition)
-        else:
-            existing = await self._open_store.read(lambda reader: rows.read_row(reader, run_id))
-            if existing is not None:
-                check_same(existing, message)
+            try:
+                await self._desk.start(message, partition)
+            except Fenced:
+                self._taken_over(partition)
             else:
-                await self._send(message, index)
+                return Run(self, run_id)
+        existing = await self._open_store.read(lambda reader: rows.read_row(reader, run_id))
+        if existing is not None:
+            check_same(existing, message)
+        else:
+            await self._send(message, index)
         return Run(self, run_id)
 
     def _start_message(
         self, workflow: Workflow[Any, Any] | str, run_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> m.AskStart:
         self._open_store  # noqa: B018 - raises when it is closed
+        if isinstance(workflow, str):
+            check_name(workflow, "workflow")
         if isinstance(workflow, str) and self._client:
             payload = encode_call(self.codec, args, kwargs)
             return m.AskStart(run_id, workflow, None, payload, self.codec.digest((args, kwargs)))
@@ -319,18 +341,9 @@ class Engine:
         elif isinstance(workflow, str):
             definition = self.registry.find(workflow)
         else:
-            raise DefinitionError(f"start() takes a @workflow or its name, not {workflow!r}")
+            raise DefinitionError(f"start() takes a @workflow or its name, not a value of type {type(workflow).__qualname__}")
         payload = definition.parameters.encode(self.codec, args, kwargs)
         return m.AskStart(run_id, definition.name, definition.version, payload, self.codec.digest((args, kwargs)))
-
-    def _check_id(self, run_id: str) -> str:
-        try:
-            size = len(run_id.encode())
-        except (AttributeError, UnicodeEncodeError) as error:
-            raise PayloadError(f"id: {run_id!r} is no text that can be stored", path="id") from error
-        if not 1 <= size <= 512 or any(ord(letter) < 32 for letter in run_id):
-            raise PayloadError("id: must be 1 to 512 bytes of text without control characters", path="id")
-        return run_id
 
     def _new_id(self) -> str:
         return new_id(self._clock)
@@ -349,7 +362,7 @@ class Engine:
 
     async def get(self, id: str) -> Run[Any]:
         """The handle of an existing run; raises `RunNotFound`."""
-        await self._row(id)
+        await self._row(check_name(id, "id"))
         return Run(self, id)
 
     async def list(
@@ -362,6 +375,8 @@ class Engine:
     ) -> list[RunInfo]:
         """Runs, newest first. `after` is the id of the last one of the page before."""
         wanted = None if status is None else Status(status)
+        if after is not None:
+            check_name(after, "after")
         found = await self._open_store.read(lambda reader: listing.page(reader, wanted, workflow, limit, after))
         return [RunInfo.of(row) for row in found]
 
@@ -378,15 +393,29 @@ class Engine:
         live = self._host.by_id.get(message.run_id)
         partition = live.partition.index if live is not None else (await self._row(message.run_id)).partition
         ours = self._host.partitions.get(partition)
-        if ours is None:
-            return await self._send(message, partition)
+        if ours is not None:
+            try:
+                return await self._handle(message, ours)
+            except Fenced:
+                self._taken_over(ours)
+            except StoreClosed:
+                if ours.held:
+                    raise
+        # every message is idempotent, so one that met a takeover goes to the new owner
+        return await self._send(message, partition)
+
+    async def _handle(self, message: m.AnyMessage, partition: Partition) -> bytes | None:
         try:
-            return await self._desk.handle(message, ours)
+            return await self._desk.handle(message, partition)
         except m.Told as told:
             raise self._errors.rebuild(told.failure) from None
         except m.Deferred:
-            await self._mail.keep(message, ours)
+            await self._mail.keep(message, partition)
             return None
+        except StoreClosed as closed:
+            if self._failed is None:
+                raise
+            raise self._failed from closed  # why the run left this process
 
     async def _send(self, message: m.AnyMessage, partition: int) -> bytes | None:
         async def is_ours() -> bool:
@@ -395,12 +424,13 @@ class Engine:
         return await self._mail.ask(message, partition, is_ours)
 
     async def _query(self, run_id: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        answer = await self._ask(m.AskQuery(run_id, name, encode_call(self.codec, args, kwargs)))
+        answer = await self._ask(m.AskQuery(run_id, check_name(name, "query"), encode_call(self.codec, args, kwargs)))
         return self.codec.untyped.decode(answer or b"")
 
     async def _update(self, run_id: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], update_id: str | None) -> Any:
         payload = encode_call(self.codec, args, kwargs)
-        answer = await self._ask(m.AskUpdate(run_id, name, payload, update_id or self._new_id()))
+        update_id = self._new_id() if update_id is None else check_name(update_id, "id")
+        answer = await self._ask(m.AskUpdate(run_id, check_name(name, "update"), payload, update_id))
         return self.codec.untyped.decode(answer or b"")
 
     async def _result(self, run_id: str) -> Any:

@@ -103,9 +103,19 @@ class Errands:
             failure = Failure.of(error)
         self._host.append(live, SignalSent(self._now(live), command.n, command.name, command.digest, failure))
 
-    def cancel_child(self, _live: LiveRun, command: c.CancelChild) -> None:
+    def cancel_child(self, live: LiveRun, command: c.CancelChild) -> None:
         """Ask a child to cancel; one that has ended ignores it."""
-        self._host.spawn(self._ask_quietly(m.AskCancel(command.child_id, command.reason)))
+        self._host.spawn(self._cancel_child(live, command))
+
+    async def _cancel_child(self, live: LiveRun, command: c.CancelChild) -> None:
+        try:
+            await self._post(m.AskCancel(command.child_id, command.reason))
+        except StoreError:
+            return  # not done, so the run stays at work: whoever owns it next asks again
+        except (RunFinished, RunNotFound, RunBlocked):
+            pass
+        live.errands -= 1
+        self._host.drain(live)
 
     async def _ask_quietly(self, message: m.AnyMessage) -> None:
         try:

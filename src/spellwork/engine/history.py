@@ -4,14 +4,13 @@ It must never be needed to run anything.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from typing import Any
 
 import msgspec
 
 from spellwork.codec import Codec
-from spellwork.errors import PayloadError
+from spellwork.errors import PayloadError, StoreCorrupt
 from spellwork.workflow.parameters import show_call
 
 _PAYLOADS = ("result", "payload", "heartbeat")
@@ -19,8 +18,7 @@ _CALLS = ("args",)
 _HIDDEN = ("at", "digest", "seed")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """One entry of a journal: its position, time (UTC), kind (such as "StepCompleted"), and fields as plain values."""
 
     position: int
@@ -39,11 +37,26 @@ def readable(position: int, entry: Any, codec: Codec) -> Event:
         if name in _PAYLOADS:
             value = _value(codec, value)
         elif name in _CALLS:
-            value = show_call(codec, value)
+            value = _call(codec, value)
         elif isinstance(value, msgspec.Struct):
             value = _fields(value)
         data[name] = value
-    return Event(position, dt.datetime.fromtimestamp(entry.at / 1_000_000, dt.UTC), type(entry).__name__, data)
+    return Event(position, moment(entry.at), type(entry).__name__, data)
+
+
+def moment(microseconds: int) -> dt.datetime:
+    """A stored time; raises `StoreCorrupt` for one that no calendar has."""
+    try:
+        return dt.datetime.fromtimestamp(microseconds / 1_000_000, dt.UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise StoreCorrupt(f"{microseconds} is no time: {error}; restore it from a backup") from error
+
+
+def _call(codec: Codec, payload: bytes) -> Any:
+    try:
+        return show_call(codec, payload)
+    except PayloadError as error:
+        return f"<{error}>"
 
 
 def _value(codec: Codec, payload: bytes) -> Any:

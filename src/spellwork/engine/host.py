@@ -20,7 +20,7 @@ from spellwork.engine.registry import Registry
 from spellwork.engine.steps import Steps
 from spellwork.engine.timers import Timers
 from spellwork.errors import (
-    RunBlocked,
+    Fenced,
     RunFinished,
     RunNotFound,
     SpellworkError,
@@ -161,7 +161,8 @@ class Host:
         held, acked = live.held, live.acked
         while held and (held[0][0] <= acked or not live.unacked) and not live.dropped:
             self._perform(live, held.popleft()[1])
-        self._rest_if_idle(live)
+        if live.parked:
+            self._rest_if_idle(live)
 
     def _perform(self, live: LiveRun, effect: Any) -> None:
         kind = type(effect)
@@ -192,7 +193,7 @@ class Host:
                         self.steps.start(live, command)  # type: ignore[arg-type]
                 else:
                     self._take(live, command)
-        if not execution.finished and not live.parked and not live.dropped and not execution.pending_work:
+        if not (execution.finished or live.parked or live.dropped or execution.pending_work or live.errands):
             self._park(live)
 
     def _take(self, live: LiveRun, command: c.Command) -> None:
@@ -214,12 +215,20 @@ class Host:
             case _:
                 if live.parked:
                     self._unpark(live)
+                if isinstance(command, c.CancelChild):
+                    live.errands += 1  # parked too early, a crash would lose it: only runs at work are recovered
                 self.hold(live, command)
 
     def _answer_update(self, live: LiveRun, update_id: str) -> None:
         answer = live.execution.update_ids.get(update_id)
-        for waiter in live.update_waiters.pop(update_id, []):
-            self.hold(live, lambda waiter=waiter: waiter(answer))
+
+        def tell() -> None:
+            for waiter in live.update_waiters.pop(update_id, []):
+                waiter(answer)
+
+        # until it is told, whoever waits stands in the list: should the run leave memory before, `drop` finds him there
+        if update_id in live.update_waiters:
+            self.hold(live, tell)
 
     def _now(self, live: LiveRun) -> int:
         return max(self.clock.now(), live.execution.now)
@@ -271,6 +280,7 @@ class Host:
         for waiters in live.update_waiters.values():
             for waiter in waiters:
                 waiter(None)
+        live.update_waiters.clear()
 
     def drop_partition(self, partition: Partition) -> None:
         """Forget everything of a partition that is no longer ours."""
@@ -378,7 +388,7 @@ class Host:
             raise blocked_error(row)
         partition = self.partitions.get(row.partition)
         if partition is None:
-            raise RunBlocked(f"run {row.id} belongs to another owner now", run_id=row.id, reason="another owner")
+            raise Fenced(f"run {row.id} belongs to another owner now", partition=row.partition)
         execution, error = attempt(self.replayed, number, stored)
         if error is not None:
             log.warning("run %s is blocked: %s", row.id, error)

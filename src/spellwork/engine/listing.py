@@ -5,9 +5,9 @@ It must never read a journal.
 from __future__ import annotations
 
 from spellwork.engine import rows
-from spellwork.errors import RunNotFound
+from spellwork.errors import RunNotFound, StoreCorrupt
 from spellwork.journal import RunRow, Status
-from spellwork.journal.rows import Keys, run_key, unpack_row
+from spellwork.journal.rows import Keys, number_of, run_key, unpack_row
 from spellwork.store import Reader
 
 _CHUNK = 500
@@ -23,9 +23,9 @@ def page(reader: Reader, status: Status | None, workflow: str | None, limit: int
         end = run_key(address.number)
     found: list[RunRow] = []
     while len(found) < limit:
-        chunk = reader.scan(bytes((Keys.RUNS,)), end, reverse=True, limit=_CHUNK)
+        chunk = reader.scan(bytes((Keys.RUNS,)), end, reverse=True, limit=_CHUNK, damaged=b"")
         for key, data in chunk:
-            row = unpack_row(data)
+            row = _row(key, data)
             end = key
             wanted = row.status is status if status is not None else row.status is not Status.CONTINUED
             if wanted and (workflow is None or row.workflow == workflow):
@@ -35,3 +35,12 @@ def page(reader: Reader, status: Status | None, workflow: str | None, limit: int
         if len(chunk) < _CHUNK:
             break
     return found
+
+
+def _row(key: bytes, data: bytes) -> RunRow:
+    """The row of a run, or one that stands for a damaged row: a page shows the damage and the others."""
+    try:
+        return unpack_row(data)
+    except StoreCorrupt as error:
+        number = number_of(key)
+        return RunRow(f"<damaged {number:x}>", number, 0, "", "", Status.BLOCKED, 0, 0, b"", None, str(error))

@@ -19,7 +19,8 @@ class LiveRun:
     """A loaded run.
 
     Effects in `held` wait until the entry at their position is durable (`acked` says how far that is). `early` holds news of
-    children that ended before the run knew that they had started. `continuing` is set when it goes on as a new run.
+    children that ended before the run knew that they had started. `errands` counts what it asked for and no entry will answer:
+    until that is done the run is at work. `continuing` is set when it goes on as a new run.
     """
 
     __slots__ = (
@@ -27,8 +28,10 @@ class LiveRun:
         "continuing",
         "dropped",
         "early",
+        "errands",
         "execution",
         "held",
+        "number",
         "parked",
         "partition",
         "recoveries",
@@ -41,6 +44,7 @@ class LiveRun:
 
     def __init__(self, row: RunRow, partition: Partition, execution: Execution):
         self.row = row
+        self.number = row.number
         self.partition = partition
         self.execution = execution
         self.acked = 0
@@ -49,13 +53,9 @@ class LiveRun:
         self.parked = False
         self.timer_key: bytes | None = None
         self.recoveries = 0
+        self.errands = 0
         self.steps: dict[int, Step] = {}
         self.update_waiters: dict[str, list[Any]] = {}
         self.dropped = False
         self.continuing = False
         self.early: dict[int, tuple[Any, Any]] = {}
-
-    @property
-    def number(self) -> int:
-        """The run's number."""
-        return self.row.number

@@ -69,15 +69,15 @@ class MailRoom:
         """Take up every message of one inbox."""
         start, end = partition_range(Keys.INBOX, partition.index)
         while partition.held:
-            found = await self._store.scan(start, end, limit=_DRAIN)
+            found = await self._store.scan(start, end, limit=_DRAIN, damaged=b"")
             for key, data in found:
                 if key in self._handling:
                     continue
                 try:
                     envelope = m.unpack_envelope(data)
                 except StoreCorrupt as error:
-                    log.warning("dropped a message: %s", error)
-                    partition.batch().delete(key)
+                    log.warning("a message at %s is left where it is: %s", key.hex(), error)
+                    self._handling.add(key)
                     continue
                 self._deliver(key, envelope, partition)
             if len(found) < _DRAIN:

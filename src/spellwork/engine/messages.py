@@ -2,7 +2,7 @@
 It must never hold anything that cannot be sent twice: every message is idempotent.
 """
 
-from __future__ import annotations
+# Annotations are evaluated here: from strings, msgspec would compile each field's anew when the decoders are made.
 
 import msgspec
 

@@ -122,7 +122,7 @@ class Ownership:
             if claim.index in self.held or len(self.held) >= limit or not self._is_free(claim):
                 continue
             key, epoch = partition_key(claim.index), claim.epoch + 1
-            batch = Batch().put(key, pack_claim(epoch, self.me)).require_version(key, claim.version)
+            batch = Batch().put(key, pack_claim(epoch, self._alive())).require_version(key, claim.version)
             try:
                 await self._store.commit(batch)
             except Conflict:
@@ -155,10 +155,14 @@ class Ownership:
             return owner.id not in _OPEN  # an engine of this very process that failed before it could release
         return process_is_gone(owner.pid, owner.started)
 
+    def _alive(self) -> Owner:
+        # the counter goes on when a lost partition is claimed again, else whoever saw its beginning would take it for still
+        self._beat += 1
+        return msgspec.structs.replace(self.me, beat=self._beat)
+
     async def renew(self, lost: Callable[[int], Awaitable[None] | None]) -> None:
         """Show that this owner is alive, in one batch if nothing was lost, else one by one."""
-        self._beat += 1
-        owner = msgspec.structs.replace(self.me, beat=self._beat)
+        owner = self._alive()
         batch = Batch()
         for index, epoch in self.held.items():
             batch.put(partition_key(index), pack_claim(epoch, owner)).require_epoch(index, epoch)

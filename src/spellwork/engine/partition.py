@@ -46,7 +46,9 @@ class Partition:
 
     def mark(self, live: LiveRun) -> Batch:
         """The batch of this turn, which from now on covers `live` up to its position."""
-        batch = self.batch()
+        batch = self._batch
+        if batch is None or batch.sealed:
+            batch = self.batch()
         if live not in self._marks:
             live.unacked += 1
         self._marks[live] = live.execution.position

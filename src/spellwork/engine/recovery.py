@@ -18,7 +18,7 @@ from spellwork.store import Batch
 
 log = logging.getLogger("spellwork.engine")
 _PAGE = 1000
-_SUSPECT = 2
+SUSPECT = 2
 _SUSPECT_PATIENCE = 30.0
 
 
@@ -28,15 +28,15 @@ class Recovery:
     def __init__(self, host: Host, clock: Clock, max_recoveries: int):
         self._host = host
         self._clock = clock
-        self._max = max_recoveries
+        self.bound = max_recoveries
         self._one_at_a_time = asyncio.Lock()
 
     async def partition(self, partition: Partition) -> None:
         """Take up everything of a partition that was just claimed."""
         active = await self._scan(Keys.ACTIVE, partition)
         counts = {number_of(key): (value or b"\0")[0] for key, value in active}
-        innocent = [number for number, count in counts.items() if count < _SUSPECT]
-        suspects = [number for number, count in counts.items() if count >= _SUSPECT]
+        innocent = [number for number, count in counts.items() if count < SUSPECT]
+        suspects = [number for number, count in counts.items() if count >= SUSPECT]
         for start in range(0, len(innocent), _PAGE):
             page = innocent[start : start + _PAGE]
             await self._admit(partition, {number: counts[number] + 1 for number in page})
@@ -48,15 +48,15 @@ class Recovery:
             await self._retry_blocked(number_of(key))
 
     async def _try(self, partition: Partition, number: int, count: int) -> None:
-        if count >= self._max:
-            await self._quarantine(partition, number, count)
+        if count >= self.bound:
+            await self.quarantine(partition, number, count)
             return
         await self._admit(partition, {number: count + 1})
         await self._load(number)
         await self._progress(number)
 
     async def _scan(self, keyspace: int, partition: Partition) -> list[tuple[bytes, bytes]]:
-        return await self._host.store.scan(*partition_range(keyspace, partition.index))
+        return await self._host.store.scan(*partition_range(keyspace, partition.index), damaged=b"")
 
     async def _admit(self, partition: Partition, counts: dict[int, int]) -> None:
         batch = Batch().require_epoch(partition.index, partition.epoch)
@@ -88,7 +88,8 @@ class Recovery:
                 return
             await asyncio.sleep(0.02)
 
-    async def _quarantine(self, partition: Partition, number: int, count: int) -> None:
+    async def quarantine(self, partition: Partition, number: int, count: int, timer_key: bytes | None = None) -> None:
+        """Set a run aside; it goes on only when somebody asks for it."""
         data = await self._host.store.get(run_key(number))
         if data is None:
             return
@@ -99,8 +100,9 @@ class Recovery:
         reason = f"its process died {count} times while it was running; `spellwork resume {row.id}` tries again after a fix"
         log.error("run %s is quarantined: %s", row.id, reason)
         batch = Batch().require_epoch(partition.index, partition.epoch)
-        rows.block(batch, row, None, Status.QUARANTINED, reason, self._clock.now())
+        row = rows.block(batch, row, timer_key, Status.QUARANTINED, reason, self._clock.now())
         await self._host.store.commit(batch)
+        self._host.blocked(row)
 
     async def _retry_blocked(self, number: int) -> None:
         data = await self._host.store.get(run_key(number))

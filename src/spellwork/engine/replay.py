@@ -4,8 +4,9 @@ It must never let a difference pass: neither in a command, nor in how a run ende
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
+
+import msgspec
 
 from spellwork.codec import Codec
 from spellwork.engine import rows
@@ -13,20 +14,20 @@ from spellwork.engine.registry import Registry
 from spellwork.errors import (
     NonDeterminismError,
     PayloadError,
+    RowDamaged,
     RunNotFound,
     StoreCorrupt,
     UnknownWorkflow,
     UsageError,
 )
 from spellwork.journal import Cancelled, Completed, Continued, ErrorRegistry, Failed
-from spellwork.journal.rows import Keys, unpack_row
+from spellwork.journal.rows import Keys, number_of
 from spellwork.store import Store
 from spellwork.workflow import Execution, Workflow
 from spellwork.workflow import commands as c
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What came of replaying one run. `position` is where the journal and the code part, if they do."""
 
     run_id: str
@@ -80,7 +81,11 @@ async def check_runs(store: Store, registry: Registry, codec: Codec, run_ids: li
     """Replay the named runs, or all of them; raises `RunNotFound` for an unknown id."""
     verdicts = []
     for number in await _numbers(store, run_ids):
-        stored = await store.read(lambda reader, n=number: rows.read_run(reader, n))  # type: ignore[misc]
+        try:
+            stored = await store.read(lambda reader, n=number: rows.read_run(reader, n))  # type: ignore[misc]
+        except RowDamaged as error:
+            verdicts.append(Verdict(f"<damaged {number:x}>", "", ok=False, error=str(error)))
+            continue
         if stored is not None:
             verdicts.append(_verdict(stored, registry, codec))
     return verdicts
@@ -88,8 +93,8 @@ async def check_runs(store: Store, registry: Registry, codec: Codec, run_ids: li
 
 async def _numbers(store: Store, run_ids: list[str] | None) -> list[int]:
     if run_ids is None:
-        found = await store.scan(bytes((Keys.RUNS,)), bytes((Keys.RUNS + 1,)))
-        return [unpack_row(data).number for _, data in found]
+        found = await store.scan(bytes((Keys.RUNS,)), bytes((Keys.RUNS + 1,)), damaged=b"")
+        return [number_of(key) for key, _ in found]
     numbers = []
     for run_id in run_ids:
         address = await store.read(lambda reader, i=run_id: rows.find(reader, i))  # type: ignore[misc]

@@ -4,7 +4,6 @@ It must never decide when a run changes its state.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import msgspec
@@ -27,8 +26,7 @@ from spellwork.journal.rows import (
 from spellwork.store import Batch, Reader
 
 
-@dataclasses.dataclass(slots=True)
-class StoredRun:
+class StoredRun(msgspec.Struct):
     """A run as the store has it. `recoveries` is None when it is not in the index of active runs."""
 
     row: RunRow

@@ -5,11 +5,14 @@ It must never hold state of its own: every verb goes to the run's owner or reads
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import datetime as dt
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import msgspec
+
+from spellwork.codec.text import check_name, check_reason
 from spellwork.engine import messages as m
+from spellwork.engine.history import moment
 from spellwork.journal import RunRow, Status
 from spellwork.workflow import Signal
 from spellwork.workflow.retry import Duration, seconds
@@ -21,8 +24,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RunInfo:
+class RunInfo(msgspec.Struct, frozen=True):
     """Where a run stands. Times are UTC; `reason` says why it failed, was cancelled or is blocked."""
 
     id: str
@@ -43,8 +45,8 @@ class RunInfo:
             workflow=row.workflow,
             version=row.version,
             status=row.status,
-            created=dt.datetime.fromtimestamp(row.created / 1_000_000, dt.UTC),
-            updated=dt.datetime.fromtimestamp(row.updated / 1_000_000, dt.UTC),
+            created=moment(row.created),
+            updated=moment(row.updated),
             reason=row.reason,
             parent_id=row.parent.run_id if row.parent else None,
             number=row.number,
@@ -64,13 +66,13 @@ class Run(Generic[R]):
         Raises `RunFailed` (its `__cause__` is the workflow's error), `RunCancelled`, `RunTerminated`, `RunBlocked`, or
         TimeoutError when it has not ended within `timeout` (seconds or timedelta); the run goes on all the same.
         """
-        limit = None if timeout is None else seconds(timeout)
+        if timeout is None:
+            return await self._engine._result(self.id)  # type: ignore[no-any-return]
+        limit = seconds(timeout)
         try:
             async with asyncio.timeout(limit):
                 return await self._engine._result(self.id)  # type: ignore[no-any-return]
         except TimeoutError:
-            if limit is None:
-                raise
             raise TimeoutError(f"run {self.id} has not ended within {limit:g} s; it goes on") from None
 
     async def status(self) -> RunInfo:
@@ -79,11 +81,12 @@ class Run(Generic[R]):
 
     async def signal(self, signal: Signal[Any] | str, value: Any = None, id: str | None = None) -> None:
         """Send a signal; returns once it is durable. A signal with an `id` that the run has already had is ignored."""
-        name, annotation = (signal, Any) if isinstance(signal, str) else (signal.name, signal.type)
+        name, annotation = (signal.name, signal.type) if isinstance(signal, Signal) else (check_name(signal, "signal"), Any)
+        signal_id = self._engine._new_id() if id is None else check_name(id, "id")
         shape = self._engine.codec.shape(annotation)
         payload = shape.encode(value)
         shape.decode(payload)
-        await self._engine._ask(m.AskSignal(self.id, name, payload, id or self._engine._new_id()))
+        await self._engine._ask(m.AskSignal(self.id, name, payload, signal_id))
 
     async def query(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Ask a query of the running workflow; raises `QueryFailed`."""
@@ -98,11 +101,11 @@ class Run(Generic[R]):
 
     async def cancel(self, reason: str = "cancelled") -> None:
         """Ask the workflow to unwind (`asyncio.CancelledError` at its await); durable when this returns."""
-        await self._engine._ask(m.AskCancel(self.id, reason))
+        await self._engine._ask(m.AskCancel(self.id, check_reason(reason)))
 
     async def terminate(self, reason: str = "terminated") -> None:
         """End the run at once, without unwinding."""
-        await self._engine._ask(m.AskTerminate(self.id, reason))
+        await self._engine._ask(m.AskTerminate(self.id, check_reason(reason)))
 
     async def resume(self) -> None:
         """Try a blocked or quarantined run again; raises what still keeps it from running."""

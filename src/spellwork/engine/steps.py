@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import functools
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -18,8 +19,9 @@ import msgspec
 from spellwork.clock import MICROSECONDS, Cancellable, Clock
 from spellwork.codec import Codec
 from spellwork.engine.live import LiveRun
-from spellwork.errors import ActivityTimeout, PayloadError
+from spellwork.errors import ActivityTimeout, PayloadError, StoreUnavailable
 from spellwork.journal import AttemptFailed, Entry, ErrorRegistry, Failure, StepCompleted, StepFailed
+from spellwork.store.store import no_thread
 from spellwork.supervision import attempt
 from spellwork.workflow.activity import ActivityContext, enter_activity
 from spellwork.workflow.commands import RunStep
@@ -72,9 +74,12 @@ class Step(msgspec.Struct, gc=False, eq=False):
         """The outcome is known. The task is let go of: it refers back to the step, and cycles are garbage that piles up."""
         self.done = True
         self.task = None
-        for handle in (self.limit_handle, self.beat_handle, self.retry_handle):
-            if handle is not None:
-                handle.cancel()
+        if self.limit_handle is not None:
+            self.limit_handle.cancel()
+        if self.beat_handle is not None:
+            self.beat_handle.cancel()
+        if self.retry_handle is not None:
+            self.retry_handle.cancel()
         self.limit_handle = self.beat_handle = self.retry_handle = None
 
     def context(self) -> ActivityContext:
@@ -102,6 +107,7 @@ class Steps:
         self._errors = errors
         self._loop = asyncio.get_running_loop()
         self._threads = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="spellwork-activity")
+        self._threaded = False
         self._processes = processes
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
         self._random = random.Random(clock.entropy(16))  # noqa: S311 - spreads retries
@@ -112,7 +118,7 @@ class Steps:
         self._closing = False
         self._idle: list[asyncio.Future[None]] = []
         self._workers: set[asyncio.Task[None]] = set()
-        self.fakes: dict[str, Callable[..., Any]] = {}
+        self.fakes: Mapping[str, Callable[..., Any]] = {}
 
     @property
     def busy(self) -> bool:
@@ -152,8 +158,7 @@ class Steps:
         self._launch(step)
 
     def _launch(self, step: Step) -> None:
-        activity = step.command.activity
-        if activity.is_limited and not self._arm(step):
+        if step.command.activity.is_limited and not self._arm(step):
             return
         self._queue.append(step)
         if not self._waking:
@@ -289,7 +294,10 @@ class Steps:
             elif activity.executor == "thread":
                 context = contextvars.copy_context()
                 call = functools.partial(context.run, attempt, lambda: function(*command.args, **command.kwargs))
-                value, raised = await self._loop.run_in_executor(self._threads, call)
+                waiting = self._in_thread(call)
+                if waiting is None:
+                    return  # the engine has stopped: it is no fault of the activity's
+                value, raised = await waiting
                 if raised is not None:  # not by way of the future, which takes no StopIteration
                     raise raised  # noqa: TRY301 - the same path as any other failure
             else:
@@ -310,6 +318,31 @@ class Steps:
         else:
             self._conclude(step, None, value)
 
+    def _in_thread(self, call: Callable[[], Any]) -> asyncio.Future[Any] | None:
+        """The outcome of `call` in a thread; without any thread the engine is stopped, and there is none."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+
+        def give(outcome: Any) -> None:
+            if not future.done():
+                future.set_result(outcome)
+
+        def work() -> None:
+            if not future.cancelled():
+                outcome = call()
+                with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+                    self._loop.call_soon_threadsafe(give, outcome)
+
+        try:
+            self._threads.submit(work)
+        except RuntimeError as error:
+            if self._threaded:
+                return future  # the executor has queued it before it failed to start one more thread: another takes it
+            future.cancel()
+            self._recorder.broken(StoreUnavailable(f"an activity cannot run: {no_thread(error)}"))
+            return None
+        self._threaded = True
+        return future
+
     def _process_pool(self) -> concurrent.futures.ProcessPoolExecutor:
         if self._pool is None:
             import multiprocessing  # noqa: PLC0415 - half a tenth of the import time, for what few programs use
@@ -319,7 +352,8 @@ class Steps:
 
     def _conclude(self, step: Step, error: BaseException | None, value: Any = None) -> None:
         live, command = step.live, step.command
-        if step.done or live.dropped or command.n not in live.execution.pending:
+        pending = live.execution.pending.get(command.n)
+        if step.done or live.dropped or pending is None:
             return  # a late result: the step was cancelled, timed out, or its run has left
         if error is not None and step.task is not asyncio.current_task():
             step.stop()
@@ -331,9 +365,9 @@ class Steps:
         at = max(self._clock.now(), live.execution.now)  # the wall clock may have been set back
         if error is None:
             try:
-                pending = live.execution.pending[command.n]
-                result = pending.shape.encode(value)
-                pending.value = (pending.shape.decode(result),)
+                shape = pending.shape
+                result = shape.encode(value)
+                pending.value = (shape.decode(result),)
             except PayloadError as problem:
                 error = PayloadError(f"activity {name}, result: {problem}", path=problem.path)
             else:

@@ -2,7 +2,7 @@
 It must never change the meaning of a tag or a field: journals written once are read for ever.
 """
 
-from __future__ import annotations
+# Annotations are evaluated here: from strings, msgspec would compile each field's anew when the decoders are made.
 
 import zlib
 from typing import Any

@@ -37,10 +37,11 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
         kind = type(error)
         cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         if isinstance(error, ActivityFailed) and hasattr(error, "type"):
-            return cls(error.type, error.code, error.message, error.data, None, _where(error))
+            return cls(_clean(error.type), error.code, _clean(error.message), _plain(error.data), None, _where(error))
+        code, _ = attempt(getattr, error, "code", "")
         return cls(
             type=_name(kind),
-            code=getattr(error, "code", "") if isinstance(getattr(error, "code", ""), str) else "",
+            code=_clean(code) if isinstance(code, str) else "",
             message=_text(error),
             data=_data(error),
             cause=cls.of(cause, depth + 1) if cause is not None and depth < _CAUSES else None,
@@ -50,6 +51,12 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     def __str__(self) -> str:
         text = f"{self.type}: {self.message}" if self.message else self.type
         return f"{text} ({self.where})" if self.where else text
+
+
+def _clean(text: Any) -> str:
+    """A text as it can be stored, whatever its class makes of itself."""
+    text = str.__str__(text) if isinstance(text, str) else f"<{type(text).__qualname__}>"
+    return str(text[:_MESSAGE_LIMIT].encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def _name(kind: type) -> str:
@@ -68,14 +75,14 @@ def _where(error: BaseException) -> str:
             if not found or not code.co_filename.startswith(_LIBRARIES):
                 found = place
         trace = trace.tb_next
-    return found
+    return _clean(found)
 
 
 def _text(error: BaseException) -> str:
     text, problem = attempt(str, error)
     if problem is not None:  # a __str__ that is itself broken
         text = f"<no message: {type(problem).__name__}>"
-    return str(text)[:_MESSAGE_LIMIT].encode("utf-8", "backslashreplace").decode("utf-8")
+    return _clean(text)
 
 
 def _data(error: BaseException) -> Any:
@@ -83,6 +90,10 @@ def _data(error: BaseException) -> Any:
     data: Any = vars(error) if isinstance(error, SpellworkError) else list(error.args)
     if isinstance(data, dict):
         data = {name: value for name, value in data.items() if not name.startswith("_")}
+    return _plain(data)
+
+
+def _plain(data: Any) -> Any:
     try:
         packed = msgspec.msgpack.encode(data)
         return msgspec.msgpack.decode(packed) if len(packed) <= _DATA_LIMIT else None

@@ -2,7 +2,7 @@
 It must never hold what only replay needs: that is the journal's.
 """
 
-from __future__ import annotations
+# Annotations are evaluated here: from strings, msgspec would compile each field's anew when the decoders are made.
 
 import enum
 import struct
@@ -106,7 +106,8 @@ def run_key(number: int) -> bytes:
 
 def id_key(run_id: str) -> bytes:
     """The key of the address of a user's id."""
-    return bytes((Keys.IDS,)) + run_id.encode()
+    # an id with lone surrogates is refused where runs are started; whoever asks for one finds none
+    return bytes((Keys.IDS,)) + run_id.encode("utf-8", "surrogatepass")
 
 
 def active_key(partition: int, number: int) -> bytes:
@@ -126,7 +127,10 @@ def timer_key(partition: int, due: int, number: int) -> bytes:
 
 def timer_of(key: bytes) -> tuple[int, int]:
     """Due time and run number of a timer key."""
-    _, _, due, number = _TIMER.unpack(key)
+    try:
+        _, _, due, number = _TIMER.unpack(key)
+    except struct.error as error:
+        raise StoreCorrupt(f"the timer {key.hex()} cannot be read: {error}; restore it from a backup") from error
     return due, number
 
 
@@ -148,7 +152,10 @@ def pack_address(address: Address) -> bytes:
 
 def unpack_address(data: bytes) -> Address:
     """The address of its stored form."""
-    return Address(*_ADDRESS.unpack(data))
+    try:
+        return Address(*_ADDRESS.unpack(data))
+    except struct.error as error:
+        raise StoreCorrupt(f"the address of a run cannot be read: {error}; restore it from a backup") from error
 
 
 def pack_row(row: RunRow) -> bytes:

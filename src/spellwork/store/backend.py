@@ -4,6 +4,7 @@ It must never hold more than a backend needs: group commit, requirements, feed a
 
 from __future__ import annotations
 
+import threading
 from typing import Protocol
 
 Row = tuple[bytes, bytes, int]
@@ -21,8 +22,13 @@ class Reader(Protocol):
         """The revision that wrote `key`, 0 if it does not exist."""
         ...
 
-    def scan(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[tuple[bytes, bytes]]:
-        """The pairs with start <= key < end, in key order."""
+    def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None, damaged: bytes | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """The pairs with start <= key < end, in key order.
+
+        A row that is not as it was written raises `RowDamaged`, unless `damaged` is given to stand for its value.
+        """
         ...
 
     def close(self) -> None:
@@ -43,6 +49,17 @@ class Backend(Protocol):
 
     inline: bool
     """Whether commits are so cheap that they run on the event loop."""
+
+    checked: bool
+    """Whether `check` has been done already."""
+
+    def check(self, stop: threading.Event, pause: float = 0.0) -> None:
+        """Look at everything there is, until `stop` is set; raises `StoreCorrupt` if some rows cannot be found by their keys.
+
+        A damaged row that stands under its own key is found by whoever reads it, and concerns nobody else. `pause` is how long
+        (in seconds) to rest after each part.
+        """
+        ...
 
     def begin(self, *, sync: bool) -> tuple[int, bool]:
         """Start a write transaction, to be synced or not.

@@ -5,7 +5,6 @@ It must never acknowledge a batch before the backend has made its group durable,
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import queue
 import threading
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from spellwork.clock import Clock
-from spellwork.errors import Conflict, Fenced, StoreClosed, StoreError, StoreFailed
+from spellwork.errors import Conflict, Fenced, RowDamaged, StoreClosed, StoreError, StoreFailed
 from spellwork.store.backend import Backend
 from spellwork.store.batch import MERGES, Batch
 from spellwork.store.keyspace import FEED, FEED_FLOOR, PARTITIONS, REVISION, WATCHED
@@ -22,7 +21,7 @@ from spellwork.supervision import attempt
 Outcome = int | StoreError
 Done = Callable[[Outcome], None]
 Probe = Callable[[str], None]
-_Item = tuple[Batch, Done]
+Item = tuple[Batch, Done]
 
 _GROUP_ROWS = 20_000
 FEED_RETAINED = 10_000
@@ -30,8 +29,7 @@ _TURNS_TO_ANSWER = 2
 _LARGE = 200
 
 
-@dataclasses.dataclass(slots=True)
-class CommitStats:
+class CommitStats(msgspec.Struct):
     """Counts since the store was opened: `syncs` is how often a commit waited for the disk."""
 
     batches: int = 0
@@ -52,25 +50,25 @@ class Committer:
         self._clock = clock
         self._sync_every = sync_every
         self._probe = probe or _no_probe
-        self._queue: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Item] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
-        self._turn: list[_Item] = []
+        self._turn: list[Item] = []
         self._failed: StoreError | None = None
         self._epochs: dict[int, int] = {}
         self._synced_at = clock.monotonic()
         self._unsynced = False
         self._closed = False
-        self._ready: list[_Item] = []
+        self._ready: list[Item] = []
         self._ready_rows = 0
         self._writing = False
         self._settling = 0
         self.pending = 0
         self.stats = CommitStats()
         self.committed: Callable[[int], None] = lambda _revision: None
+        self._inline = backend.inline
         self._thread: threading.Thread | None = None
-        if not backend.inline:
-            self._thread = threading.Thread(target=self._run, name="spellwork-committer", daemon=True)
-            self._thread.start()
+        if not self._inline:
+            self._start_writer()
 
     def submit(self, batch: Batch, done: Done) -> None:
         """Queue `batch`; `done` is called on the event loop with its revision or with what went wrong.
@@ -90,7 +88,7 @@ class Committer:
         items, self._turn = self._turn, []
         for batch, _ in items:
             batch.sealed = True
-        if self._thread is None:
+        if self._inline:
             self._loop.call_soon(self._deliver, self._write_group(items))
             return
         self._ready += items
@@ -103,7 +101,7 @@ class Committer:
         if self._ready:
             items, self._ready, self._ready_rows = self._ready, [], 0
             self._writing, self._settling = True, 0
-            self._queue.put(items)
+            self._hand_over(items)
 
     def _settle(self) -> None:
         if self._settling:
@@ -125,6 +123,15 @@ class Committer:
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
+
+    # The thread; a simulation has another writer
+
+    def _start_writer(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="spellwork-committer", daemon=True)
+        self._thread.start()
+
+    def _hand_over(self, items: list[Item]) -> None:
+        self._queue.put(items)
 
     def _run(self) -> None:
         running = True
@@ -161,7 +168,7 @@ class Committer:
     def _deliver(self, outcomes: list[tuple[Done, Outcome]]) -> None:
         newest = 0
         self.pending -= len(outcomes)
-        if self._thread is not None:
+        if not self._inline:
             # What the acknowledged do next is ready in two turns. Waiting for that keeps the waves of many runs together: half of
             # them would otherwise go on the sync that has just become free, the other half on the one after it, for ever.
             self._writing, self._settling = False, _TURNS_TO_ANSWER
@@ -178,7 +185,7 @@ class Committer:
         if problems:
             raise problems[0]
 
-    def _write_group(self, group: list[_Item], *, last: bool = False) -> list[tuple[Done, Outcome]]:
+    def _write_group(self, group: list[Item], *, last: bool = False) -> list[tuple[Done, Outcome]]:
         if self._failed is not None:
             return [(done, self._failed) for _, done in group]
         sync = self._wants_sync(idle=not group or last)
@@ -197,7 +204,7 @@ class Committer:
             self._synced_at = self._clock.monotonic()
         return outcomes  # type: ignore[no-any-return]
 
-    def _probed(self, group: list[_Item], sync: bool) -> list[tuple[Done, Outcome]]:
+    def _probed(self, group: list[Item], sync: bool) -> list[tuple[Done, Outcome]]:
         self._probe("commit.before")
         outcomes = self._transaction(group, sync=sync)
         self._probe("commit.after")
@@ -208,7 +215,7 @@ class Committer:
             return False
         return idle or self._clock.monotonic() - self._synced_at >= self._sync_every
 
-    def _transaction(self, group: list[_Item], *, sync: bool) -> list[tuple[Done, Outcome]]:
+    def _transaction(self, group: list[Item], *, sync: bool) -> list[tuple[Done, Outcome]]:
         revision, changed = self._backend.begin(sync=sync)
         if changed:
             self._epochs.clear()
@@ -217,7 +224,7 @@ class Committer:
         for batch, done in group:
             try:
                 outcomes.append((done, work.apply(batch)))
-            except (Conflict, Fenced) as error:
+            except (Conflict, Fenced, RowDamaged) as error:
                 self.stats.conflicts += 1
                 outcomes.append((done, error))
         work.prune_feed(revision)
@@ -242,10 +249,10 @@ class _Transaction:
     def apply(self, batch: Batch) -> int:
         self._check(batch)
         revision = self.revision = self.revision + 1
-        overlay = self._overlay
         for start, end in batch.ranges:
             self.flush()
             self._backend.delete_range(start, end)
+        overlay = self._overlay
         for key, value in batch.rows.items():
             overlay[key] = None if value is None else (value, revision)
             if key[0] == PARTITIONS.prefix:

@@ -4,13 +4,12 @@ It must never be given the same prefix twice.
 
 from __future__ import annotations
 
-import dataclasses
+import msgspec
 
 WATCHED = 0x80
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Keyspace:
+class Keyspace(msgspec.Struct, frozen=True):
     """A namespace of keys. Those with a prefix of 0x80 and above are *watched*: their changes go to the change feed."""
 
     name: str
@@ -37,4 +36,5 @@ PARTITIONS = Keyspace("partitions", 0x02)
 FEED = Keyspace("feed", 0x03)
 # As long as a journal key, so that it goes into the store with the same statement.
 REVISION = META.key(b"revision\0\0\0\0")
+LAZY = META.key(b"lazily-synced")
 FEED_FLOOR = META.key(b"feed-floor")

@@ -5,6 +5,7 @@ It must never differ from the others in anything but durability.
 from __future__ import annotations
 
 import bisect
+import threading
 
 from spellwork.store.backend import Row
 
@@ -52,7 +53,15 @@ class MemoryReader:
         row = table.rows.get(key) if table else None
         return row[1] if row else 0
 
-    def scan(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[tuple[bytes, bytes]]:
+    def scan(
+        self,
+        start: bytes,
+        end: bytes,
+        *,
+        reverse: bool = False,
+        limit: int | None = None,
+        damaged: bytes | None = None,  # noqa: ARG002 - memory takes no damage
+    ) -> list[tuple[bytes, bytes]]:
         found: list[tuple[bytes, bytes]] = []
         for prefix in sorted(self._tables, reverse=reverse):
             table = self._tables[prefix]
@@ -81,11 +90,15 @@ class MemoryBackend:
     """The contract over dicts. Writes of a transaction are kept aside until `commit`."""
 
     inline = True
+    checked = True
 
     def __init__(self) -> None:
         self._tables: dict[int, _Table] = {}
         self._revision = 0
         self._pending: list[tuple[str, bytes, bytes, int]] = []
+
+    def check(self, stop: threading.Event, pause: float = 0.0) -> None:  # noqa: ARG002 - memory takes no damage
+        return
 
     def begin(self, *, sync: bool) -> tuple[int, bool]:  # noqa: ARG002 - there is nothing to sync
         self._pending = []

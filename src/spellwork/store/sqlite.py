@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
+import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import apsw
@@ -23,14 +24,17 @@ from spellwork.errors import (
     StoreUnavailable,
 )
 from spellwork.store.backend import Row
-from spellwork.store.keyspace import REVISION
+from spellwork.store.keyspace import LAZY, REVISION
+from spellwork.store.seal import SEAL_BYTES, damage, is_whole, names_its_row, seal, version_of
 from spellwork.store.turn import Turn
+from spellwork.store.wal import Log
 
 APPLICATION_ID = 0x53504C57  # "SPLW"
 SCHEMA = 1
 CHECKPOINT_PAGES = 16_000
 _FIRST_SAFE = (3, 51, 3)  # sqlite.org, "The WAL Reset Bug": two connections can corrupt a database up to 3.51.2
 _LOCK_WAIT = 30.0
+_CHECKED_AT_ONCE = 4 << 20
 
 _PRAGMAS = (
     "journal_mode=WAL",
@@ -45,10 +49,15 @@ _PRAGMAS = (
 )
 
 # apsw gives up the GIL at each step, and a busy event loop keeps it for 5 ms: so the rows of a group go in by one statement a
-# key length, as blobs of version (8 bytes), key and value.
+# key length, as blobs of seal, key and value.
 _INSERT = (
-    "INSERT OR REPLACE INTO kv(k, v, r) SELECT substr(value, 9, ?2), substr(value, 9 + ?2), substr(value, 1, 8) FROM carray(?1)"
+    f"INSERT OR REPLACE INTO kv(k, v, r) SELECT substr(value, {SEAL_BYTES + 1}, ?2), substr(value, {SEAL_BYTES + 1} + ?2), "  # noqa: S608 - constants
+    f"substr(value, 1, {SEAL_BYTES}) FROM carray(?1)"
 )
+# damage can turn a blob into a text that is none, which apsw could not hand over
+_COLUMNS = "CAST(k AS BLOB), CAST(v AS BLOB), CAST(r AS BLOB)"
+_PAGE_OF_ROWS = f"SELECT {_COLUMNS} FROM kv WHERE k > ? ORDER BY k LIMIT 2000"  # noqa: S608 - a constant
+_ONE_ROW = "SELECT CAST(v AS BLOB), CAST(r AS BLOB) FROM kv WHERE k = ?"
 _DELETE = "DELETE FROM kv WHERE k IN (SELECT value FROM carray(?1))"
 
 
@@ -62,25 +71,33 @@ class SqliteReader:
             connection.execute("BEGIN")
 
     def get(self, key: bytes) -> bytes | None:
-        row = self._one("SELECT v FROM kv WHERE k = ?", key)
+        with translated(self._path):
+            row = _row(self._connection, key)
         return row[0] if row else None
 
     def version(self, key: bytes) -> int:
-        row = self._one("SELECT r FROM kv WHERE k = ?", key)
-        return int.from_bytes(row[0], "big") if row else 0
-
-    def _one(self, sql: str, key: bytes) -> Any:
         with translated(self._path):
-            return self._connection.execute(sql, (key,)).fetchone()
+            row = _row(self._connection, key)
+        return row[1] if row else 0
 
-    def scan(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[tuple[bytes, bytes]]:
+    def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None, damaged: bytes | None = None
+    ) -> list[tuple[bytes, bytes]]:
         order = "DESC" if reverse else "ASC"
         with translated(self._path):
             rows: list[Any] = self._connection.execute(
-                f"SELECT k, v FROM kv WHERE k >= ? AND k < ? ORDER BY k {order} LIMIT ?",  # noqa: S608 - a constant
+                f"SELECT {_COLUMNS} FROM kv WHERE k >= ? AND k < ? ORDER BY k {order} LIMIT ?",  # noqa: S608 - a constant
                 (start, end, -1 if limit is None else limit),
             ).fetchall()
-        return rows
+        found = []
+        for key, value, sealed in rows:
+            if is_whole(key, value, sealed):
+                found.append((key, value))
+            elif damaged is None:
+                raise damage(key)
+            else:
+                found.append((key, damaged))
+        return found
 
     def close(self) -> None:
         with translated(self._path):
@@ -95,11 +112,14 @@ class SqliteReader:
 
 
 class SqliteBackend:
-    """The contract over one SQLite file. `create=False` refuses a file that is not there."""
+    """The contract over one SQLite file.
+
+    `create=False` refuses a file that is not there. Unless `strict`, a log that is damaged in the middle is taken up to there.
+    """
 
     inline = False
 
-    def __init__(self, path: str, *, create: bool = True, vfs: str | None = None):
+    def __init__(self, path: str, *, create: bool = True, strict: bool = True, vfs: str | None = None):
         if tuple(int(part) for part in apsw.sqlite_lib_version().split(".")) < _FIRST_SAFE:
             raise StoreUnavailable(
                 f"SQLite {apsw.sqlite_lib_version()} can corrupt a database with two writers; install apsw 3.51.3 or newer"
@@ -107,12 +127,21 @@ class SqliteBackend:
         self.path = path
         self._vfs = vfs
         self._synced: bool | None = None
-        self._seen_version = -1
+        self._seen_version = self._bell_version = -1
         self._revision = 0
+        self._foreign = 0
+        self._lazy: bool | None = None
+        self.checked = False
         _prepare_file(path, create=create)
+        log = Log.of(path)
         self._writer = self._connect()
         try:
+            if strict:
+                self._judge(log)  # before anything is written: a log without its header makes the file look empty
             self._open_schema(create=create)
+            if self.size() <= _CHECKED_AT_ONCE:
+                self.check(threading.Event())
+                self.checked = True
             self._writer.set_busy_timeout(5)  # from here on the turn decides who waits
             self._bell = self._connect()
             with translated(path):
@@ -145,22 +174,74 @@ class SqliteBackend:
                 return
         if application != APPLICATION_ID:
             raise StoreCorrupt(f"{self.path} is an SQLite database of another application; choose another path")
+        if schema < SCHEMA:
+            raise StoreCorrupt(f"{self.path} has schema {schema}, which there never was; restore a backup")
         if schema > SCHEMA:
             raise StoreTooNew(f"{self.path} has schema {schema}, this Spellwork knows up to {SCHEMA}; install a newer Spellwork")
 
+    def _judge(self, log: Log) -> None:
+        with translated(self.path):
+            kept, lost = -1, ""
+            while (found := self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]) != kept:
+                # asked again when something seems to be lost: a process that writes just now looks the same for a moment
+                kept, lost = found, log.lost(found)
+                if not lost or self._is_lazy():
+                    return
+                time.sleep(0.05)
+            raise StoreCorrupt(
+                f"{log.path}: {lost}; restore a backup, or open the store once with durability='relaxed' to go on without "
+                "what is lost"
+            )
+
+    def _is_lazy(self) -> bool:
+        if not self._writer.execute("SELECT 1 FROM sqlite_schema WHERE name = 'kv'").fetchone():
+            return False
+        return _row(self._writer, LAZY) is not None
+
+    def check(self, stop: threading.Event, pause: float = 0.0) -> None:
+        with translated(self.path), contextlib.closing(self._connect()) as connection:
+            connection.set_progress_handler(stop.is_set, 50_000)
+            try:
+                self._walk(connection, stop, pause)
+            except apsw.InterruptError:
+                return
+
+    def _walk(self, connection: apsw.Connection, stop: threading.Event, pause: float) -> None:
+        # Pages have no checksums: only a walk over the whole tree finds one that stands in another one's place.
+        verdict = connection.execute("PRAGMA integrity_check(1)").get
+        if verdict != "ok":
+            raise StoreCorrupt(f"{self.path} is damaged ({verdict}); restore a backup")
+        strays = 0
+        last: Any = b""
+        while not stop.is_set() and (page := connection.execute(_PAGE_OF_ROWS, (last,)).fetchall()):
+            strays += sum(not is_whole(*row) and not names_its_row(row[0], row[2]) for row in page)
+            last = page[-1][0]
+            stop.wait(pause)
+        if strays:
+            raise StoreCorrupt(f"{self.path}: {strays} rows do not stand under their own keys; restore a backup")
+        if last and not stop.is_set() and _row(connection, REVISION) is None:
+            raise StoreCorrupt(f"{self.path}: the row of the newest revision is missing; restore a backup")
+
     def begin(self, *, sync: bool) -> tuple[int, bool]:
         self._turn.let_others_in()
+        mark = False
         with translated(self.path):
+            if not sync and not self._lazy:
+                # before the first commit that is not synced: from then on a power cut may leave gaps in the log
+                self._lazy = _row(self._writer, LAZY) is not None
+                if not self._lazy:
+                    sync = self._lazy = mark = True
             if sync is not self._synced:
                 self._writer.execute(f"PRAGMA synchronous={'FULL' if sync else 'NORMAL'}")
                 self._synced = sync
             self._begin_immediate()
+            if mark:
+                self._put([(LAZY, b"", 0)])
             seen = self._writer.execute("PRAGMA data_version").get
             changed = seen != self._seen_version
             if changed:
                 self._seen_version = seen
-                row = self._writer.execute("SELECT v FROM kv WHERE k = ?", (REVISION,)).fetchone()
-                self._revision = int.from_bytes(row[0], "big") if row else 0
+                self._foreign = self._revision = _stored_revision(self._writer)
             return self._revision, changed
 
     def _begin_immediate(self) -> None:
@@ -180,18 +261,20 @@ class SqliteBackend:
 
     def get(self, key: bytes) -> tuple[bytes, int] | None:
         with translated(self.path):
-            row = self._writer.execute("SELECT v, r FROM kv WHERE k = ?", (key,)).fetchone()
-        return (row[0], int.from_bytes(row[1], "big")) if row else None
+            return _row(self._writer, key)
 
     def write(self, rows: list[Row], deletes: list[bytes]) -> None:
-        by_length: dict[int, list[bytes]] = {}
-        for key, value, version in rows:
-            by_length.setdefault(len(key), []).append(version.to_bytes(8, "big") + key + value)
         with translated(self.path):
             if deletes:
                 self._writer.execute(_DELETE, (apsw.carray(tuple(deletes)),))
-            for length, blobs in by_length.items():
-                self._writer.execute(_INSERT, (apsw.carray(tuple(blobs)), length))
+            self._put(rows)
+
+    def _put(self, rows: list[Row]) -> None:
+        by_length: dict[int, list[bytes]] = {}
+        for key, value, version in rows:
+            by_length.setdefault(len(key), []).append(seal(key, value, version) + key + value)
+        for length, blobs in by_length.items():
+            self._writer.execute(_INSERT, (apsw.carray(tuple(blobs)), length))
 
     def delete_range(self, start: bytes, end: bytes) -> None:
         with translated(self.path):
@@ -211,7 +294,14 @@ class SqliteBackend:
 
     def doorbell(self) -> int:
         with translated(self.path):
-            return int(self._bell.execute("PRAGMA data_version").get)
+            seen = self._bell.execute("PRAGMA data_version").get
+            if seen != self._bell_version:
+                self._bell_version = seen
+                # our own commits move it too: only a revision that we did not write tells of somebody else
+                stored = _stored_revision(self._bell)
+                if stored > self._revision:
+                    self._foreign = stored
+            return self._foreign
 
     def pragmas(self) -> dict[str, Any]:
         """What is in force on the writing connection."""
@@ -220,8 +310,7 @@ class SqliteBackend:
             return {name: self._writer.pragma(name) for name in names}
 
     def size(self) -> int:
-        files = (Path(self.path), Path(f"{self.path}-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        return sum(os.path.getsize(file) for file in (self.path, f"{self.path}-wal") if os.path.exists(file))
 
     def close(self) -> None:
         with translated(self.path):
@@ -230,9 +319,20 @@ class SqliteBackend:
         self._turn.close()
 
 
+def _stored_revision(connection: apsw.Connection) -> int:
+    row = _row(connection, REVISION)
+    return int.from_bytes(row[0], "big") if row else 0
+
+
+def _row(connection: apsw.Connection, key: bytes) -> tuple[bytes, int] | None:
+    """Value and version of a row; raises `RowDamaged`."""
+    row: Any = connection.execute(_ONE_ROW, (key,)).fetchone()
+    return (row[0], version_of(key, row[0], row[1])) if row else None
+
+
 def _prepare_file(path: str, *, create: bool) -> None:
     try:
-        _check_place(Path(path), create=create)
+        _check_place(path, create=create)
         # made here and not by SQLite, so that nobody else can read it from the first moment on
         os.close(os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
     except PermissionError as error:
@@ -241,14 +341,24 @@ def _prepare_file(path: str, *, create: bool) -> None:
         raise StoreUnavailable(f"{path} cannot be opened: {error.strerror or error}") from error
 
 
-def _check_place(file: Path, *, create: bool) -> None:
-    if file.is_dir():
+def _check_place(file: str, *, create: bool) -> None:
+    mode = _mode(file)
+    if mode is not None and stat.S_ISDIR(mode):
         raise StoreUnavailable(f"{file} is a directory; name a file in it, such as sqlite:{file}/spellwork.db")
-    if not file.exists():
+    if mode is None:
         if not create:
             raise StoreMissing(f"there is no store at {file}; check --store, or start a run to create one")
-        if not file.parent.is_dir():
-            raise StoreUnavailable(f"the directory {file.parent} does not exist; create it first")
+        folder = os.path.dirname(file) or "."
+        if not stat.S_ISDIR(_mode(folder) or 0):
+            raise StoreUnavailable(f"the directory {folder} does not exist; create it first")
+
+
+def _mode(path: str) -> int | None:
+    """None where nothing is; what may not be looked at raises, which `os.path.exists` hides."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 @contextlib.contextmanager
@@ -274,7 +384,11 @@ def translated(path: str) -> Iterator[None]:
         raise StoreUnavailable(
             f"{path}: another process has held the write lock for {_LOCK_WAIT:.0f} s; find and stop it"
         ) from error
+    except (apsw.NoMemError, MemoryError) as error:
+        raise StoreUnavailable(f"{path}: out of memory; free some and open the engine again") from error
     except apsw.ConnectionClosedError as error:
         raise StoreUnavailable(f"{path}: the connection was closed") from error
+    except (apsw.Error, UnicodeDecodeError) as error:
+        raise StoreCorrupt(f"{path}: SQLite cannot work with it ({error}); restore a backup") from error
     except OSError as error:
         raise StoreUnavailable(f"{path}: {error}") from error

@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import dataclasses
 import re
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
@@ -21,16 +21,15 @@ from spellwork.store.batch import Batch
 from spellwork.store.committer import CommitStats, Committer, Done, Probe
 from spellwork.store.keyspace import FEED, FEED_FLOOR, REVISION
 from spellwork.store.memory import MemoryBackend
-from spellwork.store.sqlite import SqliteBackend
 
 T = TypeVar("T")
 _LISTEN_EVERY = 0.05
 _AWAIT_EVERY = 0.005
 _FEED_PAGE = 1000
+_CHECK_PAUSE = 0.01
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Durability:
+class Durability(msgspec.Struct, frozen=True):
     """When a commit is acknowledged.
 
     - `full`: after the disk has it. The default.
@@ -55,8 +54,7 @@ class Durability:
         raise DefinitionError(f'unknown durability {text!r}; use "full", "batched(MILLISECONDS)", "relaxed" or "memory"')
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One committed change of a watched key; `value` is None for a delete, and `end` bounds a deleted range."""
 
     revision: int
@@ -84,7 +82,9 @@ def open_store(
         level = Durability.parse(durability or "full")
         if level.name == "memory":
             raise DefinitionError('durability "memory" is for memory: stores; for sqlite: use "relaxed"')
-        return Store(url, SqliteBackend(rest, create=create), level, clock, probe)
+        from spellwork.store.sqlite import SqliteBackend  # noqa: PLC0415 - brings a database library
+
+        return Store(url, SqliteBackend(rest, create=create, strict=level.name == "full"), level, clock, probe)
     raise StoreUnavailable(f"unknown store {url!r}; use memory: or sqlite:PATH, for example sqlite:work.db")
 
 
@@ -96,15 +96,33 @@ class Store:
         self.durability = durability
         self._backend = backend
         self._clock = clock
-        self._committer = Committer(backend, clock, sync_every=durability.sync_every, probe=probe)
+        self._readers: concurrent.futures.ThreadPoolExecutor | None = None
+        self._committer = self._started(probe)
         self._committer.committed = lambda _revision: self._ring(self._listeners)
-        self._readers = None if backend.inline else concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="spellwork-reader")
         self._connection: Any = None
         self._listeners: list[Callable[[], None]] = []
         self._foreign: list[Callable[[], None]] = []
         self._poll: Cancellable | None = None
         self._heard = backend.doorbell()
         self._closed = False
+        self._stop_check = threading.Event()
+        self._checking: asyncio.Future[None] | None = None
+
+    def _started(self, probe: Probe | None) -> Committer:
+        """Start both threads now, so that a lack of them shows here and not at the first read."""
+        committer = None
+        try:
+            committer = Committer(self._backend, self._clock, sync_every=self.durability.sync_every, probe=probe)
+            if not self._backend.inline:
+                self._readers = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="spellwork-reader")
+                self._readers.submit(int)
+        except (RuntimeError, MemoryError) as error:
+            if committer is not None:
+                committer.stop()
+                committer.join()
+            self._backend.close()
+            raise StoreUnavailable(f"{self.url}: {no_thread(error)}") from error
+        return committer
 
     @property
     def stats(self) -> CommitStats:
@@ -161,9 +179,11 @@ class Store:
         """The value of `key`, or None."""
         return await self.read(lambda reader: reader.get(key))
 
-    async def scan(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[tuple[bytes, bytes]]:
-        """The pairs with start <= key < end."""
-        return await self.read(lambda reader: reader.scan(start, end, reverse=reverse, limit=limit))
+    async def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None, damaged: bytes | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """The pairs with start <= key < end; raises `RowDamaged` unless `damaged` is to stand for such a value."""
+        return await self.read(lambda reader: reader.scan(start, end, reverse=reverse, limit=limit, damaged=damaged))
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:
@@ -220,6 +240,13 @@ class Store:
             self._ring(self._foreign)
         self._ensure_polling()
 
+    async def check(self) -> None:
+        """Look at the whole store beside other work, unless that was done when it was opened; raises `StoreCorrupt`."""
+        if not self._backend.checked:
+            loop = asyncio.get_running_loop()
+            self._checking = loop.run_in_executor(None, self._backend.check, self._stop_check, _CHECK_PAUSE)
+            await asyncio.shield(self._checking)
+
     async def revision(self) -> int:
         """The revision of the newest commit."""
         return int.from_bytes(await self.get(REVISION) or b"", "big")
@@ -253,14 +280,22 @@ class Store:
         if self._poll is not None:
             self._poll.cancel()
         loop = asyncio.get_running_loop()
+        self._stop_check.set()
+        if self._checking is not None:
+            await asyncio.wait([self._checking])
         self._committer.stop()
         if self._readers is not None:
-            await loop.run_in_executor(None, self._committer.join)
+            await loop.run_in_executor(self._readers, self._committer.join)  # no further thread: there may be none to be had
             if self._connection is not None:
                 await loop.run_in_executor(self._readers, self._connection.dispose)
             self._readers.shutdown()
         await asyncio.sleep(0)  # the last acknowledgements
         self._backend.close()
+
+
+def no_thread(error: BaseException) -> str:
+    """What to say when a thread cannot be started."""
+    return f"no thread can be started ({error}); raise the limit on threads or memory (ulimit -u, ulimit -v) and open it again"
 
 
 class Snapshot:

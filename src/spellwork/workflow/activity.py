@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import contextvars
 import copy
-import dataclasses
 import functools
 import inspect
 from asyncio import events
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
+
+import msgspec
 
 from spellwork.errors import DefinitionError, UsageError
 from spellwork.workflow.loop import WorkflowLoop
@@ -162,8 +163,7 @@ class _Decorator:
         return Activity(fn)
 
 
-@dataclasses.dataclass(slots=True)
-class ActivityContext:
+class ActivityContext(msgspec.Struct):
     """What a running activity knows of itself. `idempotency_key` is the same for all attempts of one step."""
 
     run_id: str

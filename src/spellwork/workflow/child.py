@@ -8,9 +8,11 @@ import asyncio
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+from spellwork.codec.text import check_name, check_reason
+from spellwork.workflow.signal import Signal
+
 if TYPE_CHECKING:
     from spellwork.workflow.execution import Execution
-    from spellwork.workflow.signal import Signal
 
 
 class Child:
@@ -30,8 +32,9 @@ class Child:
 
     async def signal(self, signal: Signal[Any] | str, value: Any = None) -> None:
         """Send a signal to the child; returns once it is durable there."""
-        await self._execution.send_signal(self.id, signal, value)
+        target = signal if isinstance(signal, Signal) else check_name(signal, "signal")
+        await self._execution.send_signal(self.id, target, value)
 
     def cancel(self, reason: str = "cancelled by its parent") -> None:
         """Ask the child to cancel."""
-        self._execution.cancel_child(self.id, reason)
+        self._execution.cancel_child(self.id, check_reason(reason))

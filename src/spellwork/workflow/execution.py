@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import contextvars
 import copy
+import functools
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -59,7 +60,6 @@ class Execution:
         self.position = 0
         self.now = 0
         self.started: e.Started
-        self.rng: random.Random
         self.signal_ids: dict[str, None] = {}
         self.update_ids: dict[str, e.UpdateCompleted | None] = {}
         self._errors = errors
@@ -77,7 +77,7 @@ class Execution:
     # Entries in
 
     def deliver(self, entry: Any) -> None:
-        """Apply one entry and run the code until it waits; raises `NonDeterminismError` where it differs from the journal."""
+        """Apply one entry, run the code until it waits; raises `NonDeterminismError` where it differs from the journal."""
         if self.finished and not isinstance(entry, AFTER_THE_END):
             self._mismatch(describe(entry), "nothing: the workflow is over")
         self.now = max(self.now, entry.at)
@@ -104,27 +104,24 @@ class Execution:
         self.replaying = False
         self.outbox = [command for command in self.outbox if self._is_open(command, answered)]
 
-    def _is_open(self, command: c.Command, answered: set[str]) -> bool:  # noqa: PLR0911 - one answer a kind of command
+    def _is_open(self, command: c.Command, answered: set[str]) -> bool:
         match command:
             case c.AnswerUpdate():
                 return command.id not in answered
             case c.MarkPatch():
                 return command.id not in self._journaled_patches
-            case c.Finish():
-                return True
+            case c.Finish() | c.CancelChild():
+                return True  # a child that has ended ignores it
             case c.StartChild():
                 pending = self.pending.get(command.n)
                 return pending is not None and pending.kind == "start of child"
             case c.CancelStep() | c.CancelTimer():
                 return False
-            case c.CancelChild():
-                return True  # idempotent: a finished child ignores it
             case _:
                 return command.n in self.pending
 
     def _started(self, entry: e.Started) -> None:
         self.started = entry
-        self.rng = random.Random(entry.seed)  # noqa: S311 - replayable on purpose
         args, kwargs = self.definition.parameters.decode(self.codec, entry.args)
         self._root = self._spawn(self.definition.fn(*args, **kwargs))
 
@@ -211,7 +208,7 @@ class Execution:
 
     def _spawn(self, coro: Any) -> Any:
         # in a context of its own: what the caller has set (decimal's precision, say) would be different on replay
-        return self.loop.enter(lambda: self.loop.create_task(coro, context=contextvars.Context()))
+        return self.loop.create_task(coro, context=contextvars.Context())
 
     async def _run_update(self, handler: Update, entry: e.UpdateAccepted) -> None:
         result, failure = None, None
@@ -233,9 +230,8 @@ class Execution:
         if entry.failure is not None:
             pending.future.set_exception(self._errors.rebuild(entry.failure))
             return
-        self.pending[entry.n] = Pending("child", entry.name, entry.digest, self._children[entry.n], pending.shape)
-        self.pending[entry.n].child_id = entry.child_id
-        self.pending[entry.n].parent_close = pending.parent_close
+        child = self.pending[entry.n] = Pending("child", entry.name, entry.digest, self._children[entry.n], pending.shape)
+        child.child_id, child.parent_close = entry.child_id, pending.parent_close
         self._passive.add(entry.n)
         pending.future.set_result(entry.child_id)
 
@@ -321,8 +317,7 @@ class Execution:
         n = self._number()
         future: asyncio.Future[Any] = asyncio.Future(loop=self.loop)
         shape = self.codec.shape(activity.result)
-        pending = self.pending[n] = Pending("step", activity.name, digest, future, shape)
-        pending.issued = self.now
+        self.pending[n] = Pending("step", activity.name, digest, future, shape, issued=self.now)
         self.outbox.append(c.RunStep(n, activity, args, kwargs, digest))
         try:
             return await future
@@ -336,11 +331,10 @@ class Execution:
             return
         n = handle.n = self._number()
         microseconds = max(0, round(delay * _SECOND))
-        self.pending[n] = Pending("timer", "", microseconds.to_bytes(8, "big"), None, None)
-        self.pending[n].handle = handle
-        self.pending[n].due = self.now + microseconds
+        due = self.now + microseconds
+        self.pending[n] = Pending("timer", "", microseconds.to_bytes(8, "big"), None, None, handle, due=due)
         self._passive.add(n)
-        self.outbox.append(c.StartTimer(n, self.now + microseconds))
+        self.outbox.append(c.StartTimer(n, due))
 
     def stop_timer(self, handle: TimerHandle) -> None:
         """The timer was cancelled."""
@@ -399,8 +393,7 @@ class Execution:
         started = self.loop.create_future()
         ended = self._children[n] = self.loop.create_future()
         shape = self.codec.shape(workflow.parameters.result)
-        self.pending[n] = Pending("start of child", workflow.name, digest, started, shape)
-        self.pending[n].parent_close = close
+        self.pending[n] = Pending("start of child", workflow.name, digest, started, shape, parent_close=close)
         self.outbox.append(c.StartChild(n, workflow, child_id, payload, digest, close))
         # shielded: once asked for, the child will exist, so the answer is waited for even if this task is cancelled
         await asyncio.shield(started)
@@ -435,6 +428,11 @@ class Execution:
         """See `verbs.continue_as_new`."""
         self._continuing = self.definition.parameters.encode(self.codec, args, kwargs)
         raise ContinueAsNew
+
+    @functools.cached_property
+    def rng(self) -> random.Random:
+        """The run's own generator; few workflows want one, and its state takes long to make."""
+        return random.Random(self.started.seed)  # noqa: S311 - replayable on purpose
 
     # What the host looks at
 

@@ -1,5 +1,5 @@
 """Owns the watch for real I/O inside workflow code: an audit hook that refuses files, sockets, processes, threads and sleeps there.
-It must never touch code outside workflow loops: elsewhere it looks at one thread-local value and returns.
+It must never touch code outside workflow loops: elsewhere it looks at the event's name and one thread-local value, and returns.
 
 Python announces blocking sleeps only since 3.13 and new threads since 3.12; before, those two go unnoticed here.
 """
@@ -58,7 +58,7 @@ def install_guard() -> None:
 
 
 def _audit(event: str, _args: tuple[Any, ...]) -> None:
-    if type(events._get_running_loop()) is not WorkflowLoop or event not in _FORBIDDEN:
+    if event not in _FORBIDDEN or type(events._get_running_loop()) is not WorkflowLoop:
         return
     frame = sys._getframe(1)
     while frame is not None:

@@ -11,7 +11,6 @@ import sys
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
@@ -22,7 +21,7 @@ _log = logging.getLogger("spellwork.workflow")
 _SPIN_LIMIT = 1_000_000
 _HASH_MIX = 0x9E3779B97F4A7C15
 _MASK = (1 << 61) - 1
-_STANDARD_LIBRARY = str(Path(asyncio.__file__).parents[1])
+_STANDARD_LIBRARY = asyncio.__file__.rpartition("asyncio")[0]
 
 
 class Evicted(BaseException):
@@ -53,10 +52,6 @@ class Handle:
 
     def cancelled(self) -> bool:
         return self._cancelled
-
-    def run(self) -> None:
-        if not self._cancelled:
-            self._context.run(self._callback, *self._args)
 
 
 class TimerHandle(Handle):
@@ -111,6 +106,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         # equal hashes of different runs' tasks would collide in asyncio's global weak set
         self._base = (number * _HASH_MIX) & _MASK
         self._places = 0
+        self._host = events._get_running_loop()
         self._host_hooks = sys.get_asyncgen_hooks()
         self._ready: deque[Handle] = deque()
         self._tasks: list[WorkflowTask] = []
@@ -130,14 +126,15 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         ready = self._ready
         if not ready:
             return
-        previous = events._get_running_loop()
         events._set_running_loop(self)
         sys.set_asyncgen_hooks(None, self._finalize)
         left = _SPIN_LIMIT
         try:
             while ready:
+                handle = ready.popleft()
                 try:
-                    ready.popleft().run()
+                    if not handle._cancelled:
+                        handle._context.run(handle._callback, *handle._args)
                 except SystemExit:
                     pass  # the task holds it as its outcome
                 except Exception as error:  # noqa: BLE001 - supervision point: callbacks, on the hot path
@@ -150,7 +147,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                     )
         finally:
             sys.set_asyncgen_hooks(*self._host_hooks)
-            events._set_running_loop(previous)
+            events._set_running_loop(self._host)
 
     def _finalize(self, generator: Any) -> None:
         # an abandoned async generator is closed by this loop, or not at all: never by the loop of the host

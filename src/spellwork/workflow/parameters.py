@@ -51,7 +51,7 @@ class Parameters:
             [self._checked(codec, *self._positional(i), value) for i, value in enumerate(args)],
             {name: self._checked(codec, name, self._annotation(name), value) for name, value in kwargs.items()},
         )
-        return codec.checked(None, _encode(call))
+        return _packed(codec, call)
 
     def decode(self, codec: Codec, payload: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Arguments of a stored call; raises `PayloadError` when they do not fit the annotations of today."""
@@ -102,7 +102,15 @@ def encode_call(codec: Codec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """The payload of a call whose signature is not known here."""
     shape = codec.untyped
     call = _Call([shape.encode(v) for v in args], {name: shape.encode(v) for name, v in kwargs.items()})
-    return codec.checked(None, _encode(call))
+    return _packed(codec, call)
+
+
+def _packed(codec: Codec, call: _Call) -> bytes:
+    try:
+        data = _encode(call)
+    except UnicodeEncodeError as error:
+        raise PayloadError(f"$: the name of an argument is no text that can be stored: {error.reason}", path="$") from error
+    return codec.checked(None, data)
 
 
 def decode_call(codec: Codec, payload: bytes) -> _Call:

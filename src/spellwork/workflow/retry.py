@@ -4,8 +4,9 @@ It must never sleep: it only says whether and how long to wait.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
+
+import msgspec
 
 from spellwork.errors import DefinitionError, PayloadError, SpellworkError
 
@@ -17,8 +18,7 @@ def seconds(value: Duration) -> float:
     return value.total_seconds() if isinstance(value, dt.timedelta) else float(value)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """How often an activity is tried, and how long to wait between attempts.
 
     The wait before attempt k+1 is `initial * backoff ** (k - 1)` seconds, at most `maximum`, spread by `jitter` (0.2: ±20 %).

@@ -7,7 +7,8 @@ from __future__ import annotations
 import typing
 from typing import Any, Generic, TypeVar, overload
 
-from spellwork.errors import DefinitionError
+from spellwork.codec.text import check_name
+from spellwork.errors import DefinitionError, PayloadError
 from spellwork.workflow.retry import Duration, seconds
 from spellwork.workflow.verbs import current
 
@@ -23,9 +24,10 @@ class Signal(Generic[T]):
     """
 
     def __init__(self, name: str, type: Any = None):  # noqa: A002 - the field's word
-        if not name:
-            raise DefinitionError("a signal needs a name")
-        self.name = name
+        try:
+            self.name = check_name(name, "a signal's name")
+        except PayloadError as error:
+            raise DefinitionError(str(error)) from error
         self._type = type
 
     @property

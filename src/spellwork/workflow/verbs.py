@@ -4,13 +4,15 @@ It must never answer anything that replay would answer differently.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import random as stdlib_random
 import uuid
 from asyncio import events
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+import msgspec
+
+from spellwork.codec.text import check_name
 from spellwork.errors import UsageError
 from spellwork.workflow.loop import WorkflowLoop
 
@@ -26,8 +28,7 @@ class ContinueAsNew(BaseException):
     """Ends this run and starts the next of the chain. Not an Exception, so that `except Exception` lets it pass."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class WorkflowInfo:
+class WorkflowInfo(msgspec.Struct, frozen=True):
     """What a workflow may know of itself."""
 
     run_id: str
@@ -82,7 +83,7 @@ def patched(id: str) -> bool:
 
     Runs that passed this place before the patch was written get False. Remove the old path when none of them is left.
     """
-    return current("patched()").patched(id)
+    return current("patched()").patched(check_name(id, "id"))
 
 
 def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
@@ -101,4 +102,5 @@ async def start_child(
     **kwargs: Any,
 ) -> Child:
     """Start a child run and return a handle once it exists. `parent_close` says what becomes of it when this run ends."""
-    return await current("start_child()").start_child(workflow, args, kwargs, id, parent_close)
+    child_id = None if id is None else check_name(id, "id")
+    return await current("start_child()").start_child(workflow, args, kwargs, child_id, parent_close)

@@ -1,118 +1,113 @@
-"""Owns random kill -9 over the corpus: `python -m spellwork.testing.chaos.kills KILLS SEED DIRECTORY` prints one JSON line.
-It must never start a thread: each life is forked from this process, so that it costs milliseconds. Linux and macOS.
+"""Owns random kill -9 over five workloads; `python -m spellwork.testing.chaos.kills KILLS SEED DIRECTORY` prints one JSON line.
+It must never judge a store while the process that writes it lives. Linux and macOS.
 """
 
 from __future__ import annotations
 
-import asyncio
+import dataclasses
 import json
-import os
 import random
-import select
-import signal
+import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from spellwork.testing.chaos import corpus, laws, worker
-from spellwork.testing.chaos.trial import LawBroken
+from spellwork.testing.chaos.life import Life
+from spellwork.testing.chaos.share import Share, Tally, split
+from spellwork.testing.chaos.trial import Deadline, Figure, LawBroken
+
+LAW = "kill -9 at any moment loses nothing acknowledged and repeats nothing committed"
+WORKLOADS = {
+    "steps": ["sequence", "continued", "retries"],
+    "parallel": ["fan_out", "chance", "sequence"],
+    "nested": ["nested", "cancelled"],
+    "messages": ["signals", "updates", "timers"],
+    "everything": list(corpus.SHAPES),
+}
+_LIFE = 60.0
 
 
-class Round:
-    """One store, killed again and again until its corpus has ended."""
+def run(place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
+    """Kill `count` times, in two processes."""
+    return split(__name__, LAW, place, seed, count, deadline)
 
-    def __init__(self, directory: Path, rng: random.Random):
-        self.database = directory / "store.db"
-        self.ledger = directory / "ledger"
-        self.acks = directory / "acks"
+
+def share(part: Share, tally: Tally) -> None:
+    """Play rounds until there were enough kills."""
+    worker.warm_up()
+    rng, rounds = part.rng, 0
+    spans: dict[str, float] = {}
+    while tally.count < part.count and tally.goes_on(part):
+        name = list(WORKLOADS)[rounds % len(WORKLOADS)]
+        place = part.place / f"{rounds}-{name}"
+        place.mkdir()
+        with tally.judging(f"seed {part.seed}, share {part.index} of {part.of}, round {rounds} ({name}), files in {place}"):
+            _Round(place, WORKLOADS[name], rng, tally).play(min(part.count - tally.count, rng.randint(4, 16)), spans)
+            shutil.rmtree(place)
+        rounds += 1
+    tally.note("rounds", rounds)
+
+
+class _Round:
+    """One store, killed again and again until its workload has ended."""
+
+    def __init__(self, place: Path, shapes: list[str], rng: random.Random, tally: Tally):
+        self.place = place
+        self.shapes = shapes
         self.rng = rng
+        self.tally = tally
         self.kills = 0
-        self.slowest_reopen = 0.0
-        self.shapes = rng.sample(list(corpus.SHAPES), rng.randint(1, len(corpus.SHAPES)))
 
-    def play(self, limit: int) -> None:
-        """Kill until `limit` kills, then let it end; raises AssertionError when a law is broken."""
-        before, seen = None, laws.effects(self.ledger)
+    def play(self, limit: int, spans: dict[str, float]) -> None:
+        """Kill until `limit` kills, then let it end; raises `LawBroken`."""
+        key = "+".join(self.shapes)
+        database, ledger = self.place / "store.db", self.place / "ledger"
+        before, seen = None, laws.effects(ledger)
         while True:
-            delay = None if self.kills >= limit else self.rng.uniform(0.0, 0.12) ** 1.2
-            results = self.life(delay)
-            now = laws.effects(self.ledger)
-            after = laws.Journals(self.database)
+            began = time.monotonic()
+            # as long as a whole life of this workload takes, once that is known
+            span = spans.get(key, 0.3)
+            results = self._life(None if self.kills >= limit else self.rng.uniform(0.0, 1.1) * span)
+            now, after = laws.effects(ledger), laws.Journals(database)
             if before is not None:
                 laws.committed_once(before, seen, now)
                 laws.nothing_lost(before, after)
-            laws.acknowledged_kept(self.acks, after)
+            laws.acknowledged_kept(self.place / "acks", after)
             if results is not None:
-                expected = {name: corpus.SHAPES[name][3] for name in self.shapes}
-                if results != expected:
-                    raise LawBroken(f"results differ: {results} != {expected}")
+                if before is None or key not in spans:
+                    spans[key] = min(spans.get(key, 10.0), max(0.02, time.monotonic() - began))
+                laws.results_right(results, self.shapes)
                 return
             before, seen = after, now
 
-    def life(self, delay: float | None) -> dict[str, Any] | None:
-        """Fork a process that drives the corpus; kill it after `delay` seconds, or return its results."""
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(reading)
-            self._child(writing)
-        os.close(writing)
-        ready, _, _ = select.select([reading], [], [], 60 if delay is None else delay)
-        if not ready:
-            os.kill(pid, signal.SIGKILL)
+    def _life(self, delay: float | None) -> dict[str, object] | None:
+        reopening = (self.place / "acks").exists()
+        life = Life(worker.life_of(self.place, self.shapes), self.place / "log")
+        ended = False
+        for words in life.words(_LIFE if delay is None else delay):
+            ended = ended or "end" in words
+            if "opened" in words and reopening:
+                self.tally.note_most("slowest_reopen", words["opened"])
+        if delay is not None and not ended:
+            life.kill()
             self.kills += 1
-        chunks = []
-        while chunk := os.read(reading, 65536):
-            chunks.append(chunk)
-        os.close(reading)
-        os.waitpid(pid, 0)
-        if not ready:
+            self.tally.count += 1
+            self.tally.note("before_first_acknowledgement", not (self.place / "acks").exists())
             return None
-        answer = json.loads(b"".join(chunks))
-        if "error" in answer:
-            raise LawBroken(answer["error"])
-        results: dict[str, Any] = answer["results"]
-        return results
-
-    def _child(self, writing: int) -> None:
-        os.environ[corpus.LEDGER] = str(self.ledger)
-        try:
-            results = asyncio.run(worker.live(str(self.database), str(self.acks), self.shapes))
-            answer: dict[str, Any] = {"results": results}
-        except BaseException as error:  # noqa: BLE001 - told to the parent, which fails
-            import traceback
-
-            answer = {"error": "".join(traceback.format_exception(error))}
-        os.write(writing, json.dumps(answer).encode())
-        os._exit(0)
+        ending = life.end(_LIFE)
+        if not ending.done:
+            raise LawBroken(f"the life failed: {ending}")
+        return dict(ending.value)
 
 
 def main(kills: int, seed: int, directory: Path) -> None:
-    """Play rounds until there were `kills` kills."""
-    rng = random.Random(seed)
-    done = rounds = 0
-    began = time.monotonic()
-    while done < kills:
-        place = directory / f"round-{rounds}"
-        place.mkdir(parents=True)
-        current = Round(place, rng)
-        try:
-            current.play(min(kills - done, rng.randint(1, 12)))
-        except AssertionError as error:
-            sys.stdout.write(json.dumps({"seed": seed, "round": rounds, "place": str(place), "broken": str(error)}) + "\n")
-            sys.exit(1)
-        done += current.kills
-        rounds += 1
-    report = {
-        "seed": seed,
-        "kills": done,
-        "rounds": rounds,
-        "lost": 0,
-        "repeated": 0,
-        "seconds": round(time.monotonic() - began, 1),
-    }
-    sys.stdout.write(json.dumps(report) + "\n")
+    """One share that is the whole."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tally = Tally()
+    share(Share(directory, seed, kills, Deadline(3600), 0, 1), tally)
+    sys.stdout.write(json.dumps({"seed": seed, "kills": tally.count, **dataclasses.asdict(tally)}) + "\n")
+    sys.exit(1 if tally.broken else 0)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,11 @@ class Journals:
     """What a store file holds between two lives of its process."""
 
     def __init__(self, database: Path):
+        self.steps: set[str] = set()
+        self.attempts: collections.Counter[str] = collections.Counter()
+        self.runs: set[str] = set()
+        if not database.exists():
+            return  # it ended before it made the file
         connection = apsw.Connection(str(database))
         try:
             connection.execute("PRAGMA query_only=1")
@@ -36,9 +41,6 @@ class Journals:
             connection.close()
         if check != "ok":
             raise LawBroken(f"SQLite finds damage: {check}")
-        self.steps: set[str] = set()
-        self.attempts: collections.Counter[str] = collections.Counter()
-        self.runs: set[str] = set()
         ids: dict[int, str] = {}
         expected: dict[int, int] = collections.defaultdict(int)
         for key, frame in rows:
@@ -80,3 +82,12 @@ def nothing_lost(before: Journals, after: Journals) -> None:
     """What was committed stays."""
     if not before.steps <= after.steps or not before.runs <= after.runs:
         raise LawBroken(f"lost: {sorted(before.steps - after.steps)} {sorted(before.runs - after.runs)}")
+
+
+def results_right(results: dict[str, Any], shapes: list[str]) -> None:
+    """Runs that were disturbed return what undisturbed ones do."""
+    from spellwork.testing.chaos.corpus import SHAPES
+
+    expected = {name: SHAPES[name][3] for name in shapes}
+    if results != expected:
+        raise LawBroken(f"results differ: {results} != {expected}")

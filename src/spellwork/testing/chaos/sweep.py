@@ -1,102 +1,111 @@
-"""Owns kill -9 at every write and sync of one canonical run: `python -m spellwork.testing.chaos.sweep DIRECTORY`.
-It must never share a store between positions: one life dies there, one finishes, the laws are checked in between. Linux only.
+"""Owns kill -9 at each write, sync and truncation of a canonical run: while a store is made, used and closed. Linux only.
+It must never share a store between positions: one life dies there, one finishes, the laws are checked in between.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import json
-import os
-import re
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-from spellwork.testing.chaos import corpus, laws
-from spellwork.testing.chaos.trial import LawBroken
+from spellwork.store.sqlite import SqliteBackend
+from spellwork.testing.chaos import laws, worker
+from spellwork.testing.chaos.life import Ending, Life
+from spellwork.testing.chaos.share import Share, Tally, skipped, split
+from spellwork.testing.chaos.tracer import Tracer, missing
+from spellwork.testing.chaos.trial import Deadline, Figure, LawBroken
 
+LAW = "kill -9 at each write and sync loses nothing; the next process finishes everything, once"
 CANONICAL = ["sequence", "nested", "signals", "timers", "cancelled", "continued", "updates"]
-CALLS = ("pwrite64", "fdatasync", "fsync", "ftruncate")
+STAGES = {"making": "opening", "using": "opening", "closing": "closing"}
+"""Each stage, and where the life pauses until it is traced.
+
+strace counts calls by thread, and the first thread to reach the number is hit: a new store is made by one thread, used by
+another, and closed by the first.
+"""
+LIFE = 30.0
 
 
-def _worker(place: Path) -> list[str]:
-    # the real interpreter, not the venv's link: strace follows what it execs
-    return [
-        os.path.realpath(sys.executable), "-m", "spellwork.testing.chaos.worker",
-        str(place / "store.db"), str(place / "ledger"), str(place / "acks"), *CANONICAL,
-    ]  # fmt: skip
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-
-
-def _strace(place: Path, *options: str) -> list[str]:
-    files = [f"--trace-path={place / name}" for name in ("store.db", "store.db-wal")]
-    return ["strace", "-f", "-qq", "-o", str(place / "trace"), "-e", f"trace={','.join(CALLS)}", *files, *options]
-
-
-def count(place: Path) -> dict[str, int]:
-    """How often an undisturbed run makes each call on the store's files."""
-    place.mkdir(parents=True)
-    done = subprocess.run(
-        [*_strace(place), *_worker(place)], env=_environment(), capture_output=True, text=True, timeout=60, check=False
-    )
-    if done.returncode:
-        raise LawBroken(f"the undisturbed run failed: {done.stderr}")
-    trace = (place / "trace").read_text()
-    return {call: len(re.findall(rf"\b{call}\(", trace)) for call in CALLS}
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Position:
-    """The n-th call of its kind."""
+    """The n-th call of its kind in a stage."""
 
+    stage: str
     call: str
     n: int
 
-    def check(self, directory: Path) -> bool:
-        """Die here, come back, and hold the laws; returns whether the process really died."""
-        place = directory / f"{self.call}-{self.n}"
-        place.mkdir(parents=True)
-        inject = f"--inject={self.call}:signal=KILL:when={self.n}"
-        first = subprocess.run(
-            [*_strace(place, inject), *_worker(place)],
-            env=_environment(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        before, seen = laws.Journals(place / "store.db"), laws.effects(place / "ledger")
-        laws.acknowledged_kept(place / "acks", before)
-        second = subprocess.run(_worker(place), env=_environment(), capture_output=True, text=True, timeout=60, check=False)
-        if second.returncode:
-            raise LawBroken(f"{self}: the next life failed: {second.stderr[-2000:]}")
-        laws.committed_once(before, seen, laws.effects(place / "ledger"))
-        laws.nothing_lost(before, laws.Journals(place / "store.db"))
-        expected = {name: corpus.SHAPES[name][3] for name in CANONICAL}
-        if json.loads(second.stdout) != expected:
-            raise LawBroken(f"{self}: {second.stdout} != {expected}")
-        shutil.rmtree(place)
-        return first.returncode != 0
+    def __str__(self) -> str:
+        return f"{self.stage} {self.call} {self.n}"
 
 
-def sweep(directory: Path, *, stride: int = 1) -> dict[str, int]:
-    """Check every `stride`-th position of each call; returns how many were swept, and how many died there."""
-    counts = count(directory / "count")
-    positions = [Position(call, n) for call, total in counts.items() for n in range(1, total + 1, stride)]
-    died = 0
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        for dead in pool.map(lambda position: position.check(directory), positions):
-            died += dead
-    return {**counts, "positions": len(positions), "died": died}
+def run(place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
+    """Die at up to `count` positions, in two processes."""
+    if lacking := missing():
+        return skipped(__name__, LAW, seed, count, lacking)
+    return split(__name__, LAW, place, seed, count, deadline)
 
 
-if __name__ == "__main__":
-    began = time.monotonic()
-    figures = sweep(Path(sys.argv[1]), stride=int(sys.argv[2]) if len(sys.argv) > 2 else 1)
-    sys.stdout.write(json.dumps({**figures, "seconds": round(time.monotonic() - began)}) + "\n")
+def share(part: Share, tally: Tally) -> None:
+    """Sweep this share's positions."""
+    mine = part.of_all(positions(part.place))
+    tally.wanted = len(mine)
+    for position in mine:
+        if not tally.goes_on(part):
+            break
+        place = part.place / str(position).replace(" ", "-")
+        with tally.judging(f"kill at {position}, files in {place}"):
+            ending = lived(place, position.stage, f"--inject={position.call}:signal=KILL:when={position.n}")
+            if ending.raw or ending.typed:
+                raise LawBroken(f"the life failed: {ending}")
+            # a run that happened to group its batches in fewer syncs ends before the last positions
+            tally.count += bool(ending.signal)
+            tally.note("ended_before", not ending.signal)
+            finish(place)
+            shutil.rmtree(place)
+
+
+def positions(place: Path) -> list[Position]:
+    """Every call of an undisturbed run, stage by stage."""
+    worker.warm_up()
+    found = []
+    for stage in STAGES:
+        counted = place / f"count-{stage}"
+        tracer: list[Tracer] = []
+        ending = lived(counted, stage, tracers=tracer)
+        if not ending.done:
+            raise LawBroken(f"the undisturbed run failed: {ending}")
+        for call, number in sorted(tracer[0].counts().items()):
+            found += [Position(stage, call, n) for n in range(1, number + 1)]
+        shutil.rmtree(counted)
+    return found
+
+
+def lived(place: Path, stage: str, *options: str, tracers: list[Tracer] | None = None) -> Ending:
+    """One life in a fresh folder under strace with these options, from the stage's pause on."""
+    place.mkdir(parents=True)
+    if stage != "making":
+        SqliteBackend(str(place / "store.db")).close()
+    pause = STAGES[stage]
+    life = Life(worker.life_of(place, CANONICAL, pause), place / "log")
+    life.reach(pause, LIFE)
+    tracer = Tracer(life, place, options)
+    try:
+        life.go_on()
+        return life.end(LIFE)
+    finally:
+        tracer.close()
+        if tracers is not None:
+            tracers.append(tracer)
+
+
+def finish(place: Path, shapes: list[str] = CANONICAL, database: Path | None = None) -> None:
+    """The laws after a life that was cut short, and the life that finishes its work."""
+    database = database or place / "store.db"
+    before, seen = laws.Journals(database), laws.effects(place / "ledger")
+    laws.acknowledged_kept(place / "acks", before)
+    ending = Life(worker.life_of(place, shapes, database=database), place / "log-next").end(LIFE)
+    if not ending.done:
+        raise LawBroken(f"the next life failed: {ending}")
+    laws.committed_once(before, seen, laws.effects(place / "ledger"))
+    laws.nothing_lost(before, laws.Journals(database))
+    laws.results_right(ending.value, shapes)

@@ -1,0 +1,238 @@
+"""Owns wall clocks that jump under a running engine: an hour back, ten years ahead, summer time. Linux with libfaketime.
+It must never fake the monotonic clock, which no administrator can set.
+
+A timer is due at a moment of the wall clock, counted from the run's own time, which never goes backwards. So when the clock is
+set ahead, what has become due fires as soon as that is noticed (`longest_wait`, a minute; less here). When it is set back, nothing
+fires before the clock says so again, and what is due fires then. Summer time is no jump: stored times are UTC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from spellwork import Engine, now, workflow
+from spellwork.clock import SystemClock
+from spellwork.testing.chaos import worker
+from spellwork.testing.chaos.life import Inside, Life, Work
+from spellwork.testing.chaos.share import Share, Tally, skipped, split
+from spellwork.testing.chaos.trial import Deadline, Figure, LawBroken
+from spellwork.testing.chaos.zombies import is_locked
+
+LAW = "a wall clock that jumps fires no timer early, loses none, and keeps no owner alive"
+YEARS = 10 * 365 * 86_400
+_LIFE = 30.0
+_TICK = 0.1
+_LEASE = 0.4
+_PLACES = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib", "/usr/local/lib", "/usr/lib64")
+
+
+class Watchful(SystemClock):
+    """The system's clock, looked at more often than once in a minute."""
+
+    longest_wait = _TICK
+
+
+@workflow
+async def sleeper(seconds: float) -> list[float]:
+    began = now().timestamp()
+    await asyncio.sleep(seconds)
+    return [began, now().timestamp()]
+
+
+def run(place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
+    """Jump `count` times, in two processes."""
+    found = [Path(where) / "faketime" / "libfaketimeMT.so.1" for where in _PLACES]
+    library = next((path for path in found if path.exists()), None)
+    if library is None:
+        return skipped(__name__, LAW, seed, count, "libfaketime is not installed")
+    environment = {
+        "LD_PRELOAD": str(library), "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_DONT_RESET": "1", "FAKETIME_NO_CACHE": "1",
+    }  # fmt: skip
+    return split(__name__, LAW, place, seed, count, deadline, environment=environment)
+
+
+def share(part: Share, tally: Tally) -> None:
+    """Jump in one way after the other."""
+    worker.warm_up()
+    jumps = [_ahead, _back, _ahead_and_back, _summer_time, _lease_ahead, _lease_back]
+    for number in range(part.index, part.count * part.of, part.of):
+        if not tally.goes_on(part):
+            break
+        jump = jumps[number % len(jumps)]
+        place = part.place / f"{number}-{jump.__name__.strip('_')}"
+        place.mkdir()
+        with tally.judging(f"{jump.__name__.strip('_')}, files in {place}"):
+            _Wall(place).set(0)
+            began = time.monotonic()
+            jump(place, tally)
+            tally.count += 1
+            tally.note(jump.__name__.strip("_"))
+            tally.note_most("slowest_seconds", time.monotonic() - began)
+            shutil.rmtree(place)
+
+
+class _Wall:
+    """The wall clock that a folder's lives see: so many seconds off."""
+
+    def __init__(self, place: Path):
+        self.file = place / "offset"
+
+    def set(self, seconds: int) -> None:
+        """Put it so many seconds ahead (or back) of the true time."""
+        fresh = self.file.with_suffix(".new")
+        fresh.write_text(f"{seconds:+d}\n")
+        fresh.replace(self.file)
+
+
+def _ahead(place: Path, _tally: Tally) -> None:
+    """What is due within the ten years fires at once; what is due after them does not."""
+    life = _sleeping(place, {"day": 86_400.0, "century": 10.0 * YEARS})
+    _Wall(place).set(YEARS)
+    ended = life.hear("ended", 10.0)
+    life.kill()
+    if set(ended) != {"day"}:
+        raise LawBroken(f"after ten years these had ended: {ended}")
+    _never_early(ended, {"day": 86_400.0})
+
+
+def _back(place: Path, tally: Tally) -> None:
+    """Nothing fires before its moment; when the clock is right again, it fires."""
+    nap, began = 2.5, time.monotonic()
+    life = _sleeping(place, {"soon": nap})
+    _Wall(place).set(-3600)
+    if time.monotonic() - began > nap - 0.5:
+        life.kill()
+        tally.note("too_slow_to_tell")
+        return
+    _silent(life, nap + 0.6)
+    _Wall(place).set(1)
+    _never_early(life.hear("ended", 10.0), {"soon": nap})
+    life.kill()
+
+
+def _ahead_and_back(place: Path, _tally: Tally) -> None:
+    """A wrong clock that is put right: timers that were set before and not yet due keep their moment."""
+    life = _sleeping(place, {"hours": 7200.0, "soon": 2.0})
+    _Wall(place).set(3600)
+    ended = life.hear("ended", 10.0)
+    _never_early(ended, {"soon": 2.0})
+    _Wall(place).set(0)
+    _silent(life, 0.5)
+    life.kill()
+    _Wall(place).set(7200)
+    again = Life(_sleeps(place, {"hours": 7200.0, "soon": 2.0}), place / "log-again")
+    while "hours" not in (ended := again.hear("ended", 10.0)):
+        continue
+    again.kill()
+    _never_early(ended, {"hours": 7200.0})
+
+
+def _summer_time(place: Path, _tally: Tally) -> None:
+    """The zone changes its offset under the process: no timer notices."""
+    life = _sleeping(place, {"soon": 1.0}, zone="Europe/Berlin")
+    began = time.monotonic()
+    # the last Sunday of March, a second before two o'clock; TZ rules are applied to whatever time it is
+    ended = life.hear("ended", 10.0)
+    life.kill()
+    _never_early(ended, {"soon": 1.0})
+    if time.monotonic() - began > 5.0:
+        raise LawBroken("a timer of a second took more than five")
+
+
+def _lease_ahead(place: Path, tally: Tally) -> None:
+    _lease(place, YEARS, tally)
+
+
+def _lease_back(place: Path, tally: Tally) -> None:
+    _lease(place, -3600, tally)
+
+
+def _lease(place: Path, seconds: int, tally: Tally) -> None:
+    """An owner is frozen while the clock jumps: its lease ends as it would have, no earlier and no later."""
+    owner = _sleeping(place, {"far": 100.0 * YEARS})
+    heir = Life(_stands_by(place), place / "log-heir")
+    heir.hear("open", _LIFE)
+    _Wall(place).set(seconds)
+    _silent(heir, 2 * _LEASE, "owned")
+    owner.send(signal.SIGSTOP)
+    froze = time.monotonic()
+    try:
+        heir.hear("owned", _LEASE + 5.0)
+        tally.note_most("slowest_takeover", time.monotonic() - froze)
+    except LawBroken:
+        if not is_locked(place / "store.db"):
+            raise
+        tally.note("held_the_lock")  # frozen inside a transaction, see `zombies`
+    finally:
+        owner.kill()
+        heir.kill()
+
+
+def _sleeping(place: Path, naps: dict[str, float], zone: str = "") -> Life:
+    life = Life(_sleeps(place, naps, zone), place / "log")
+    life.hear("open", _LIFE)
+    return life
+
+
+def _silent(life: Life, seconds: float, word: str = "ended") -> None:
+    for words in life.words(seconds):
+        if word in words:
+            raise LawBroken(f"too early: {words}")
+
+
+def _never_early(ended: dict[str, list[float]], naps: dict[str, float]) -> None:
+    for name, seconds in naps.items():
+        began, woke = ended[name]
+        if woke - began < seconds:
+            raise LawBroken(f"{name}: a timer of {seconds} s fired after {woke - began:.6f} s of the wall clock")
+
+
+def _sleeps(place: Path, naps: dict[str, float], zone: str = "") -> Work:
+    """Tells with each end which naps have ended, and what their runs saw of the clock."""
+
+    async def whole(inside: Inside) -> None:
+        url = f"sqlite:{place / 'store.db'}"
+        async with Engine(url, workflows=[sleeper], clock=Watchful(), lease=_LEASE, cache=0) as engine:
+            runs = {name: await engine.start(sleeper, seconds, id=name) for name, seconds in naps.items()}
+            inside.say(open=True)
+            if zone:
+                await _change_zone()
+            ended: dict[str, Any] = {}
+            waiting = {asyncio.create_task(run.result()): name for name, run in runs.items()}
+            while waiting:
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                ended |= {waiting.pop(task): task.result() for task in done}
+                inside.say(ended=ended)
+
+    return lambda inside: asyncio.run(_with_wall(place, whole(inside)))
+
+
+async def _change_zone() -> None:
+    for zone in ("CET-1CEST,M1.1.0,M12.5.0", "CET-1CEST,M12.5.0,M1.1.0", "UTC"):
+        os.environ["TZ"] = zone
+        time.tzset()
+        await asyncio.sleep(0.05)
+
+
+def _stands_by(place: Path) -> Work:
+    async def whole(inside: Inside) -> None:
+        url = f"sqlite:{place / 'store.db'}"
+        async with Engine(url, workflows=[sleeper], clock=Watchful(), lease=_LEASE, standby=True) as engine:
+            inside.say(open=True)
+            while engine.owned < 4:  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(0.01)
+            inside.say(owned=True)
+
+    return lambda inside: asyncio.run(_with_wall(place, whole(inside)))
+
+
+async def _with_wall(place: Path, work: Any) -> None:
+    os.environ["FAKETIME_TIMESTAMP_FILE"] = str(place / "offset")
+    await work

@@ -1,0 +1,106 @@
+"""Owns what a simulation works on: workflows, and the errands of those who start and drive them.
+It must never depend on which process drives an errand, nor on how often it is tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from spellwork.engine import Engine
+from spellwork.errors import RunExists
+from spellwork.testing import shapes
+from spellwork.testing.chaos import corpus
+from spellwork.testing.linear import History
+from spellwork.workflow import Workflow, workflow
+
+Drive = Callable[[Engine], Awaitable[Any]]
+
+
+@dataclasses.dataclass(slots=True)
+class Errand:
+    """Somebody's wish: `drive(engine)` starts a run (with an id, so that trying again is harmless) and returns what is expected.
+
+    It is tried by the processes in `homes` until one of them has the answer.
+    """
+
+    id: str
+    drive: Drive
+    expected: Any
+    homes: tuple[int, ...] = ()
+    answers: list[tuple[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        """Whether somebody has the answer."""
+        return bool(self.answers)
+
+    def finish(self, process: str, answer: Any) -> None:
+        """A process has the answer."""
+        self.answers.append((process, answer))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Workload:
+    """The workflows that every process registers, and the errands of one simulation."""
+
+    workflows: Sequence[Workflow[Any, Any]]
+    errands: Sequence[Errand]
+    history: History = dataclasses.field(default_factory=History)
+    """Operations on runs by their ids, which must be linearizable."""
+
+
+def mixed(seed: int) -> Workload:
+    """Some shapes of the hand-written corpus, and some generated programs."""
+    rng = random.Random(f"spellwork workload {seed}")
+    errands = [_shape(name) for name in rng.sample(list(corpus.SHAPES), rng.randint(0, 4))]
+    errands += [_program(f"program-{i}", shapes.generate(rng, size=rng.randint(2, 12))) for i in range(rng.randint(1, 3))]
+    history = History()
+    if rng.random() < 0.6:
+        errands += [_contest(history, f"contested-{rng.randint(0, 1)}", rng.randint(0, 1), i) for i in range(rng.randint(2, 5))]
+    return Workload([*corpus.WORKFLOWS, *shapes.WORKFLOWS, contested], errands, history)
+
+
+@workflow(name="sim.contested")
+async def contested(number: int) -> int:
+    """What several clients start under one id."""
+    await asyncio.sleep(0.05)
+    return number
+
+
+def _contest(history: History, run_id: str, number: int, client: int) -> Errand:
+    async def errand(engine: Engine) -> None:
+        with history.call(f"client {client}", "start", run_id, "contested", number) as answer:
+            try:
+                run = await engine.start(contested, number, id=run_id)
+                answer.append((await run.status()).number)
+            except RunExists:
+                answer.append("exists")
+                return
+        with history.call(f"client {client}", "result", run_id) as answer:
+            if await run.result() != number:
+                raise AssertionError(f"client {client} started {run_id} with {number} and got another run's result")
+            answer.append("completed")
+
+    return Errand(f"{run_id} by client {client}", errand, None)
+
+
+def _program(run_id: str, program: shapes.Program) -> Errand:
+    async def errand(engine: Engine) -> Any:
+        run = await engine.start(shapes.perform, program, id=run_id)
+        return await shapes.drive(run, program)
+
+    return Errand(run_id, errand, shapes.expected(program))
+
+
+def _shape(name: str) -> Errand:
+    definition, args, drive, expected = corpus.SHAPES[name]
+
+    async def errand(engine: Engine) -> Any:
+        run = await engine.start(definition, *args, id=name)
+        return await drive(run)
+
+    return Errand(name, errand, expected)

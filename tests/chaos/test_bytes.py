@@ -1,0 +1,61 @@
+"""Power cuts, damage at rest and poison payloads: the gate of each trial; `spellwork chaos` runs more of them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from spellwork.testing.chaos import Deadline, Trial, damage, poison, powercut
+from spellwork.testing.chaos.tape import Disk, Op, Tape
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("trial", [powercut.TRIAL, damage.TRIAL, poison.TRIAL], ids=lambda trial: trial.name)
+def test_gate_of_the_trial_holds(tmp_path: Path, trial: Trial) -> None:
+    """The law of the trial holds under its gate's count of faults, and its mutants (where it has some) are caught."""
+    figure = trial.run(tmp_path, 20261123, trial.gate, Deadline(100))
+    assert figure.broken == ()
+    assert figure.count == trial.gate
+    assert figure.ok
+
+
+def test_what_was_synced_survives_and_the_rest_may_not() -> None:
+    """A cut keeps synced bytes whatever the seed, and over many seeds keeps, drops and tears what was not."""
+    ops = [
+        Op("write", "", 0, b"a" * 1024),
+        Op("sync", ""),
+        Op("directory", ""),
+        Op("write", "", 512, b"b" * 1024),
+    ]
+    seen = set()
+    for seed in range(200):
+        disk = Disk(ops)
+        disk.advance(len(ops))
+        image = disk.cut(random.Random(seed))[""]
+        assert image[:512] == b"a" * 512
+        seen.add(image)
+    assert b"a" * 1024 in seen
+    assert b"a" * 512 + b"b" * 1024 in seen
+    assert len(seen) > 4
+
+
+def test_files_that_no_directory_knows_may_be_gone() -> None:
+    """A file that was created since the directory was last synced may vanish; one that was deleted may come back."""
+    ops = [Op("create", "-wal"), Op("write", "-wal", 0, b"x"), Op("sync", "-wal"), Op("directory", ""), Op("delete", "-wal")]
+    for position, both in ((3, True), (4, False), (5, True)):
+        outcomes = set()
+        for seed in range(100):
+            disk = Disk(ops)
+            disk.advance(position)
+            outcomes.add("-wal" in disk.cut(random.Random(seed)))
+        assert outcomes == ({True, False} if both else {True})
+
+
+def test_tape_knows_its_files(tmp_path: Path) -> None:
+    """Only the database, its log and its journal are taped; the index of the log need not survive."""
+    tape = Tape(tmp_path / "store.db")
+    names = ["store.db", "store.db-wal", "store.db-shm", "other.db"]
+    assert [tape.suffix(str(tmp_path / name)) for name in names] == ["", "-wal", None, None]
