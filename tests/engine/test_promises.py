@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from spellwork import Engine, Retry, RunCancelled, Signal, activity, activity_context, now, start_child, update, workflow
+from spellwork.engine.desk import Desk
 from spellwork.engine.ownership import Ownership, read_claims
 from spellwork.errors import RunBlocked, RunFinished
 from spellwork.journal import entries as e
@@ -238,6 +239,33 @@ async def test_an_end_that_is_known_is_final(seconds: int) -> None:
             with pytest.raises(RunFinished):
                 await run.cancel("enough")
             assert await run.result() == 1
+
+
+async def test_a_child_may_end_before_its_parent_knows_that_it_started(monkeypatch) -> None:
+    """The news of a start is late and that of the end is early: the parent gets both, in their order."""
+    real = Desk.start
+
+    async def late(self: Desk, message: Any, partition: Any, extra: Any = None) -> Any:
+        row = await real(self, message, partition, extra)
+        for _ in range(100 if message.parent is not None else 0):
+            await asyncio.sleep(0)
+        return row
+
+    monkeypatch.setattr(Desk, "start", late)
+
+    @workflow
+    async def kid(x: int) -> int:
+        return x
+
+    @workflow
+    async def parent() -> int:
+        return await kid(7)
+
+    async with TestEngine(workflows=[kid, parent]) as engine:
+        run = await engine.start(parent, id="p")
+        assert await run.result(5) == 7
+        kinds = [event.kind for event in await run.history()]
+    assert kinds == ["Started", "ChildStarted", "ChildEnded", "Completed"]
 
 
 async def test_run_numbers_are_never_used_twice(tmp_path: Path) -> None:
