@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import apsw
 import msgspec
 import pytest
 
-from spellwork import Engine, RunCancelled, Signal, activity, now, start_child, update, workflow
+from spellwork import Engine, Retry, RunCancelled, Signal, activity, activity_context, now, start_child, update, workflow
+from spellwork.engine.desk import Desk
 from spellwork.engine.ownership import Ownership, read_claims
 from spellwork.errors import RunBlocked, RunFinished
 from spellwork.journal import entries as e
@@ -83,12 +85,13 @@ async def test_nothing_leaves_the_process_before_what_it_rests_on_is_durable(tmp
         assert durable(path, e.Started) == 1
         assert await run.update("put", 1) == 1
         assert durable(path, e.UpdateCompleted) == 1
-        while len(seen) < 4:
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(10):
+            while len(seen) < 4:
+                await asyncio.sleep(0.001)
         waiting = asyncio.create_task(run.result())
         await run.signal(go, 7)
         assert durable(path, e.SignalReceived) == 1
-        assert await waiting == 7
+        assert await asyncio.wait_for(waiting, 10) == 7
         assert durable(path, e.Completed) == 1
     assert all(n <= committed for n, committed in seen), seen
 
@@ -236,6 +239,75 @@ async def test_an_end_that_is_known_is_final(seconds: int) -> None:
             with pytest.raises(RunFinished):
                 await run.cancel("enough")
             assert await run.result() == 1
+
+
+async def test_a_child_may_end_before_its_parent_knows_that_it_started(monkeypatch) -> None:
+    """The news of a start is late and that of the end is early: the parent gets both, in their order."""
+    real = Desk.start
+
+    async def late(self: Desk, message: Any, partition: Any, extra: Any = None) -> Any:
+        row = await real(self, message, partition, extra)
+        for _ in range(100 if message.parent is not None else 0):
+            await asyncio.sleep(0)
+        return row
+
+    monkeypatch.setattr(Desk, "start", late)
+
+    @workflow
+    async def kid(x: int) -> int:
+        return x
+
+    @workflow
+    async def parent() -> int:
+        return await kid(7)
+
+    async with TestEngine(workflows=[kid, parent]) as engine:
+        run = await engine.start(parent, id="p")
+        assert await run.result(5) == 7
+        kinds = [event.kind for event in await run.history()]
+    assert kinds == ["Started", "ChildStarted", "ChildEnded", "Completed"]
+
+
+async def test_run_numbers_are_never_used_twice(tmp_path: Path) -> None:
+    """What one engine has written the next one does not write over."""
+
+    @workflow
+    async def says(word: str) -> str:
+        return word
+
+    words = ["one", "two", "three"]
+    for i, word in enumerate(words):
+        async with Engine(f"sqlite:{tmp_path / 'store.db'}", workflows=[says]) as engine:
+            assert await engine.run(says, word, id=word) == word
+            assert [await (await engine.get(each)).result() for each in words[: i + 1]] == words[: i + 1]
+            assert len({info.number for info in await engine.list()}) == i + 1
+
+
+async def test_a_late_result_of_an_attempt_that_was_given_up_does_not_count() -> None:
+    """A thread that outlives its limit returns while its step waits for the next attempt: the next attempt's result counts."""
+    release, returned = threading.Event(), threading.Event()
+
+    @activity(timeout=0.05, retry=Retry(max_attempts=2, initial=0.3, jitter=0))
+    def stuck() -> str:
+        if activity_context().attempt > 1:
+            return "second"
+        release.wait(10)
+        returned.set()
+        return "late"
+
+    @workflow
+    async def tries() -> str:
+        return await stuck()
+
+    async with Engine(workflows=[tries]) as engine:
+        run = await engine.start(tries)
+        while len(await run.history()) < 2:
+            await asyncio.sleep(0.001)
+        release.set()
+        assert await run.result(10) == "second"
+        assert returned.is_set()
+        kinds = [event.kind for event in await run.history()]
+    assert kinds == ["Started", "AttemptFailed", "StepCompleted", "Completed"]
 
 
 async def test_what_is_live_is_what_is_replayed() -> None:

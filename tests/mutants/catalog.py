@@ -11,6 +11,7 @@ _PROMISES = "tests/engine/test_promises.py"
 _SHAPES = "tests/testing/test_shapes.py"
 _LINEAR = "tests/testing/test_linear.py"
 _STORE = "tests/store/test_store.py"
+_SIM = "-m spellwork.testing.sim --seeds 60 --jobs 1"
 _ASYNCIO = "tests/workflow/test_asyncio.py"
 _FOUND = "tests/workflow/test_found.py"
 
@@ -19,23 +20,23 @@ _REPLAY = (
         "step-entry-forgotten", "a step that was acknowledged is never lost", "engine/host.py",
         "        batch.rows[key] = pack_entry(key, entry)",
         "        if type(entry).__name__ != 'StepCompleted':\n            batch.rows[key] = pack_entry(key, entry)",
-        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+        f"{_LAWS}::test_laws_hold_over_the_corpus[nested]", core=True,
     ),
     Mutant(
         "digest-not-compared", "replay is exact", "workflow/execution.py",
         " or pending.digest != entry.digest or ", " or ",
-        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+        f"{_LAWS}::test_laws_hold_over_the_corpus[nested]", core=True,
     ),
     Mutant(
         "number-not-compared", "replay is exact", "workflow/execution.py",
         "        pending = self.pending.pop(entry.n, None)\n",
         "        pending = self.pending.pop(entry.n, None) or next(iter(self.pending.values()), None)\n",
-        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+        f"{_LAWS}::test_laws_hold_over_the_corpus[nested]", core=True,
     ),
     Mutant(
         "name-not-compared", "replay is exact", "workflow/execution.py",
         ' or pending.name != getattr(entry, "name", ""):', ":",
-        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+        f"{_LAWS}::test_laws_hold_over_the_corpus[nested]", core=True,
     ),
     Mutant(
         "kind-not-compared", "replay is exact", "workflow/execution.py",
@@ -51,18 +52,18 @@ _REPLAY = (
         "completions-out-of-order", "completions are delivered in the order of the journal", "workflow/execution.py",
         "        for index, entry in enumerate(entries):",
         "        for index, entry in enumerate(sorted(entries, key=lambda x: (not isinstance(x, e.Started), getattr(x, 'n', 1 << 60)))):",
-        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+        f"{_LAWS}::test_laws_hold_over_the_corpus[nested]", core=True,
     ),
     Mutant(
         "open-timers-forgotten", "replay is prefix-closed: what is open is asked for again", "workflow/execution.py",
         "            case c.CancelStep() | c.CancelTimer():\n                return False",
         "            case c.CancelStep() | c.CancelTimer() | c.StartTimer():\n                return False",
-        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+        f"{_LAWS}::test_laws_hold_over_the_corpus[nested]", core=True,
     ),
     Mutant(
         "randomness-not-the-journals", "replay is a fixed point", "workflow/execution.py",
-        "random.Random(entry.seed)", "random.Random()",
-        f"{_LAWS}::test_laws_hold_over_the_corpus", core=True,
+        "random.Random(self.started.seed)", "random.Random()",
+        f"{_LAWS}::test_laws_hold_over_the_corpus[nested]", core=True,
     ),
     Mutant(
         "child-id-by-chance", "a child is started once", "workflow/execution.py",
@@ -88,7 +89,7 @@ _REPLAY = (
     ),
     Mutant(
         "live-value-not-the-stored-one", "what you get live is what you get on replay", "engine/steps.py",
-        "pending.value = (pending.shape.decode(result),)", "pending.value = (value,)",
+        "pending.value = (shape.decode(result),)", "pending.value = (value,)",
         f"{_PROMISES} -k live",
     ),
     Mutant(
@@ -146,7 +147,7 @@ _ENGINE = (
     ),
     Mutant(
         "stored-timer-fires-early", "no timer fires early", "engine/alarm.py",
-        "            if due > now:\n", "            if due > now + 5_000:\n",
+        "if timer_of(key)[0] <= now]", "if timer_of(key)[0] <= now + 5_000]",
         f"{_PROMISES} -k fires_early",
     ),
     Mutant(
@@ -217,7 +218,7 @@ _ENGINE = (
     Mutant(
         "early-end-of-a-child-lost", "the end of a child reaches its parent", "engine/errands.py",
         "        if early is not None:\n            await self._starter.child_ended(*early)", "",
-        "-m spellwork.testing.sim --seeds 60",
+        f"{_PROMISES} -k may_end_before",
     ),
     Mutant(
         "one-attempt-too-many", "no more attempts than allowed, no sleep after the last", "workflow/retry.py",
@@ -226,20 +227,19 @@ _ENGINE = (
     ),
     Mutant(
         "late-result-counts", "a step has one outcome", "engine/steps.py",
-        "        if step.done or live.dropped or command.n not in live.execution.pending:",
-        "        if live.dropped or command.n not in live.execution.pending:",
-        "tests/engine/test_activities.py tests/engine/test_edges.py",
+        "        if step.done or live.dropped or pending is None:", "        if live.dropped or pending is None:",
+        f"{_PROMISES} -k late_result",
     ),
     Mutant(
         "run-numbers-start-anew", "run numbers are never used twice", "engine/engine.py",
         "return (self._ownership.session << 40) | self._counter", "return self._counter",
-        f"{_PROMISES} tests/engine/test_recovery.py", core=True,
+        f"{_PROMISES} -k run_numbers", core=True,
     ),
     Mutant(
         "message-dropped-before-its-effect", "a message in an inbox is not lost", "engine/mail.py",
         "        reply = m.Reply()\n        effect =",
         "        partition.batch().delete(key)\n        await asyncio.sleep(0.01)\n        reply = m.Reply()\n        effect =",
-        "-m spellwork.testing.sim --seeds 60",
+        _SIM,
     ),
     Mutant(
         "message-kept-after-its-effect", "a message is gone with its effect", "engine/mail.py",
@@ -249,7 +249,7 @@ _ENGINE = (
     Mutant(
         "end-without-notice", "the end of a child reaches its parent", "engine/closing.py",
         "        for key, notice in notices:\n            self.deliver_local(key, m.Envelope(notice), live.partition)\n", "",
-        f"{_SHAPES} -k two_hundred",
+        f"{_SHAPES} -k out_of_memory",
     ),
     Mutant(
         "waiting-runs-counted", "a restart does not count against a run that waits", "engine/host.py",
@@ -258,7 +258,7 @@ _ENGINE = (
     ),
     Mutant(
         "quarantine-never", "a run that kills its process is quarantined", "engine/recovery.py",
-        "        if count >= self._max:", "        if count >= 10**9:",
+        "        if count >= self.bound:", "        if count >= 10**9:",
         "tests/engine/test_recovery.py -k killing",
     ),
     Mutant(
@@ -291,7 +291,7 @@ _OWNERSHIP = (
     ),
     Mutant(
         "claims-without-a-version", "two claims of one partition do not both win", "engine/ownership.py",
-        "pack_claim(epoch, self.me)).require_version(key, claim.version)", "pack_claim(epoch, self.me))",
+        "pack_claim(epoch, self._alive())).require_version(key, claim.version)", "pack_claim(epoch, self._alive()))",
         f"{_PROMISES} -k both_win",
     ),
 )  # fmt: skip
@@ -342,8 +342,8 @@ _COMMITS = (
     ),
     Mutant(
         "range-delete-not-in-order", "batches apply in their order", "store/committer.py",
-        "            self.flush()\n            self._backend.delete_range(start, end)\n        for key",
-        "            self._backend.delete_range(start, end)\n        for key",
+        "            self.flush()\n            self._backend.delete_range(start, end)\n        overlay",
+        "            self._backend.delete_range(start, end)\n        overlay",
         f"{_STORE} -k range_delete",
     ),
     Mutant(
@@ -365,7 +365,7 @@ _COMMITS = (
     Mutant(
         "never-synced", "full: acknowledged once the disk has it", "store/sqlite.py",
         "PRAGMA synchronous={'FULL' if sync else 'NORMAL'}", "PRAGMA synchronous=OFF",
-        f"{_STORE} -k pinned",
+        "tests/chaos/test_bytes.py -k 'holds and power'",
     ),
     Mutant(
         "checksum-not-compared", "damaged data is detected", "journal/entries.py",

@@ -249,13 +249,13 @@ async def test_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 class _Breaks(SqliteBackend):
-    """A disk that refuses the n-th commit."""
+    """A disk that refuses the third commit, and none after it."""
 
-    left = 2
+    left = 3
 
     def commit(self, revision: int) -> None:
         self.left -= 1
-        if self.left < 0:
+        if not self.left:
             raise StoreFailed("the disk refused")
         super().commit(revision)
 

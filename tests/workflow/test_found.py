@@ -109,4 +109,4 @@ async def test_a_continued_run_may_carry_more_than_it_reads() -> None:
         run = await engine.start(relay, 3, id="c")
         for word in ("a", "b", "c"):
             await run.signal(inbox, word)
-        assert await run.result() == "abc"
+        assert await run.result(5) == "abc"
