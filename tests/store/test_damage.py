@@ -105,9 +105,13 @@ async def test_large_store_is_looked_at_beside_the_work(tmp_path: Path, monkeypa
     monkeypatch.setattr(backend_module, "_CHECKED_AT_ONCE", 0)
     async with Engine(f"sqlite:{path}", workflows=corpus.WORKFLOWS) as engine:
         with pytest.raises(StoreCorrupt, match="own keys"):
-            for _ in range(500):
-                await asyncio.sleep(0.01)
-                await engine.list()
+            await _until_it_stops(engine)
+
+
+async def _until_it_stops(engine: Engine) -> None:
+    while True:
+        await asyncio.sleep(0.01)
+        await engine.list()
 
 
 async def _an_id(path: Path) -> bytes:
