@@ -36,7 +36,7 @@ async def crashed(place: Path, commits: int = 5, durability: str = "full") -> Pa
 def edit(path: Path, sql: str, *bindings: object) -> None:
     """Change a closed store behind its back."""
     connection = apsw.Connection(str(path))
-    connection.execute(sql, bindings)  # type: ignore[arg-type]
+    connection.execute(sql, bindings)
     connection.close()
 
 
