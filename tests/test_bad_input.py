@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -143,6 +144,89 @@ async def test_bad_run_ids_are_refused(bad: str) -> None:
     async with TestEngine(workflows=[adds]) as engine:
         with pytest.raises(PayloadError, match="id"):
             await engine.start(adds, 1, id=bad)
+
+
+class Loud(str):
+    """A text that does not want to be one."""
+
+    __slots__ = ()
+
+    def encode(self, *_args, **_options) -> bytes:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "bad", ["\ud800", "x" * 10_000_000, Loud("x"), 7, None, [[]]], ids=["surrogate", "long", "sub", "int", "none", "list"]
+)
+@pytest.mark.parametrize(
+    "place", ["id", "get", "after", "signal", "signal id", "query", "update", "update id", "cancel", "terminate"]
+)
+async def test_texts_that_name_things_are_checked_everywhere(place: str, bad: Any) -> None:
+    """Ids, names and reasons that are no storable text are refused with a short message, and the engine goes on."""
+    async with TestEngine(workflows=[adds, waits]) as engine:
+        run = await engine.start(waits, 1)
+        calls = {
+            "id": lambda: engine.start(adds, 1, id=bad),
+            "get": lambda: engine.get(bad),
+            "after": lambda: engine.list(after=bad),
+            "signal": lambda: run.signal(bad, 1),
+            "signal id": lambda: run.signal("go", 1, id=bad),
+            "query": lambda: run.query(bad),
+            "update": lambda: run.update(bad),
+            "update id": lambda: run.update("u", id=bad),
+            "cancel": lambda: run.cancel(bad),
+            "terminate": lambda: run.terminate(bad),
+        }
+        if bad is None and place in ("id", "after", "signal id", "update id"):
+            return  # that means: none given
+        with pytest.raises(PayloadError) as caught:
+            await calls[place]()
+        assert len(str(caught.value)) < 400
+        assert await engine.run(adds, 1) == 2
+
+
+@pytest.mark.parametrize("code", ["\ud800", Loud("x")], ids=["surrogate", "sub"])
+async def test_errors_with_odd_attributes_are_kept(code: str) -> None:
+    """An error whose code or message cannot be stored as it is fails its run and nothing else."""
+
+    class Odd(Exception):
+        @property
+        def code(self) -> str:
+            return code
+
+    @activity(retry=Retry(max_attempts=1))
+    async def breaks() -> None:
+        raise Odd("\ud800")
+
+    @workflow
+    async def odd() -> None:
+        await breaks()
+
+    async with TestEngine(workflows=[odd, adds]) as engine:
+        with pytest.raises(RunFailed, match="Odd"):
+            await engine.run(odd)
+        assert await engine.run(adds, 1) == 2
+
+
+async def test_workflow_cannot_name_things_badly() -> None:
+    """Ids of children and patches that are no storable text fail their run, not the engine."""
+    from spellwork import patched, start_child
+
+    @workflow
+    async def names(what: str) -> None:
+        if what == "child":
+            await start_child(adds, 1, id="\ud800")
+        elif what == "patch":
+            patched("\ud800")
+        else:
+            child = await start_child(waits, 1)
+            await child.signal("\ud800", 1)
+
+    async with TestEngine(workflows=[names, adds, waits]) as engine:
+        for what in ("child", "patch", "signal"):
+            with pytest.raises(RunFailed, match="no text that can be stored"):
+                await engine.run(names, what)
+        assert await engine.run(adds, 1) == 2
 
 
 async def test_unknown_workflows_and_runs_are_named() -> None:

@@ -1,10 +1,13 @@
-"""The disk that power is cut from: what survives, and what may not."""
+"""The disk that power is cut from, and the mutants that the laws of damage and of poison must catch."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
+import pytest
+
+from spellwork.testing.chaos import Deadline, damage, poison
 from spellwork.testing.chaos.tape import Disk, Op, Tape
 
 
@@ -45,3 +48,25 @@ def test_tape_knows_its_files(tmp_path: Path) -> None:
     tape = Tape(tmp_path / "store.db")
     names = ["store.db", "store.db-wal", "store.db-shm", "other.db"]
     assert [tape.suffix(str(tmp_path / name)) for name in names] == ["", "-wal", None, None]
+
+
+@pytest.mark.slow
+def test_damage_law_catches_a_store_without_seals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant: rows are believed unseen. Wrong values come through, and the law says so."""
+    from spellwork.store import seal, sqlite
+
+    monkeypatch.setattr(sqlite, "is_whole", lambda *_row: True)
+    monkeypatch.setattr(seal, "is_whole", lambda *_row: True)
+    figure = damage.run(tmp_path, 1, 250, Deadline(60))
+    assert any("reads wrong" in line or "rows that nobody wrote" in line or "nothing was said" in line for line in figure.broken)
+
+
+@pytest.mark.slow
+def test_poison_law_catches_unchecked_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant: names and reasons are taken as they come. Something untyped comes through, and the law says so."""
+    from spellwork.engine import run
+
+    monkeypatch.setattr(run, "check_name", lambda value, _what: value)
+    monkeypatch.setattr(run, "check_reason", lambda value: value)
+    figure = poison.run(tmp_path, 20261123, 250, Deadline(60))
+    assert any("untyped" in line for line in figure.broken)

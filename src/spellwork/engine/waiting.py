@@ -95,6 +95,8 @@ class Waiting:
         return self._host.codec.shape(definition.parameters.result)
 
     def _forget(self, run_id: str, future: asyncio.Future[End]) -> None:
+        if future.done() and not future.cancelled():
+            future.exception()  # when `_look` raised first, nobody else asks, and asyncio would complain
         futures = self._futures.get(run_id, [])
         if future in futures:
             futures.remove(future)
