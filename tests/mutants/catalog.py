@@ -365,7 +365,7 @@ _COMMITS = (
     Mutant(
         "never-synced", "full: acknowledged once the disk has it", "store/sqlite.py",
         "PRAGMA synchronous={'FULL' if sync else 'NORMAL'}", "PRAGMA synchronous=OFF",
-        "tests/chaos/test_bytes.py -k 'holds and power'",
+        "tests/chaos/test_trials.py -k 'breaks and power'",
     ),
     Mutant(
         "checksum-not-compared", "damaged data is detected", "journal/entries.py",

@@ -75,7 +75,7 @@ def run_check(check: str, source: Path, *, timeout: float = 150.0) -> tuple[int 
         "--tb=line",
         "--timeout=40",
         "-m",
-        "not chaos and not soak",
+        "not soak",
     ]
     command = [sys.executable, "-B", *(nodes if nodes[0] == "-m" else [*pytest, *nodes])]
     environment = os.environ | {"PYTHONPATH": str(source), "HYPOTHESIS_STORAGE_DIRECTORY": str(source.parent / "hypothesis")}

@@ -95,7 +95,7 @@ def _ahead(place: Path, _tally: Tally) -> None:
     """What is due within the ten years fires at once; what is due after them does not."""
     life = _sleeping(place, {"day": 86_400.0, "century": 10.0 * YEARS})
     _Wall(place).set(YEARS)
-    ended = life.hear("ended", 10.0)
+    ended = life.hear("ended", _LIFE)
     life.kill()
     if set(ended) != {"day"}:
         raise LawBroken(f"after ten years these had ended: {ended}")
@@ -114,7 +114,7 @@ def _back(place: Path, tally: Tally) -> None:
         return
     _silent(life, nap + 0.6)
     _Wall(place).set(1)
-    _never_early(life.hear("ended", 10.0), {"soon": nap})
+    _never_early(life.hear("ended", _LIFE), {"soon": nap})
     life.kill()
 
 
@@ -122,14 +122,14 @@ def _ahead_and_back(place: Path, _tally: Tally) -> None:
     """A wrong clock that is put right: timers that were set before and not yet due keep their moment."""
     life = _sleeping(place, {"hours": 7200.0, "soon": 2.0})
     _Wall(place).set(3600)
-    ended = life.hear("ended", 10.0)
+    ended = life.hear("ended", _LIFE)
     _never_early(ended, {"soon": 2.0})
     _Wall(place).set(0)
     _silent(life, 0.5)
     life.kill()
     _Wall(place).set(7200)
     again = Life(_sleeps(place, {"hours": 7200.0, "soon": 2.0}), place / "log-again")
-    while "hours" not in (ended := again.hear("ended", 10.0)):
+    while "hours" not in (ended := again.hear("ended", _LIFE)):
         continue
     again.kill()
     _never_early(ended, {"hours": 7200.0})
@@ -140,11 +140,11 @@ def _summer_time(place: Path, _tally: Tally) -> None:
     life = _sleeping(place, {"soon": 1.0}, zone="Europe/Berlin")
     began = time.monotonic()
     # the last Sunday of March, a second before two o'clock; TZ rules are applied to whatever time it is
-    ended = life.hear("ended", 10.0)
+    ended = life.hear("ended", _LIFE)
     life.kill()
     _never_early(ended, {"soon": 1.0})
-    if time.monotonic() - began > 5.0:
-        raise LawBroken("a timer of a second took more than five")
+    if time.monotonic() - began > 20.0:
+        raise LawBroken("a timer of a second took more than twenty")
 
 
 def _lease_ahead(place: Path, tally: Tally) -> None:
@@ -165,7 +165,7 @@ def _lease(place: Path, seconds: int, tally: Tally) -> None:
     owner.send(signal.SIGSTOP)
     froze = time.monotonic()
     try:
-        heir.hear("owned", _LEASE + 5.0)
+        heir.hear("owned", _LEASE + 20.0)
         tally.note_most("slowest_takeover", time.monotonic() - froze)
     except LawBroken:
         if not is_locked(place / "store.db"):
