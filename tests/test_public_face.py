@@ -18,7 +18,7 @@ from spellwork import errors
 SOURCE = Path(spellwork.__file__).parent
 PURE = {
     "journal": {"msgspec", "sys", "zlib", "struct", "enum", "typing", "builtins", "collections"},
-    "workflow/execution.py": {"asyncio", "contextlib", "contextvars", "copy", "random", "collections", "typing"},
+    "workflow/execution.py": {"asyncio", "contextlib", "contextvars", "copy", "functools", "random", "collections", "typing"},
     "workflow/pending.py": {"typing", "msgspec"},
     "workflow/commands.py": {"typing", "msgspec"},
 }

@@ -15,9 +15,9 @@ import pytest
 from spellwork import Engine, Retry, RunCancelled, Signal, activity, activity_context, now, start_child, update, workflow
 from spellwork.engine.desk import Desk
 from spellwork.engine.ownership import Ownership, read_claims
-from spellwork.errors import RunBlocked, RunFinished
+from spellwork.errors import RunBlocked, RunFinished, StoreCorrupt
 from spellwork.journal import entries as e
-from spellwork.journal import unpack_entry
+from spellwork.journal import pack_entry, unpack_entry
 from spellwork.journal.rows import Keys, active_key, journal_key
 from spellwork.store import Batch, open_store
 from spellwork.testing import TestEngine, laws
@@ -372,6 +372,16 @@ async def test_progress_takes_a_run_off_the_list_of_suspects(tmp_path: Path) -> 
         await asyncio.wait_for(stuck.wait(), 10)
         await engine.store.commit(Batch())
         assert await engine.store.get(key) == b""
+
+
+def test_a_flipped_letter_and_a_swapped_row_are_refused_by_the_frame() -> None:
+    """An entry's checksum covers its key and its form, whatever the store below it checks."""
+    key, other = journal_key(1, 2), journal_key(1, 3)
+    frame = pack_entry(key, e.SignalReceived(0, "name", b"payload"))
+    assert unpack_entry(key, frame) == e.SignalReceived(0, "name", b"payload")
+    for where, what in ((other, frame), (key, frame.replace(b"payload", b"pAyload"))):
+        with pytest.raises(StoreCorrupt, match="damaged"):
+            unpack_entry(where, what)
 
 
 @workflow

@@ -103,11 +103,11 @@ def _fault(rng: random.Random, kind: Kind, workers: int) -> Fault:
     slot = rng.randrange(workers)
     if kind == "crash":
         return Fault(at, kind, slot, round(rng.expovariate(1.0), 3), rng.randrange(60))
-    if kind in ("slow", "isolate", "freeze"):
+    if kind == "slow" or kind == "isolate" or kind == "freeze":  # noqa: PLR1714 - narrows for pyright
         return Fault(at, kind, slot, round(rng.uniform(0.01, 2.0) ** 4, 3))
     if kind == "clock":
         # timers follow the wall clock: two clocks must differ by less than the shortest timeout that matters to a result
         return Fault(at, kind, slot, float(rng.choice((-14, -5, -1, 1, 5, 14))))
-    if kind in ("torn", "power"):
+    if kind == "torn" or kind == "power":  # noqa: PLR1714 - narrows for pyright
         return Fault(at, kind, slot, round(rng.expovariate(1.0), 3), rng.randrange(4))
     return Fault(at, kind, slot)
