@@ -4,6 +4,7 @@ It must never import another part of the package.
     SpellworkError
     ├── PayloadError               a value cannot be stored or read back
     ├── DefinitionError            a declaration or an option is wrong; also a ValueError
+    │   └── ChartRefused           a statechart is malformed; `faults` names each fault
     ├── UnknownWorkflow            no such workflow (or version) is registered
     ├── UsageError                 a verb was called where it has no meaning
     │   └── ForbiddenInWorkflow    real I/O, threads or sockets inside a workflow
@@ -30,6 +31,11 @@ It must never import another part of the package.
     │   ├── RunBlocked             parked with a reason; goes on after a fix
     │   │   └── RunQuarantined     kept killing its process
     │   └── NonDeterminismError    the code no longer matches the journal
+    ├── MachineError
+    │   ├── InvalidTransition      the state handles no such event
+    │   ├── EndlessStep            microsteps without end
+    │   ├── QueueFull              more events wait than the machine's queue may hold
+    │   └── SnapshotMismatch       a snapshot does not fit the chart
     ├── ActivityFailed             an activity failed with an error whose class is not registered
     ├── ActivityTimeout            also a TimeoutError
     ├── QueryFailed
@@ -64,6 +70,13 @@ class DefinitionError(SpellworkError, ValueError):
     """A workflow, activity, signal, handler or option is declared wrongly; raised when it is declared."""
 
     code = "definition"
+
+
+class ChartRefused(DefinitionError):
+    """A statechart is malformed; each of `faults` has the `name` of the fault, the `state` it is in, and a `message`."""
+
+    code = "chart-refused"
+    faults: tuple[object, ...] = ()
 
 
 class UnknownWorkflow(SpellworkError):
@@ -235,6 +248,41 @@ class NonDeterminismError(RunError):
     position: int
     expected: str
     found: str
+
+
+class MachineError(SpellworkError):
+    """The root of what a state machine reports; `machine` is the name of its chart."""
+
+    code = "machine"
+    machine: str = ""
+
+
+class InvalidTransition(MachineError):
+    """In `state` (the active leaf states), nothing handles `event`; `allowed` are the events that something might handle."""
+
+    code = "invalid-transition"
+    state: tuple[str, ...]
+    event: str
+    allowed: tuple[str, ...]
+
+
+class EndlessStep(MachineError):
+    """Eventless transitions and raised events kept the machine busy for more than its limit of microsteps; it stays where it was."""
+
+    code = "endless-step"
+
+
+class QueueFull(MachineError):
+    """As many events wait as the machine's queue may hold; the event was not taken. `limit` is how many."""
+
+    code = "queue-full"
+    limit: int
+
+
+class SnapshotMismatch(MachineError):
+    """A snapshot is of another chart, or of another version of it; the machine can't be restored from it."""
+
+    code = "snapshot-mismatch"
 
 
 class ActivityFailed(SpellworkError):

@@ -1,0 +1,74 @@
+"""Owns where a machine stands as plain data, and back.
+It must never import or call what the data name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from spellwork.errors import SnapshotMismatch
+from spellwork.machine.action import Deliver
+from spellwork.machine.configuration import Configuration
+from spellwork.machine.event import Event
+
+if TYPE_CHECKING:
+    from spellwork.machine.chart import Chart
+
+
+def snapshot_of(chart: Chart, configuration: Configuration, pending: tuple[Deliver, ...] = ()) -> dict[str, Any]:
+    """The snapshot: names and numbers only, and the context as it is. What is empty is left out."""
+    vertices = chart.table.vertices
+    history = {vertices[index].id: [vertices[i].id for i in below] for index, below in configuration.node.history}
+    whole = {
+        "chart": chart.name,
+        "states": list(configuration.leaves),
+        "context": configuration.context,
+        "history": history,
+        "deferred": [_plain(event) for event in configuration.deferred],
+        "children": [list(child) for child in configuration.children],
+        "pending": [[_plain(wanted.event), wanted.delay, wanted.target, wanted.id] for wanted in pending],
+        "serial": configuration.serial,
+        "session": configuration.session,
+        "bound": list(configuration.bound),
+        "ended": not configuration.running,
+        "result": configuration.result,
+    }
+    return {name: value for name, value in whole.items() if value or (name == "context" and value is not None)}
+
+
+def restored(chart: Chart, snapshot: dict[str, Any]) -> Configuration:
+    """The configuration of a snapshot.
+
+    Raises:
+        SnapshotMismatch: it names another chart, or states that this one has not.
+    """
+    if snapshot.get("chart") != chart.name:
+        raise SnapshotMismatch(f"the snapshot is of {snapshot.get('chart')!r}, not of {chart.name!r}", machine=chart.name)
+    by_id = chart.table.by_id
+    named = [*snapshot.get("states", ()), *(i for k, below in snapshot.get("history", {}).items() for i in (k, *below))]
+    unknown = [id_ for id_ in named if id_ not in by_id]
+    if unknown or not snapshot.get("states"):
+        raise SnapshotMismatch(
+            f"the snapshot of {chart.name!r} names {', '.join(unknown) or 'no state'}, which this version has not",
+            machine=chart.name,
+        )
+    leaves = [by_id[id_] for id_ in snapshot["states"]]
+    active = {vertex for leaf in leaves for vertex in (leaf, *leaf.above) if vertex.parent is not None}
+    history = tuple(
+        sorted((by_id[k].index, tuple(by_id[i].index for i in below)) for k, below in snapshot.get("history", {}).items())
+    )
+    return Configuration(
+        chart.table.node(active, history), snapshot.get("context"), tuple(map(_event, snapshot.get("deferred", ()))),
+        tuple((child[0], child[1], child[2]) for child in snapshot.get("children", ())), snapshot.get("serial", 0),
+        snapshot.get("session", ""), tuple(snapshot.get("bound", ())), not snapshot.get("ended", False), snapshot.get("result"),
+    )  # fmt: skip
+
+
+def _plain(event: Event) -> dict[str, Any]:
+    fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event) if field.init}
+    return {name: value for name, value in fields.items() if value not in (None, False, "external")}
+
+
+def _event(plain: dict[str, Any]) -> Event:
+    return Event(**plain)
