@@ -47,6 +47,8 @@ Control flow that user code must not swallow (`ContinueAsNew`, `Evicted`) derive
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class SpellworkError(Exception):
     """The root of everything that Spellwork raises on purpose."""
@@ -76,7 +78,7 @@ class ChartRefused(DefinitionError):
     """A statechart is malformed; each of `faults` has the `name` of the fault, the `state` it is in, and a `message`."""
 
     code = "chart-refused"
-    faults: tuple[object, ...] = ()
+    faults: tuple[Any, ...] = ()
 
 
 class UnknownWorkflow(SpellworkError):
@@ -267,7 +269,7 @@ class InvalidTransition(MachineError):
 
 
 class EndlessStep(MachineError):
-    """Eventless transitions and raised events kept the machine busy for more than its limit of microsteps; it stays where it was."""
+    """Eventless transitions and raised events went on for more microsteps than the chart allows; the machine stays where it was."""
 
     code = "endless-step"
 

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from spellwork.bench.command import NAMES, bench
 from spellwork.bench.imports import run_import, slowest
 from spellwork.bench.latency import run_latency
+from spellwork.bench.machine import run_machine
 from spellwork.bench.memory import run_memory
 from spellwork.bench.parked import run_parked
 from spellwork.bench.recovery import run_recovery
@@ -123,3 +124,15 @@ def test_an_unknown_benchmark_is_refused_with_the_names_there_are():
     done = CliRunner().invoke(bench, ["speed"])
     assert done.exit_code == 2
     assert all(name in done.stderr for name in (*NAMES, "all"))
+
+
+def test_machine_stands_beside_a_dict_and_whatever_is_installed():
+    """The three shapes have a rate here and by hand; a library that is missing is said to be; bytes and instances are there."""
+    (result,) = run_machine(200, instances=100)
+    for shape in ("flat", "deep", "guarded"):
+        assert result[f"{shape}_events_per_second"] > 0
+        assert result[f"{shape}_dict_events_per_second"] > 0
+    assert result["statemachine_version"]
+    assert result["transitions_version"]
+    assert 0 < result["bytes_per_instance"] <= 1024
+    assert result["seconds_for_100_instances"] > 0

@@ -15,7 +15,7 @@ from spellwork.machine.step import Outcome
 from spellwork.machine.view import named
 
 if TYPE_CHECKING:
-    from spellwork.machine.machine import Machine
+    from spellwork.machine.host import Member
 
 
 @dataclass(slots=True)
@@ -45,11 +45,11 @@ class TransitionLog:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def begin(self, machine: Machine, event: Event | None, outcome: Outcome) -> Entry:
+    def begin(self, machine: Member, event: Event | None, outcome: Outcome) -> Entry:
         """Record a step whose actions are about to run; if one fails, the entry stays without `done`."""
         entry = Entry(
             event.name if event else None,
-            machine.state,
+            machine.configuration.leaves,
             outcome.configuration.leaves,
             tuple(
                 _told(arrow) for taken in outcome.taken for arrow in taken.arrows if arrow.source.parent is not None or arrow.events

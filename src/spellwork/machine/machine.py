@@ -14,7 +14,7 @@ from spellwork.machine.configuration import Configuration
 from spellwork.machine.event import Event, as_event
 from spellwork.machine.host import Host, Member, World
 from spellwork.machine.moves import Choice, moves_of
-from spellwork.machine.snapshot import restored, snapshot_of
+from spellwork.machine.snapshot import pending_of, restored, snapshot_of
 from spellwork.machine.step import Outcome
 from spellwork.machine.waiting import Timers, VirtualTime
 from spellwork.machine.why import Refusal, why_not
@@ -66,7 +66,8 @@ class Machine:
     def _begin(self, context: Any, data: dict[str, Any] | None) -> None:
         self._moves = _BUSY
         session = self._host.session if self._host is not None else ""
-        self._node = self.chart.table.nowhere
+        self._node, self._context = self.chart.table.nowhere, context
+        self._base = Configuration(self._node, context)
         outcome = self.chart.begin(context, session=session, data=data, reaches=self._reaches)
         self._base = outcome.configuration
         self._adopt(outcome, None)
@@ -74,7 +75,7 @@ class Machine:
 
     @classmethod
     def restore(cls, chart: Chart, snapshot: dict[str, Any], **options: Any) -> Machine:
-        """The machine of a snapshot: nothing is entered anew; its timers start again with the delay that they had left.
+        """The machine of a snapshot: nothing is entered anew; its timers start again with their whole delay.
 
         Raises:
             SnapshotMismatch: the snapshot is of another chart or version.
@@ -86,6 +87,8 @@ class Machine:
         machine._host = Host(world, configuration.session or world.new_session(), options.get("limit"))
         world.sessions[machine._host.session] = machine
         machine._set(configuration)
+        for wanted in pending_of(snapshot):
+            machine._host.deliver(machine, wanted)
         return machine
 
     @property

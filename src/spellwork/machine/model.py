@@ -41,7 +41,6 @@ class State:
     done: Done | None = None
     defer: tuple[str, ...] = ()
     deep: bool = False
-    place: str = ""
 
     @property
     def real_children(self) -> tuple[State, ...]:

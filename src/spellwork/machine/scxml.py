@@ -308,6 +308,9 @@ class _Reader:
             self._place(index, declare=True) if index else None, self._content(element),
         )  # fmt: skip
 
+    def _on_change(self, element: ET.Element) -> Content:
+        return Assign(element.get("name") or "")
+
     def _on_action(self, element: ET.Element) -> Content:
         return Do(element.get("name") or "")
 

@@ -65,6 +65,11 @@ def restored(chart: Chart, snapshot: dict[str, Any]) -> Configuration:
     )  # fmt: skip
 
 
+def pending_of(snapshot: dict[str, Any]) -> tuple[Deliver, ...]:
+    """The delayed events of a snapshot."""
+    return tuple(Deliver(_event(event), delay, target, id_) for event, delay, target, id_ in snapshot.get("pending", ()))
+
+
 def _plain(event: Event) -> dict[str, Any]:
     fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event) if field.init}
     return {name: value for name, value in fields.items() if value not in (None, False, "external")}

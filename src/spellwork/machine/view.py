@@ -37,7 +37,7 @@ def not_active(state: str) -> Expression:
 
 
 def two_arguments(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
-    """The function as one of `(context, event)`, whichever of the two it takes."""
+    """The function as one of `(context, event)`: it gets as many of the two as it requires, so defaults stay the caller's own."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # some built-ins have no signature
@@ -48,9 +48,9 @@ def two_arguments(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     needed = sum(p.default is p.empty for p in positional)
     if needed > 2 or any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
         raise DefinitionError(f"{named(function)}() must take at most two arguments: the context and the event")
-    if needed == 2 or (needed < 2 <= len(positional) and not needed):
+    if needed == 2:
         return function
-    if needed == 1 or positional:
+    if needed == 1:
         return lambda context, _event: function(context)
     return lambda _context, _event: function()
 

@@ -1,0 +1,269 @@
+"""Owns the JSON form of a chart, in the manner of XState: reading it, and writing any chart whose functions have names.
+It must never look a function up anywhere but in the tables that it is given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from spellwork.errors import DefinitionError
+from spellwork.machine.builder import ChartBuilder, StateBuilder
+from spellwork.machine.chart import Chart
+from spellwork.machine.content import Assign, Block, Cancel, Content, Do, Done, Expression, Invoke, Log, Raise, Send
+from spellwork.machine.model import State, Transition
+from spellwork.machine.piece import seconds
+from spellwork.machine.view import active, named
+
+_KEYS = {
+    "id", "type", "initial", "states", "on", "always", "after", "every", "entry", "exit", "onDone", "invoke", "history", "target",
+    "defer", "output", "context", "events", "strict", "description", "meta", "version", "actions",
+}  # fmt: skip
+
+
+def from_json(
+    source: str | bytes | Mapping[str, Any],
+    *,
+    actions: Mapping[str, Callable[..., Any]] | None = None,
+    guards: Mapping[str, Callable[..., Any]] | None = None,
+    context: Any = None,
+) -> Chart:
+    """The chart of a JSON text or of what it decodes to.
+
+    State keys are the ids, so they are unique in the chart. A target may be written `id`, `#id` or `.id`. Delays are
+    milliseconds, or text like "1.5s". An action is a name or `{"type": "raise" | "send" | "cancel" | "log" | "assign", ...}`;
+    `{"type": "assign", "values": {...}}` sets constants, `{"type": "assign", "do": "name"}` calls a function in `actions`.
+
+    Raises:
+        DefinitionError: it is not of this form; the message has the JSON pointer.
+        ChartRefused: the chart is malformed.
+    """
+    try:
+        data = source if isinstance(source, Mapping) else json.loads(source)
+    except ValueError as error:
+        raise DefinitionError(f"the chart is not JSON: {error}") from error
+    data = _object(data, "")
+    builder = ChartBuilder(
+        str(data.get("id", "machine")), events=data.get("events", ()), strict=bool(data.get("strict", True)),
+        context=context if context is not None else _constant_context(data.get("context")),
+    )  # fmt: skip
+    if data.get("type") == "parallel":
+        raise DefinitionError('/type: the chart itself can\'t be "parallel"; put a parallel state into it')
+    _fill(builder, data, "")
+    return builder.build(actions=actions, guards=guards)
+
+
+def _constant_context(context: Any) -> Any:
+    return (lambda: dict(context)) if isinstance(context, dict) else context
+
+
+def _object(value: Any, pointer: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise DefinitionError(f"{pointer or '/'}: an object is wanted here, not {type(value).__name__}")
+    unknown = set(value) - _KEYS
+    if unknown:
+        raise DefinitionError(f"{pointer}/{min(unknown)}: there is no such key")
+    return value
+
+
+def _several(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
+
+
+def _fill(state: StateBuilder, data: Mapping[str, Any], pointer: str) -> None:
+    if "initial" in data:
+        start = data["initial"]
+        wanted = start if isinstance(start, Mapping) else {"target": start}
+        state.initial(_targets(wanted.get("target")), _actions(wanted.get("actions"), f"{pointer}/initial"))
+    for name in ("entry", "exit"):
+        if name in data:
+            (state.on_entry if name == "entry" else state.on_exit)(*_actions(data[name], f"{pointer}/{name}"))
+    for event, wanted in dict(data.get("on", {})).items():
+        _transitions(state, event, wanted, f"{pointer}/on/{event}")
+    _transitions(state, None, data.get("always"), f"{pointer}/always")
+    _transitions(state, f"done.state.{state.id}", data.get("onDone"), f"{pointer}/onDone")
+    for delay, wanted in dict(data.get("after", {})).items():
+        for each in _several(wanted):
+            to, guard, do, _ = _transition(each, f"{pointer}/after/{delay}")
+            state.after(_delay(delay), to, guard=guard, do=do)
+    for delay, wanted in dict(data.get("every", {})).items():
+        state.every(_delay(delay), do=_actions(wanted, f"{pointer}/every/{delay}"))
+    for number, wanted in enumerate(_several(data.get("invoke"))):
+        _invoke(state, wanted, f"{pointer}/invoke/{number}")
+    state.defer(*data.get("defer", ()))
+    for key, below in dict(data.get("states", {})).items():
+        _state(state, key, _object(below, f"{pointer}/states/{key}"), f"{pointer}/states/{key}")
+
+
+def _state(parent: StateBuilder, id_: str, data: Mapping[str, Any], pointer: str) -> None:
+    kind = data.get("type", "state")
+    if kind == "history":
+        parent.history(
+            id_, _targets(data.get("target")), deep=data.get("history") == "deep", do=_actions(data.get("actions"), pointer)
+        )  # fmt: skip
+    elif kind == "final":
+        _fill(parent.final(id_, data.get("output")), data, pointer)
+    elif kind in ("state", "atomic", "compound", "parallel"):
+        _fill(parent.parallel(id_) if kind == "parallel" else parent.state(id_), data, pointer)
+    else:
+        raise DefinitionError(f"{pointer}/type: {kind!r} is no kind of state")
+
+
+def _invoke(state: StateBuilder, data: Any, pointer: str) -> None:
+    if not isinstance(data, Mapping) or "src" not in data:
+        raise DefinitionError(f'{pointer}: an invocation is an object with "src"')
+    id_ = data.get("id") or f"{state.id}.invoke"
+    state.invoke(data["src"], id=id_, data=data.get("input"), forward=bool(data.get("autoforward", False)))
+    _transitions(state, f"done.invoke.{id_}", data.get("onDone"), f"{pointer}/onDone")
+    _transitions(state, "error", data.get("onError"), f"{pointer}/onError")
+
+
+def _delay(text: Any) -> Any:
+    return int(text) / 1000 if str(text).isdigit() else text
+
+
+def _targets(given: Any) -> tuple[str, ...]:
+    return tuple(str(target).lstrip("#.") for target in _several(given))
+
+
+def _transitions(state: StateBuilder, event: str | None, wanted: Any, pointer: str) -> None:
+    for each in _several(wanted):
+        to, guard, do, internal = _transition(each, pointer)
+        state.on(event, to, guard=guard, do=do, internal=internal)
+
+
+def _transition(data: Any, pointer: str) -> tuple[tuple[str, ...], Any, list[Any], bool]:
+    if isinstance(data, str):
+        return _targets(data), None, [], False
+    if not isinstance(data, Mapping):
+        raise DefinitionError(f"{pointer}: a transition is a target or an object")
+    unknown = set(data) - {"target", "guard", "actions", "internal", "description"}
+    if unknown:
+        raise DefinitionError(f"{pointer}/{min(unknown)}: there is no such key")
+    guard = data.get("guard")
+    if isinstance(guard, Mapping):
+        guard = active(*_several(guard.get("in")))
+    return (
+        _targets(data.get("target")),
+        guard,
+        _actions(data.get("actions"), f"{pointer}/actions"),
+        bool(data.get("internal", False)),
+    )
+
+
+def _actions(given: Any, pointer: str) -> list[Any]:
+    return [_action(each, pointer) for each in _several(given)]
+
+
+def _action(data: Any, pointer: str) -> Any:
+    if isinstance(data, str):
+        return data
+    match dict(data) if isinstance(data, Mapping) else None:
+        case {"type": "raise", "event": event, **rest}:
+            found: Any = Raise(event, rest.get("data"))
+        case {"type": "send", "event": event, **rest}:
+            found = Send(event, rest.get("data"), seconds(_delay(rest.get("delay", 0))), rest.get("id"), rest.get("to"))
+        case {"type": "cancel", "id": id_}:
+            found = Cancel(id_)
+        case {"type": "log", **rest}:
+            found = Log(str(rest.get("label", "")), rest.get("value"))
+        case {"type": "assign", "do": str(function)}:
+            found = Assign(function)
+        case {"type": "assign", "values": dict(values)}:
+            found = Assign(lambda: dict(values))
+        case _:
+            raise DefinitionError(f'{pointer}: {data!r} is no action; write a name, or an object with a "type"')
+    return found
+
+
+def to_json(chart: Chart) -> dict[str, Any]:
+    """The chart as JSON values. Functions are written by their names; `from_json` needs them back in its tables.
+
+    Raises:
+        DefinitionError: the chart has content that this form can't express, like SCXML's `<if>`.
+    """
+    options = chart.options
+    head: dict[str, Any] = {"id": chart.name, "strict": options.strict}
+    if options.events:
+        head["events"] = list(options.events)
+    context = chart.new_context()
+    if isinstance(context, (dict, list, str, int, float)):
+        head["context"] = context
+    return {**head, **_written(chart.root)}
+
+
+def _written(state: State) -> dict[str, Any]:
+    out: dict[str, Any] = {} if state.kind == "state" else {"type": state.kind}
+    if state.kind == "history":
+        (default,) = state.transitions
+        out |= {"history": "deep" if state.deep else "shallow", "target": list(default.targets)}
+        return out | ({"actions": _contents(default.content)} if default.content else {})
+    if state.initial is not None:
+        actions = {"actions": _contents(state.initial.content)} if state.initial.content else {}
+        out["initial"] = {"target": list(state.initial.targets), **actions}
+    for name, blocks in (("entry", state.entry), ("exit", state.exit)):
+        if blocks:
+            out[name] = [written for block in blocks for written in _contents(block)]
+    for transition in state.transitions:
+        written = _arrow(transition)
+        if not transition.events:
+            out.setdefault("always", []).append(written)
+        for event in transition.events:
+            out.setdefault("on", {}).setdefault(event, []).append(written)
+    if state.invokes:
+        out["invoke"] = [_invocation(invoke) for invoke in state.invokes]
+    if state.defer:
+        out["defer"] = list(state.defer)
+    if isinstance(state.done, Done):
+        out["output"] = state.done.value
+    if state.children:
+        out["states"] = {child.id: _written(child) for child in state.children}
+    return out
+
+
+def _arrow(transition: Transition) -> dict[str, Any]:
+    out: dict[str, Any] = {"target": list(transition.targets)} if transition.targets else {}
+    if transition.guard is not None:
+        out["guard"] = _guard(transition.guard)
+    if transition.content:
+        out["actions"] = _contents(transition.content)
+    return out | ({"internal": True} if transition.internal else {})
+
+
+def _guard(guard: Any) -> Any:
+    if isinstance(guard, Expression):
+        if guard.text.startswith("In("):
+            return {"in": [part.split("'")[1] for part in guard.text.split(" and ")]}
+        raise DefinitionError(f"the expression {guard.text!r} can't be written as JSON; give the guard a name")
+    return named(guard)
+
+
+def _invocation(invoke: Invoke) -> dict[str, Any]:
+    if invoke.content is not None:
+        raise DefinitionError("a chart inside an invocation can't be written as JSON; invoke it by name")
+    fields = {"src": invoke.src, "id": invoke.id, "input": dict(invoke.params), "autoforward": invoke.autoforward}
+    return {name: value for name, value in fields.items() if value}
+
+
+def _contents(block: Block) -> list[Any]:
+    return [_content(content) for content in block]
+
+
+def _content(content: Content) -> Any:
+    match content:
+        case Do(action):
+            return named(action)
+        case Assign(change) if not isinstance(change, Expression):
+            return {"type": "assign", "do": named(change)}
+        case Raise(event, data) if isinstance(event, str):
+            return {"type": "raise", "event": event} | ({"data": data} if data is not None else {})
+        case Send(event, data, delay, id_, target) if isinstance(event, str) and not content.params:
+            fields = {"event": event, "data": data, "id": id_, "to": target, "delay": f"{seconds(delay):g}s" if delay else None}
+            return {"type": "send"} | {name: value for name, value in fields.items() if value is not None}
+        case Cancel(id_):
+            return {"type": "cancel", "id": id_}
+        case Log(label, value):
+            return {"type": "log", "label": label, "value": value}
+        case _:
+            raise DefinitionError(f"{type(content).__name__} can't be written as JSON; use the SCXML form")

@@ -1,0 +1,76 @@
+"""Malformed charts are refused when they are defined, with the name of the fault and of the state."""
+
+import pytest
+
+from spellwork.errors import ChartRefused, InvalidTransition
+from spellwork.machine import ChartBuilder, Machine, from_json
+
+
+def chart(states, **more):
+    """A chart in JSON with `a` first."""
+    return {"id": "m", "initial": "a", "states": states, **more}
+
+
+MALFORMED = [
+    (chart({"a": {"on": {"x": "nowhere"}}}), "unresolved-target", "a"),
+    (chart({"a": {}, "b": {"on": {"x": "a"}}}), "unreachable-state", "b"),
+    (chart({"a": {"on": {"x": ["a", "b"]}}, "b": {}}), "ambiguous-transitions", "a"),
+    (chart({"a": {"on": {"*": "b", "x": "b"}}, "b": {}}), "ambiguous-transitions", "a"),
+    (chart({"a": {"always": "b"}, "b": {"always": "a"}}), "eventless-cycle", "a"),
+    (chart({"a": {"always": {"actions": [{"type": "raise", "event": "x"}]}}}), "eventless-cycle", "a"),
+    (chart({"a": {"states": {"b": {}}}}), "missing-initial", "a"),
+    (chart({"a": {"initial": "c", "states": {"b": {}}}, "c": {}}), "missing-initial", "a"),
+    ({"id": "m", "states": {}}, "missing-initial", "(m)"),
+    (chart({"a": {"initial": "b", "states": {"b": {"on": {"x": "h"}}, "h": {"type": "history"}}}}), "missing-history-default", "h"),
+    (chart({"a": {}}, events=["x"]), "unhandled-event", "(m)"),
+    (chart({"a": {"on": {"y": "a", "x": "a"}}}, events=["x"]), "unknown-event", "a"),
+    (chart({"a": {"on": {"x": "b"}}, "b": {"type": "final", "on": {"x": "a"}}}), "final-with-content", "b"),
+    (chart({"a": {"type": "parallel"}}), "missing-initial", "a"),
+    (chart({"a": {"on": {"x": {"target": ["b", "c"]}}}, "b": {}, "c": {}}), "conflicting-targets", "a"),
+    (chart({"a": {"initial": "a", "states": {"a": {}}}}), "duplicate-state", "a"),
+    (chart({"a": {"always": {}}}), "empty-transition", "a"),
+    (chart({"a": {"on": {"x": {"guard": "nobody"}}}}), "unknown-name", "(m)"),
+]
+
+
+@pytest.mark.parametrize(("data", "fault", "state"), MALFORMED, ids=[f"{i}-{fault}" for i, (_, fault, _) in enumerate(MALFORMED)])
+def test_malformed_charts_are_refused_by_name(data, fault, state):
+    """The error holds the fault's name and the state, and its message shows both."""
+    with pytest.raises(ChartRefused) as caught:
+        from_json(data)
+    assert (fault, state) in {(found.name, found.state) for found in caught.value.faults}
+    assert fault in str(caught.value)
+    assert repr(state) in str(caught.value)
+
+
+def test_all_faults_are_told_at_once():
+    """A chart with two faults names both."""
+    with pytest.raises(ChartRefused) as caught:
+        from_json(chart({"a": {"on": {"x": ["a", "b"]}}, "b": {}, "c": {}}))
+    assert [fault.name for fault in caught.value.faults] == ["ambiguous-transitions", "unreachable-state"]
+
+
+def test_strict_charts_refuse_and_lenient_ones_drop():
+    """An unknown event is an InvalidTransition with state, event and what is allowed; a lenient chart answers False."""
+
+    def made(strict):
+        built = ChartBuilder("m", strict=strict).initial("a")
+        built.state("a").on("go", "b").on("stay")
+        built.state("b").on("back", "a")
+        return Machine(built.build())
+
+    machine = made(strict=True)
+    with pytest.raises(InvalidTransition) as caught:
+        machine.send("back")
+    error = caught.value
+    assert (error.state, error.event, error.allowed, error.machine) == (("a",), "back", ("go", "stay"), "m")
+    assert machine.state == ("a",)
+    assert made(strict=False).send("back") is False
+
+
+def test_actions_take_at_most_context_and_event():
+    """A function that wants more is refused when the chart is defined."""
+    built = ChartBuilder("m").initial("a")
+    built.state("a").on("x", do=lambda a, b, c: None)
+    with pytest.raises(ValueError, match="at most two arguments"):
+        built.build()

@@ -1,0 +1,120 @@
+"""Laws over charts that hypothesis draws: determinism, snapshots, one action once, and the short cut equal to the full step."""
+
+import json
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from spellwork.errors import ChartRefused, EndlessStep
+from spellwork.machine import Chart, ChartBuilder, Machine
+from spellwork.machine.builder import StateBuilder
+from spellwork.machine.content import Assign
+from spellwork.machine.model import Options
+
+EVENTS = ("x", "y", "z.a")
+
+
+@st.composite
+def charts(draw):
+    """A chart of nested, parallel, history and final states with guards, assignments, raised and deferred events."""
+    count = iter(range(1000))
+    ids: list[str] = []
+    waiting: list[StateBuilder] = []
+    built = ChartBuilder("drawn", context=lambda: {"n": 0}, strict=False)
+
+    def grow(parent, depth):
+        for _ in range(draw(st.integers(1, 3))):
+            id_ = f"s{next(count)}"
+            kind = draw(st.sampled_from(["state", "state", "nest", "parallel", "final"] if depth < 3 else ["state", "final"]))
+            if kind == "final" and parent.kind == "state" and parent.children:
+                parent.final(id_)
+                ids.append(id_)
+                continue
+            state = parent.parallel(id_) if kind == "parallel" else parent.state(id_)
+            ids.append(id_)
+            waiting.append(state)
+            if kind in ("nest", "parallel"):
+                grow(state, depth + 1)
+                if draw(st.booleans()):
+                    state.history(f"h{next(count)}", state.children[0].id, deep=draw(st.booleans()))
+                    ids.append(state.children[-1].id)
+        if parent.kind == "state":
+            parent.initial(parent.children[0].id)
+
+    grow(built, 0)
+    for state in waiting:
+        state.on_entry(f"enter {state.id}").on_exit(f"exit {state.id}")
+        if draw(st.booleans()):
+            state.defer(draw(st.sampled_from(EVENTS)))
+        for number in range(draw(st.integers(0, 3))):
+            modulo = draw(st.integers(1, 3))
+            guard = draw(st.sampled_from([None, lambda c, e, modulo=modulo: c["n"] % modulo == 0]))
+            do = [f"{state.id} takes {number}", *draw(st.sampled_from([[], [Assign(lambda c: {"n": c["n"] + 1})]]))]
+            event = draw(st.sampled_from([*EVENTS, "z", "*", "done"]))
+            state.on(event, draw(st.sampled_from([*ids, None])), guard=guard, do=do, internal=draw(st.booleans()))
+    return built
+
+
+def drawn(built, told):
+    """The chart with actions that write into `told`; None if it is malformed, which is not what is tested here."""
+    names = {}
+    for state in built.model().walk():
+        blocks = (*state.entry, *state.exit, *(transition.content for transition in state.transitions))
+        for action in (content.action for block in blocks for content in block if hasattr(content, "action")):
+            names[action] = lambda action=action: told.append(action)
+    # As an SCXML document, which may have unreachable states and transitions that are never taken.
+    options = Options("drawn", strict=False, implicit_initial=True, context=lambda: {"n": 0}, limit=200)
+    try:
+        return Chart(built.model(), options, actions=names)
+    except ChartRefused:
+        return None
+
+
+@settings(max_examples=150, deadline=None)
+@given(charts(), st.lists(st.sampled_from(EVENTS), max_size=12))
+def test_machines_obey_the_laws(built, events):
+    """The machine, the pure steps and a machine restored after each event agree on states, context and every action."""
+    told: list[str] = []
+    chart = drawn(built, told)
+    assume(chart is not None)
+    machine, logged = Machine(chart), []
+    warm = Machine(chart)
+    configuration, actions = chart.start()
+    begun = [action.name for action in actions]
+    assert told == begun * 2
+    for event in events:
+        told.clear()
+        try:
+            expected = chart.step(configuration, event)
+        except EndlessStep:
+            return
+        assert chart.step(configuration, event) == expected
+        before, (configuration, actions) = configuration, expected
+        names = [action.name for action in actions]
+        machine.send(event)
+        assert told == names
+        told.clear()
+        warm.send(event)
+        assert told == names
+        told.clear()
+        restored = Machine.restore(chart, json.loads(json.dumps(machine.snapshot())))
+        assert restored.configuration == machine.configuration == configuration == warm.configuration
+        assert (machine.state, machine.context) == (configuration.leaves, configuration.context)
+        _exits_match_entries(before, configuration, names)
+        logged += names
+
+
+def _exits_match_entries(before, after, names):
+    """What is active is what was, less what was left, plus what was entered; nothing is entered twice without being left."""
+    finals = {vertex.id for node in (before.node, after.node) for vertex in node.active if vertex.kind == "final"}
+    active = set(before.states) - finals
+    for name in names:
+        verb, _, id_ = name.partition(" ")
+        if verb == "enter":
+            assert id_ not in active, names
+            active.add(id_)
+        elif verb == "exit" and after.running:
+            assert id_ in active, names
+            active.discard(id_)
+    if after.running:
+        assert active == set(after.states) - finals
