@@ -19,6 +19,12 @@ SOURCE = Path(spellwork.__file__).parent
 PURE = {
     "journal": {"msgspec", "sys", "zlib", "struct", "enum", "typing", "builtins", "collections"},
     "workflow/execution.py": {"asyncio", "contextlib", "contextvars", "copy", "functools", "random", "collections", "typing"},
+    **{
+        f"machine/{name}.py": {"collections", "dataclasses", "enum", "functools", "inspect", "itertools", "typing", "spellwork"}
+        for name in ("action", "chart", "check", "configuration", "content", "event", "model", "moves", "piece", "snapshot", "step")
+    },
+    "machine/table.py": {"collections", "typing", "spellwork"},
+    "machine/view.py": {"collections", "inspect", "typing", "spellwork"},
     "workflow/pending.py": {"typing", "msgspec"},
     "workflow/commands.py": {"typing", "msgspec"},
 }

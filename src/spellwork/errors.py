@@ -47,7 +47,7 @@ Control flow that user code must not swallow (`ContinueAsNew`, `Evicted`) derive
 
 from __future__ import annotations
 
-from typing import Any
+import typing
 
 
 class SpellworkError(Exception):
@@ -78,7 +78,7 @@ class ChartRefused(DefinitionError):
     """A statechart is malformed; each of `faults` has the `name` of the fault, the `state` it is in, and a `message`."""
 
     code = "chart-refused"
-    faults: tuple[Any, ...] = ()
+    faults: tuple[typing.Any, ...] = ()
 
 
 class UnknownWorkflow(SpellworkError):

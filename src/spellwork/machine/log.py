@@ -52,7 +52,7 @@ class TransitionLog:
             machine.configuration.leaves,
             outcome.configuration.leaves,
             tuple(
-                _told(arrow) for taken in outcome.taken for arrow in taken.arrows if arrow.source.parent is not None or arrow.events
+                _told(arrow) for taken in outcome.taken for arrow in taken.arrows if arrow is not arrow.source.initial
             ),
             tuple(vertex.id for taken in outcome.taken for vertex in taken.exited),
             tuple(vertex.id for taken in outcome.taken for vertex in taken.entered),

@@ -73,7 +73,7 @@ class _Search:
         for taken in outcome.taken:
             for vertex in taken.entered:
                 self.states.setdefault(vertex.id, TestPath(vertex.id, path, after.leaves))
-            for arrow in taken.arrows:
+            for arrow in (each for each in taken.arrows if each is not each.source.initial):
                 self.arrows.setdefault(_name(arrow), TestPath(_name(arrow), path, after.leaves))
         if key not in self.seen:
             self.seen.add(key)
