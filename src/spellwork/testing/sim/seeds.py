@@ -19,6 +19,7 @@ from spellwork.testing.sim.run import Outcome, simulate
 from spellwork.testing.sim.workload import Workload, mixed
 
 _CHUNK = 25
+_CHUNKS = 20
 
 OFTEN = frozenset({
     "crash in a turn", "commit fail", "commit unknown", "commit torn", "a commit of a dead process landed",
@@ -90,7 +91,8 @@ def run_seeds(
                 return
             yield work(chunk)
         return
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=_CHUNKS) as pool:
         running = {pool.submit(work, chunk) for chunk in chunks}
         while running:
             done, running = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)

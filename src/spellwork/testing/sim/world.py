@@ -149,7 +149,7 @@ class World:
             self.at(held + life.rng.randrange(3000), lambda: self._reach(life, action))
         elif not life.dead:
             action()
-        elif life.rng.random() < 0.3:
+        elif not life.silenced and life.rng.random() < 0.3:
             # what a dead process has sent may still arrive
             self.mark("a commit of a dead process landed")
             action()
@@ -208,8 +208,9 @@ class World:
                     self.lossy = True
                     self.mark("unsynced commits lost")
                 self.witness.reread()
-                for each in list(self.lives):
-                    if each is not None and not each.dead:
+                for each in [*self._graves, *filter(None, self.lives)]:
+                    each.silenced = True
+                    if not each.dead:
                         self._kill(each, fault.seconds)
         self.note(f"fault {fault.kind} {life.name if life else fault.slot}")
 
