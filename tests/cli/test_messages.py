@@ -1,5 +1,6 @@
 """Sending to runs: to a process that runs them, and into the inbox when there is none."""
 
+import asyncio
 import signal
 
 import apsw
@@ -209,8 +210,10 @@ async def test_a_message_that_cannot_be_written_is_not_called_queued(tmp_path, m
     async def waits() -> int:
         return await Signal[int]("go").receive()
 
-    async with Engine(url, workflows=[waits]) as engine:
+    async with Engine(url, workflows=[waits], lease=600) as engine:
         run = await engine.start(waits, id="w")
+        while not engine.idle:  # nothing of its own may meet the lock
+            await asyncio.sleep(0.01)
         lock = apsw.Connection(f"{tmp_path}/work.db")
         lock.set_busy_timeout(5000)
         lock.execute("BEGIN IMMEDIATE")

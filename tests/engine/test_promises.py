@@ -118,6 +118,28 @@ async def test_no_timer_fires_early() -> None:
         assert [ms for ms, at in sorted(woke.items()) if at - began < ms / 1000 - 1e-6] == []
 
 
+async def test_a_run_that_one_timer_wakes_leaves_the_others_asleep() -> None:
+    """A run comes back into memory for the timer that is due; those that are not keep their moment."""
+    woke: list[tuple[int, float]] = []
+
+    @activity
+    async def note(seconds: int) -> None:
+        woke.append((seconds, engine.clock.monotonic()))
+
+    @workflow
+    async def sleeper() -> None:
+        async def nap(seconds: int) -> None:
+            await asyncio.sleep(seconds)
+            await note(seconds)
+
+        await asyncio.gather(nap(2), nap(60), nap(3600))
+
+    async with TestEngine(workflows=[sleeper], cache=0) as engine:
+        began = engine.clock.monotonic()
+        await engine.run(sleeper)
+    assert [(seconds, round(at - began)) for seconds, at in woke] == [(2, 2), (60, 60), (3600, 3600)]
+
+
 async def test_time_never_runs_backwards_in_a_journal() -> None:
     """The wall clock goes back an hour in the middle of a run: the times of its entries, and its now(), do not."""
 

@@ -303,3 +303,19 @@ async def test_signals_do_not_release_a_quarantined_run(tmp_path: Path) -> None:
         assert (await run.status()).status == "quarantined"
         await run.resume()
         assert await run.result() == 5
+
+
+async def test_a_run_that_starts_while_its_partition_is_taken_up_is_not_called_at_work_again(tmp_path: Path) -> None:
+    """It was parked between recovery's look and its mark: the mark must not stand for a run that merely waits."""
+    from spellwork.engine.recovery import Recovery
+    from spellwork.journal.rows import Keys
+
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    async with Engine(url, workflows=[naps]) as engine:
+        run = await engine.start(naps, id="r")
+        row = await run.status()
+        (partition,) = [each for each in engine._host.partitions.values() if engine._host.by_id["r"].partition is each]
+        while await engine.store.scan(bytes((Keys.ACTIVE,)), bytes((Keys.ACTIVE + 1,))):
+            await asyncio.sleep(0.001)
+        await Recovery(engine._host, SystemClock(), 5)._admit(partition, {row.number: 1})
+        assert not await engine.store.scan(bytes((Keys.ACTIVE,)), bytes((Keys.ACTIVE + 1,)))

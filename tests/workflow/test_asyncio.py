@@ -450,22 +450,3 @@ async def test_chain_of_runs_has_children_and_messages_of_its_own() -> None:
         await run.signal(inbox, 1000, id="y")
         assert await run.result() == 2 + 100 + 0 + 1000
         assert {info.id for info in await engine.list(workflow="double")} == {"c.1", "c~1.1"}
-
-
-async def test_patched_is_true_for_a_continued_run_that_carries_signals() -> None:
-    """A run that continues another takes the new path, also when unread signals came along (found by generated programs)."""
-    inbox = Signal[int]("inbox")
-
-    @workflow
-    async def chain(left: int) -> tuple[bool, int]:
-        if left:
-            await echo(1)
-            continue_as_new(left - 1)
-        is_new = patched("here")
-        return is_new, await inbox.receive()
-
-    async with TestEngine(workflows=[chain]) as engine:
-        run = await engine.start(chain, 1, id="c")
-        await run.signal(inbox, 7)
-        assert await run.result() == (True, 7)
-        await check_replay(engine, "c")

@@ -61,7 +61,9 @@ class Recovery:
     async def _admit(self, partition: Partition, counts: dict[int, int]) -> None:
         batch = Batch().require_epoch(partition.index, partition.epoch)
         for number, count in counts.items():
-            batch.put(active_key(partition.index, number), bytes((min(count, 255),)))
+            # one that is here already was started since: it may have been parked, and must not be called at work again
+            if number not in self._host.runs:
+                batch.put(active_key(partition.index, number), bytes((min(count, 255),)))
         await self._host.store.commit(batch)
 
     async def _load(self, number: int) -> None:

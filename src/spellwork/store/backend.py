@@ -4,7 +4,6 @@ It must never hold more than a backend needs: group commit, requirements, feed a
 
 from __future__ import annotations
 
-import threading
 from typing import Protocol
 
 Row = tuple[bytes, bytes, int]
@@ -51,13 +50,13 @@ class Backend(Protocol):
     """Whether commits are so cheap that they run on the event loop."""
 
     checked: bool
-    """Whether `check` has been done already."""
+    """Whether `check` has seen everything."""
 
-    def check(self, stop: threading.Event, pause: float = 0.0) -> None:
-        """Look at everything there is, until `stop` is set; raises `StoreCorrupt` if some rows cannot be found by their keys.
+    def check(self, after: bytes) -> bytes:
+        """Look at the next rows behind the key `after`; raises `StoreCorrupt` if some cannot be found by their keys.
 
-        A damaged row that stands under its own key is found by whoever reads it, and concerns nobody else. `pause` is how long
-        (in seconds) to rest after each part.
+        Returns the last key it saw. At the end it sets `checked`. A damaged row that stands under its own key is found by whoever
+        reads it, and concerns nobody else.
         """
         ...
 

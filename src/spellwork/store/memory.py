@@ -5,7 +5,6 @@ It must never differ from the others in anything but durability.
 from __future__ import annotations
 
 import bisect
-import threading
 
 from spellwork.store.backend import Row
 
@@ -97,8 +96,8 @@ class MemoryBackend:
         self._revision = 0
         self._pending: list[tuple[str, bytes, bytes, int]] = []
 
-    def check(self, stop: threading.Event, pause: float = 0.0) -> None:  # noqa: ARG002 - memory takes no damage
-        return
+    def check(self, after: bytes) -> bytes:
+        return after
 
     def begin(self, *, sync: bool) -> tuple[int, bool]:  # noqa: ARG002 - there is nothing to sync
         self._pending = []

@@ -5,9 +5,9 @@ It must never use the standard library's module (its SQLite may carry the WAL-re
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -56,7 +56,7 @@ _INSERT = (
 )
 # damage can turn a blob into a text that is none, which apsw could not hand over
 _COLUMNS = "CAST(k AS BLOB), CAST(v AS BLOB), CAST(r AS BLOB)"
-_PAGE_OF_ROWS = f"SELECT {_COLUMNS} FROM kv WHERE k > ? ORDER BY k LIMIT 2000"  # noqa: S608 - a constant
+_PAGE_OF_ROWS = f"SELECT {_COLUMNS} FROM kv WHERE k > ? ORDER BY k LIMIT 500"  # noqa: S608 - a constant
 _ONE_ROW = "SELECT CAST(v AS BLOB), CAST(r AS BLOB) FROM kv WHERE k = ?"
 _DELETE = "DELETE FROM kv WHERE k IN (SELECT value FROM carray(?1))"
 
@@ -140,8 +140,7 @@ class SqliteBackend:
                 self._judge(log)  # before anything is written: a log without its header makes the file look empty
             self._open_schema(create=create)
             if self.size() <= _CHECKED_AT_ONCE:
-                self.check(threading.Event())
-                self.checked = True
+                self._check_at_once()
             self._writer.set_busy_timeout(5)  # from here on the turn decides who waits
             self._bell = self._connect()
             with translated(path):
@@ -198,29 +197,29 @@ class SqliteBackend:
             return False
         return _row(self._writer, LAZY) is not None
 
-    def check(self, stop: threading.Event, pause: float = 0.0) -> None:
-        with translated(self.path), contextlib.closing(self._connect()) as connection:
-            connection.set_progress_handler(stop.is_set, 50_000)
-            try:
-                self._walk(connection, stop, pause)
-            except apsw.InterruptError:
-                return
-
-    def _walk(self, connection: apsw.Connection, stop: threading.Event, pause: float) -> None:
-        # Pages have no checksums: only a walk over the whole tree finds one that stands in another one's place.
-        verdict = connection.execute("PRAGMA integrity_check(1)").get
+    def _check_at_once(self) -> None:
+        with translated(self.path):
+            # Pages have no checksums: only a walk over the whole tree finds one that stands in another one's place.
+            verdict = self._writer.execute("PRAGMA integrity_check(1)").get
         if verdict != "ok":
             raise StoreCorrupt(f"{self.path} is damaged ({verdict}); restore a backup")
-        strays = 0
-        last: Any = b""
-        while not stop.is_set() and (page := connection.execute(_PAGE_OF_ROWS, (last,)).fetchall()):
-            strays += sum(not is_whole(*row) and not names_its_row(row[0], row[2]) for row in page)
-            last = page[-1][0]
-            stop.wait(pause)
-        if strays:
-            raise StoreCorrupt(f"{self.path}: {strays} rows do not stand under their own keys; restore a backup")
-        if last and not stop.is_set() and _row(connection, REVISION) is None:
-            raise StoreCorrupt(f"{self.path}: the row of the newest revision is missing; restore a backup")
+        after = b""
+        while not self.checked:
+            after = self.check(after)
+
+    def check(self, after: bytes) -> bytes:
+        with translated(self.path), contextlib.closing(self._connect()) as connection:
+            page: list[Any] = connection.execute(_PAGE_OF_ROWS, (after,)).fetchall()
+            strays = sum(not is_whole(*row) and not names_its_row(row[0], row[2]) for row in page)
+            keys: list[Any] = [after, *(row[0] for row in page)]
+            if strays or any(not isinstance(key, bytes) or key >= later for key, later in itertools.pairwise(keys)):
+                raise StoreCorrupt(f"{self.path}: {strays or 'some'} rows do not stand under their own keys; restore a backup")
+            if not page:
+                self.checked = True
+                if after and _row(connection, REVISION) is None:
+                    raise StoreCorrupt(f"{self.path}: the row of the newest revision is missing; restore a backup")
+            last: bytes = keys[-1]
+            return last
 
     def begin(self, *, sync: bool) -> tuple[int, bool]:
         self._turn.let_others_in()

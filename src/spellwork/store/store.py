@@ -8,7 +8,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import re
-import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
@@ -26,7 +25,8 @@ T = TypeVar("T")
 _LISTEN_EVERY = 0.05
 _AWAIT_EVERY = 0.005
 _FEED_PAGE = 1000
-_CHECK_PAUSE = 0.01
+_REST = 300.0
+_LONGEST_REST = 2.0
 
 
 class Durability(msgspec.Struct, frozen=True):
@@ -105,8 +105,6 @@ class Store:
         self._poll: Cancellable | None = None
         self._heard = backend.doorbell()
         self._closed = False
-        self._stop_check = threading.Event()
-        self._checking: asyncio.Future[None] | None = None
 
     def _started(self, probe: Probe | None) -> Committer:
         """Start both threads now, so that a lack of them shows here and not at the first read."""
@@ -241,11 +239,15 @@ class Store:
         self._ensure_polling()
 
     async def check(self) -> None:
-        """Look at the whole store beside other work, unless that was done when it was opened; raises `StoreCorrupt`."""
-        if not self._backend.checked:
-            loop = asyncio.get_running_loop()
-            self._checking = loop.run_in_executor(None, self._backend.check, self._stop_check, _CHECK_PAUSE)
-            await asyncio.shield(self._checking)
+        """Look at the whole store beside other work, unless that was done when it was opened; raises `StoreCorrupt`.
+
+        It takes a part at a time, and a small share of one processor.
+        """
+        after, loop = b"", asyncio.get_running_loop()
+        while not self._backend.checked and not self._closed:
+            began = self._clock.monotonic()
+            after = await loop.run_in_executor(self._readers, self._backend.check, after)
+            await asyncio.sleep(min(_REST * (self._clock.monotonic() - began), _LONGEST_REST))
 
     async def revision(self) -> int:
         """The revision of the newest commit."""
@@ -280,9 +282,6 @@ class Store:
         if self._poll is not None:
             self._poll.cancel()
         loop = asyncio.get_running_loop()
-        self._stop_check.set()
-        if self._checking is not None:
-            await asyncio.wait([self._checking])
         self._committer.stop()
         if self._readers is not None:
             await loop.run_in_executor(self._readers, self._committer.join)  # no further thread: there may be none to be had

@@ -17,6 +17,7 @@ from spellwork.errors import NonDeterminismError
 from spellwork.journal import ErrorRegistry
 from spellwork.journal import entries as e
 from spellwork.journal.rows import Keys, unpack_row
+from spellwork.supervision import attempt
 from spellwork.workflow import Execution, Workflow
 from spellwork.workflow import commands as c
 
@@ -119,9 +120,8 @@ def told(command: c.Command) -> tuple[Any, ...]:
 
 def _replay(journal: Journal, length: int) -> Replay:
     replay = Replay(journal)
-    try:
-        replay.replay(journal.entries[:length])
-    except Exception as error:
+    _, error = attempt(replay.replay, journal.entries[:length])
+    if error is not None:
         replay.close()
         raise LawBroken(f"{journal.name}: its first {length} entries do not replay: {error}") from error
     return replay
@@ -220,9 +220,8 @@ def prefix_closed(journal: Journal) -> None:
 
 def _go_on(journal: Journal, part: Replay, entry: Any) -> None:
     part.replaying = False
-    try:
-        part.deliver(entry)
-    except Exception as error:
+    _, error = attempt(part.deliver, entry)
+    if error is not None:
         raise LawBroken(f"{journal.name}: after {part.position} entries, the next is refused: {error}") from error
 
 

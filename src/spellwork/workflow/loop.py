@@ -19,6 +19,7 @@ from spellwork.supervision import attempt
 
 _log = logging.getLogger("spellwork.workflow")
 _SPIN_LIMIT = 1_000_000
+_CLOSES = 32
 _HASH_MIX = 0x9E3779B97F4A7C15
 _MASK = (1 << 61) - 1
 _STANDARD_LIBRARY = asyncio.__file__.rpartition("asyncio")[0]
@@ -278,12 +279,17 @@ def _drop(tasks: list[WorkflowTask]) -> None:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         coro = task.get_coro()
         if coro is not None:
-            # whatever its clean-up raises ("coroutine ignored GeneratorExit" among it): the code will run after replay
-            _, error = attempt(coro.close)
-            if isinstance(error, RuntimeError):
-                # It goes on in spite of GeneratorExit, and would again when it is collected: at any time, with any loop running,
-                # or with none when the interpreter ends. So it is kept for ever, beyond the reach of the interpreter's end.
-                _keep_for_ever(coro)
+            _close(coro)
+
+
+def _close(coro: Any) -> None:
+    # Whatever its clean-up raises, the code will run after replay. One that goes on in spite of GeneratorExit (`finally` with an
+    # `await`) is told again where it waits now: else it would go on when it is collected, at any time, with any loop running.
+    for _ in range(_CLOSES):
+        _, error = attempt(coro.close)
+        if not isinstance(error, RuntimeError) or coro.cr_frame is None:
+            return
+    _keep_for_ever(coro)
 
 
 def _keep_for_ever(thing: object) -> None:

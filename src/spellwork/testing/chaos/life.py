@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from spellwork.errors import SpellworkError
+from spellwork.supervision import attempt
 from spellwork.testing.chaos.trial import LawBroken
 
 _PR_SET_PDEATHSIG, _PR_SET_PTRACER = 1, 0x59616D61
@@ -186,11 +187,11 @@ def _live(work: Work, inside: Inside, log: Path) -> NoReturn:
         libc = ctypes.CDLL(None)
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         libc.prctl(_PR_SET_PTRACER, -1)  # where Yama restricts it, strace is not our ancestor
-    try:
-        answer: dict[str, Any] = {"value": work(inside)}
-    except SpellworkError as error:
+    value, error = attempt(work, inside)
+    answer: dict[str, Any] = {"value": value}
+    if isinstance(error, SpellworkError):
         answer = {"typed": error.code, "message": str(error)}
-    except BaseException as error:  # noqa: BLE001 - told to the parent, which judges it
+    elif error is not None:  # told to the parent, which judges it
         answer = {"raw": "".join(traceback.format_exception(error))[-4000:]}
     with contextlib.suppress(BrokenPipeError):
         inside.say(end=answer)

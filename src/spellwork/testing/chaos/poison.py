@@ -397,24 +397,22 @@ async def check(bench: Bench, entry: str, name: str) -> str:
     engine = bench.engine
     verdict = "kept"
     before = await _rows(engine)
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            back = await call(bench, name)
-    except InternalError as error:
-        raise LawBroken(f"{name} into {entry}: a bug in the engine: {error}") from error
-    except SpellworkError as error:
+    outcomes = await asyncio.gather(asyncio.wait_for(call(bench, name), _PATIENCE), return_exceptions=True)
+    back: Any = outcomes[0]
+    if isinstance(back, InternalError):
+        raise LawBroken(f"{name} into {entry}: a bug in the engine: {back}") from back
+    if isinstance(back, SpellworkError):
         verdict = "refused"
-        _readable(entry, name, error)
+        _readable(entry, name, back)
         await engine.settle()
         if refusal_is_clean and (wrote := await _rows(engine) - before - _LISTENER):
-            raise LawBroken(f"{name} into {entry}: refused, and yet it wrote {wrote}") from error
-    except LawBroken:
-        raise
-    except BaseException as error:
-        raise LawBroken(f"{name} into {entry}: an untyped {type(error).__name__}") from error
-    else:
-        if back is not NOTHING and not same(PAYLOADS[name](), back):
-            raise LawBroken(f"{name} into {entry}: came back as a {type(back).__name__} that differs")
+            raise LawBroken(f"{name} into {entry}: refused, and yet it wrote {wrote}") from back
+    elif isinstance(back, LawBroken):
+        raise back
+    elif isinstance(back, BaseException):
+        raise LawBroken(f"{name} into {entry}: an untyped {type(back).__name__}") from back
+    elif back is not NOTHING and not same(PAYLOADS[name](), back):
+        raise LawBroken(f"{name} into {entry}: came back as a {type(back).__name__} that differs")
     if await engine.run(alive, 5, id=bench.fresh()) != 8:
         raise LawBroken(f"{name} into {entry}: the worker gives wrong results afterwards")
     return verdict

@@ -66,12 +66,12 @@ class Plan(msgspec.Struct, frozen=True):
         workers = rng.choice((2, 2, 3, 3, 4, 5))
         partitions = rng.choice((1, 2, 3, 4))
         durability = "relaxed" if rng.random() < 0.15 else "full"
-        kinds: list[tuple[Kind, int]] = [
-            ("crash", 8), ("fail", 3), ("unknown", 4), ("torn", 3), ("slow", 3), ("isolate", 4),
-            ("freeze", 5), ("clock", 2), ("evict", 2), ("duplicate", 4), ("power", 2),
-        ]  # fmt: skip
+        kinds: dict[Kind, int] = {
+            "crash": 8, "fail": 3, "unknown": 4, "torn": 3, "slow": 3, "isolate": 4,
+            "freeze": 5, "clock": 2, "evict": 2, "duplicate": 4, "power": 2,
+        }  # fmt: skip
         count = rng.choice((0, 1, 2, 3, 4, 6, 8, 12))
-        chosen = rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds], k=count)
+        chosen = rng.choices(list(kinds), list(kinds.values()), k=count)
         faults = sorted((_fault(rng, kind, workers) for kind in chosen), key=lambda fault: (fault.at, fault.slot, fault.kind))
         return cls(
             seed=seed,
@@ -103,11 +103,11 @@ def _fault(rng: random.Random, kind: Kind, workers: int) -> Fault:
     slot = rng.randrange(workers)
     if kind == "crash":
         return Fault(at, kind, slot, round(rng.expovariate(1.0), 3), rng.randrange(60))
-    if kind == "slow" or kind == "isolate" or kind == "freeze":  # noqa: PLR1714 - narrows for pyright
+    if kind in ("slow", "isolate", "freeze"):
         return Fault(at, kind, slot, round(rng.uniform(0.01, 2.0) ** 4, 3))
     if kind == "clock":
         # timers follow the wall clock: two clocks must differ by less than the shortest timeout that matters to a result
         return Fault(at, kind, slot, float(rng.choice((-14, -5, -1, 1, 5, 14))))
-    if kind == "torn" or kind == "power":  # noqa: PLR1714 - narrows for pyright
+    if kind in ("torn", "power"):
         return Fault(at, kind, slot, round(rng.expovariate(1.0), 3), rng.randrange(4))
     return Fault(at, kind, slot)

@@ -187,6 +187,8 @@ class Life:
         self.loop = SimLoop(world, lambda context: world.broken_by(self, context))  # type: ignore[abstract] # filled in below it
         self.loop.blocking = self._blocking
         self.engine: SimEngine | None = None
+        self.silenced = False
+        """Whether nothing that it has sent can arrive any more: the power failed."""
         self._ended = asyncio.Event()
         self.loop.enter(self._spawn, self._live())
 
@@ -211,6 +213,9 @@ class Life:
                 attempt(live.execution.close)
             engine._ownership.close()
         self.loop.bury()
+        if engine is not None and engine.opened:
+            # the contexts of these tasks hold steps, which hold all this, and into which the cycle collector does not look
+            vars(engine._host.steps).clear()
 
     # Its main function
 

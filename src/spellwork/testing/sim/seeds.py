@@ -4,7 +4,6 @@ It must never count a seed whose two runs differ as one that passed.
 
 from __future__ import annotations
 
-import concurrent.futures
 import difflib
 import functools
 import multiprocessing
@@ -19,6 +18,7 @@ from spellwork.testing.sim.run import Outcome, simulate
 from spellwork.testing.sim.workload import Workload, mixed
 
 _CHUNK = 25
+_CHUNKS = 20
 
 OFTEN = frozenset({
     "crash in a turn", "commit fail", "commit unknown", "commit torn", "a commit of a dead process landed",
@@ -90,13 +90,12 @@ def run_seeds(
                 return
             yield work(chunk)
         return
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(work, chunk) for chunk in chunks}
-        while running:
-            done, running = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-            yield from (future.result() for future in done if not future.cancelled())
+    # a process is replaced now and then: what a world leaves behind is not all garbage to the collector
+    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=_CHUNKS) as pool:
+        for tally in pool.imap_unordered(work, chunks):
+            yield tally
             if over():
-                running = {future for future in running if not future.cancel()}
+                return
 
 
 def _chunk(seeds: range, workload: Callable[[int], Workload]) -> Tally:

@@ -13,7 +13,6 @@ from typing import Any
 
 from spellwork.clock import MICROSECONDS
 from spellwork.errors import SpellworkError
-from spellwork.journal.rows import Keys
 from spellwork.store import Batch
 from spellwork.testing.sim.disk import Disk
 from spellwork.testing.sim.laws import Witness
@@ -39,6 +38,9 @@ class World:
         self.disk = Disk()
         self.marks: Counter[str] = Counter()
         self.broken: list[str] = []
+        self.lossy = False
+        """Whether acknowledged commits were lost, as durability `relaxed` allows."""
+        self._over = False
         self.witness = Witness(self)
         self.disk.watch = self.witness.transaction
         self.disk.committed = self._ring
@@ -55,7 +57,6 @@ class World:
         self._isolated = [0] * self._processes
         self._frozen = [0] * self._processes
         self._letters: list[tuple[bytes, bytes]] = []
-        self._healed = False
         for errand in workload.errands:
             errand.homes = tuple(self.rng.sample(range(self._processes), self.rng.choice((1, 1, 2)) if self._processes > 1 else 1))
 
@@ -85,10 +86,6 @@ class World:
                 life.bury()
         if not self.broken and not self.lossy:
             self.witness.linearizable()
-
-    _over = False
-    lossy = False
-    """Whether acknowledged commits were lost, as durability `relaxed` allows."""
 
     def _turn(self) -> int:
         ready = [
@@ -149,7 +146,7 @@ class World:
             self.at(held + life.rng.randrange(3000), lambda: self._reach(life, action))
         elif not life.dead:
             action()
-        elif life.rng.random() < 0.3:
+        elif not life.silenced and life.rng.random() < 0.3:
             # what a dead process has sent may still arrive
             self.mark("a commit of a dead process landed")
             action()
@@ -199,7 +196,7 @@ class World:
             case "clock":
                 self._offset[fault.slot] += round(fault.seconds * MICROSECONDS)
             case "evict":
-                self._evict()
+                self.witness.evict()
             case "duplicate":
                 self._duplicate()
             case "power":
@@ -208,14 +205,14 @@ class World:
                     self.lossy = True
                     self.mark("unsynced commits lost")
                 self.witness.reread()
-                for each in list(self.lives):
-                    if each is not None and not each.dead:
+                for each in [*self._graves, *filter(None, self.lives)]:
+                    each.silenced = True
+                    if not each.dead:
                         self._kill(each, fault.seconds)
         self.note(f"fault {fault.kind} {life.name if life else fault.slot}")
 
     def _heal(self) -> None:
         """The end of all faults: from now on everything must go well."""
-        self._healed = True
         self._armed.clear()
         self._crashing.clear()
         self._slow, self._isolated, self._frozen = ([0] * self._processes for _ in range(3))
@@ -237,9 +234,6 @@ class World:
                 self.mark("commit torn")
                 return fault.count
         return None
-
-    def _evict(self) -> None:
-        self.witness.evict()
 
     def _duplicate(self) -> None:
         if self._letters:
@@ -294,6 +288,3 @@ class World:
 
             where = "\n" + "".join(traceback.format_exception(error)[-6:])
         self.broken.append(f"{self.now / MICROSECONDS:.4f} s: {what}{where}")
-
-
-__all__ = ["Keys", "World"]
