@@ -42,7 +42,7 @@ def test_a_type_checker_refuses_handlers_of_other_events(tmp_path):
     (tmp_path / "wrong.py").write_text(wrong)
     found = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "good.py", "wrong.py"],
-        cwd=tmp_path, env={"MYPYPATH": str(Path(spellwork.__file__).parents[1]), "PATH": ""}, capture_output=True, text=True, check=False,
+        cwd=tmp_path, env={"MYPYPATH": str(Path(spellwork.__file__).parents[1]), "PATH": ""}, capture_output=True, text=True, check=False,  # noqa: E501
     )  # fmt: skip
     errors = [line.split(": ")[0] for line in found.stdout.splitlines() if ": error: " in line]
     lines = [wrong[: wrong.index(text)].count("\n") + 1 for text in ("return 1 if", "@on(Pressed", ".state = ")]

@@ -51,9 +51,7 @@ class TransitionLog:
             event.name if event else None,
             machine.configuration.leaves,
             outcome.configuration.leaves,
-            tuple(
-                _told(arrow) for taken in outcome.taken for arrow in taken.arrows if arrow is not arrow.source.initial
-            ),
+            tuple(_told(arrow) for taken in outcome.taken for arrow in taken.arrows if arrow is not arrow.source.initial),
             tuple(vertex.id for taken in outcome.taken for vertex in taken.exited),
             tuple(vertex.id for taken in outcome.taken for vertex in taken.entered),
             tuple(wanted.name for wanted in outcome.actions if isinstance(wanted, action.Call)),
