@@ -62,7 +62,8 @@ class StateBuilder:
     """One state under construction. Every method but those that open a state gives the same builder back."""
 
     def __init__(self, id_: str, kind: Kind = "state", *, deep: bool = False):
-        self.id, self.kind, self.deep = id_, kind, deep
+        self.id, self.deep = id_, deep
+        self.kind: Kind = kind
         self.children: list[StateBuilder] = []
         self._initial: Transition | None = None
         self._transitions: list[Transition] = []

@@ -30,8 +30,7 @@ def moves_of(chart: Chart, node: Node, name: str) -> tuple[Choice, ...] | None:
         choice = _choice(chart, node, tuple(chart.table.without_conflicts(node, arrows)), None, event)
         return None if choice is None else (choice,)
     choices = []
-    (path,) = paths
-    for arrow in path:
+    for arrow in next(iter(paths)):
         if arrow.guard is not None and arrow.direct is None:
             return None
         choice = _choice(chart, node, (arrow,), arrow.direct, event)
