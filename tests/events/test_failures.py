@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -276,3 +277,25 @@ def test_importing_spellwork_does_not_import_events() -> None:
     """Who uses workflows alone does not pay for streams."""
     code = "import spellwork, sys; sys.exit('spellwork.events' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("seed", range(150))
+async def test_any_chain_cancelled_at_any_time_leaves_nothing(seed: int) -> None:
+    """Whatever operators stand in a row and whenever the consumer is cancelled, an opened source is closed and no task is left."""
+    draw, clock = random.Random(seed), virtual()
+    source = Timeline(clock, *((number * draw.choice([0.0, 0.3, 1.0]), number) for number in range(30)))
+    stream = source.stream()
+    for name in draw.choices(
+        sorted(set(OPERATORS) - {"window", "batch", "window of time", "batch in time", "zip"}), k=draw.randint(1, 4)
+    ):
+        stream = OPERATORS[name](stream)
+    consumer = asyncio.create_task(seen(clock, stream, busy=draw.choice([0.0, 0.4])))
+    if draw.random() < 0.5:
+        await pause(clock, draw.uniform(0, 12))
+    else:
+        for _ in range(draw.randint(0, 60)):
+            await asyncio.sleep(0)
+    consumer.cancel()
+    await asyncio.wait([consumer])
+    assert source.log in ([], ["source opened", "source closed"])
+    assert nothing_is_left()

@@ -215,7 +215,7 @@ async def test_share_reads_once_for_all() -> None:
         await pause(clock, 1.5)
         return await shared.to_list()
 
-    assert await asyncio.gather(shared.to_list(), shared.to_list(), late()) == [[1, 2, 3], [1, 2, 3], [2, 3]]
+    assert list(await asyncio.gather(shared.to_list(), shared.to_list(), late())) == [[1, 2, 3], [1, 2, 3], [2, 3]]
     assert source.log == ["source opened", "source closed"]
     assert nothing_is_left()
 

@@ -54,10 +54,11 @@ async def seen(
 ) -> list[tuple[float, Any]]:
     """What the stream gives to a consumer that is `busy` so long after each item, with the seconds since the first question."""
     start, out = clock.monotonic(), [] if out is None else out
-    async for item in stream:
-        out.append((round(clock.monotonic() - start, 3), item))
-        if busy:
-            await pause(clock, busy)
+    async with stream.open() as items:
+        async for item in items:
+            out.append((round(clock.monotonic() - start, 3), item))
+            if busy:
+                await pause(clock, busy)
     return out
 
 

@@ -5,7 +5,7 @@ They must never do anything but call the method of the same name.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 from spellwork.events.source import Many, Source
 from spellwork.events.stream import Operator, Stream
@@ -14,7 +14,11 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def map(function: Callable[[T], Awaitable[U] | U]) -> Operator[T, U]:
+@overload
+def map(function: Callable[[T], Awaitable[U]]) -> Operator[T, U]: ...
+@overload
+def map(function: Callable[[T], U]) -> Operator[T, U]: ...
+def map(function: Callable[[T], Any]) -> Operator[T, Any]:
     """See `Stream.map`."""
     return lambda stream: stream.map(function)
 

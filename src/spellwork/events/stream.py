@@ -27,8 +27,8 @@ class Stream(Generic[T]):
 
     `source` is an async or plain iterable, or a function that returns one and is called anew for each reading. Functions given
     to operators may be plain or `async`. What the source or a function raises reaches the consumer as it is, after what came
-    before it (Python itself turns StopIteration and StopAsyncIteration into RuntimeError). When the consumer stops, by
-    cancellation or by leaving `open`, everything upstream is closed, from the source down, and no task is left. No operator
+    before it (Python itself turns StopIteration and StopAsyncIteration into RuntimeError). When the consumer leaves `open`, or
+    is cancelled while it waits for an item, everything upstream is closed, from the source down, and no task is left. No operator
     holds an unbounded number of items. Seconds pass on `clock`. Arguments without a meaning raise `UsageError` at the call.
     """
 
@@ -38,7 +38,7 @@ class Stream(Generic[T]):
         self._again: bool = source._again if isinstance(source, Stream) else opens_again(source)
 
     def __aiter__(self) -> AsyncGenerator[T, None]:
-        """Begin a reading. After a `break` it is closed when the event loop gets to it; `open` closes it at once."""
+        """Begin a reading. If the loop's body ends it, it is closed when the event loop gets to it; `open` closes it at once."""
         return self._open()
 
     def __or__(self, operator: Callable[[Stream[T]], Stream[U]]) -> Stream[U]:
@@ -53,7 +53,12 @@ class Stream(Generic[T]):
         """All items. A source without an end needs `take` before."""
         return [item async for item in self._open()]
 
-    def map(self, function: Callable[[T], Awaitable[U] | U]) -> Stream[U]:
+    # mypy cannot solve `Awaitable[U] | U` for an async function wherever the type of the result is expected
+    @overload
+    def map(self, function: Callable[[T], Awaitable[U]]) -> Stream[U]: ...
+    @overload
+    def map(self, function: Callable[[T], U]) -> Stream[U]: ...
+    def map(self, function: Callable[[T], Any]) -> Stream[Any]:
         """What `function` gives for each item, in order, one call at a time."""
         return self._then(lambda: untimed.mapped(self._open(), function))
 
