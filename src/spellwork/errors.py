@@ -38,6 +38,7 @@ It must never import another part of the package.
     │   └── SnapshotMismatch       a snapshot does not fit the chart
     ├── ActivityFailed             an activity failed with an error whose class is not registered
     ├── ActivityTimeout            also a TimeoutError
+    ├── StreamTimeout              a stream gave no item in time; also a TimeoutError
     ├── QueryFailed
     ├── UpdateRejected             refused by its validator; left no trace
     └── InternalError              a bug in Spellwork: please report it
@@ -302,6 +303,13 @@ class ActivityTimeout(SpellworkError, TimeoutError):
     code = "activity-timeout"
     activity: str
     limit: str
+    seconds: float
+
+
+class StreamTimeout(SpellworkError, TimeoutError):
+    """A stream gave no item in time; `seconds` says how long it was waited for."""
+
+    code = "stream-timeout"
     seconds: float
 
 
