@@ -248,3 +248,23 @@ async def test_share_gives_an_error_to_all_and_can_begin_anew() -> None:
         results = await asyncio.gather(*(Stream(shared).scan(add, 0).to_list() for _ in range(2)), return_exceptions=True)
         assert [str(result) for result in results] == ["broken", "broken"]
     assert source.log == ["source opened", "source closed"] * 2
+
+
+async def test_a_source_that_never_waits_cannot_hold_time_back() -> None:
+    """Ticks come also where each next item is there before the reader asks for it."""
+    clock = virtual()
+
+    async def hot():
+        for item in range(1, 11):
+            clock.advance(0.1)
+            yield item
+
+    stream = Stream(hot, clock=clock)
+    samples = await stream.sample(0.25).to_list()
+    windows = await stream.window(seconds=0.25).to_list()
+    batches = await stream.batch(100, within=0.25).to_list()
+    assert len(samples) == 4
+    assert samples[-1] == 10
+    for parts in (windows, batches):
+        assert [item for part in parts for item in part] == list(range(1, 11))
+        assert all(len(part) <= 4 for part in parts)

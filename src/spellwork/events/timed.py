@@ -22,7 +22,7 @@ async def batched(clock: Clock, source: AsyncIterator[T], size: int, within: flo
     async with Feed(clock, source) as feed:
         while not isinstance(item := await feed.next(), Nothing):
             batch, until = [item], None if within is None else clock.monotonic() + within
-            while len(batch) < size and not isinstance(more := await feed.next(until), Nothing):
+            while len(batch) < size and _in_time(clock, until) and not isinstance(more := await feed.next(until), Nothing):
                 batch.append(more)
             yield batch
 
@@ -34,18 +34,25 @@ async def time_windows(clock: Clock, source: AsyncIterator[T], seconds: float, l
         window: list[T] = []
         until = ticks.next()
         while (item := await feed.next(until)) is not Nothing.END:
-            if not isinstance(item, Nothing):
-                window.append(item)
-                if len(window) < limit:
-                    continue
-            else:
-                until = ticks.next()
-            if window:
+            over = isinstance(item, Nothing) or not _in_time(clock, until)
+            if over and window:
                 yield window
                 window = []
-                until = max(until, ticks.next())
+            if over:
+                until = ticks.next()
+            if not isinstance(item, Nothing):
+                window.append(item)
+                if len(window) == limit:
+                    yield window
+                    window = []
+                    until = max(until, ticks.next())
         if window:
             yield window
+
+
+def _in_time(clock: Clock, until: float | None) -> bool:
+    # A source that never waits always has an item, so that its reader is never told that the time is up.
+    return until is None or clock.monotonic() <= until
 
 
 class Ticks:
@@ -99,13 +106,14 @@ async def sampled(clock: Clock, source: AsyncIterator[T], seconds: float) -> Asy
         held: T | Nothing = Nothing.LATE
         until = ticks.next()
         while (item := await feed.next(until)) is not Nothing.END:
+            over = isinstance(item, Nothing) or not _in_time(clock, until)
             if not isinstance(item, Nothing):
                 held = item
-                continue
-            if not isinstance(held, Nothing):
+            if over and not isinstance(held, Nothing):
                 yield held
                 held = Nothing.LATE
-            until = ticks.next()
+            if over:
+                until = ticks.next()
         if not isinstance(held, Nothing):
             yield held
 
