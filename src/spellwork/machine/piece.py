@@ -5,6 +5,7 @@ It must never perform an effect; it records what the host is to perform.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Run = Callable[["Step"], None]
 SCXML_PROCESSOR = "http://www.w3.org/TR/scxml/#SCXMLEventProcessor"
 _PROCESSORS = (None, "", "scxml", SCXML_PROCESSOR)
+_DELAY = re.compile(r"(\+?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)\s*([a-z]+)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -75,11 +77,10 @@ def seconds(value: Any) -> float:
         return float(value.total_seconds())
     if isinstance(value, (int, float)):
         return float(value)
-    text = str(value).strip()
-    unit = text.lstrip("+0123456789.")
-    if unit not in _UNITS:
+    found = _DELAY.fullmatch(str(value).strip())
+    if found is None or found[2] not in _UNITS:
         raise ContentFailed(f"{value!r} is no delay; write it like '1.5s' or '200ms'")
-    return float(text[: len(text) - len(unit)]) * _UNITS[unit]
+    return float(found[1]) * _UNITS[found[2]]
 
 
 def changed(context: Any, result: Any) -> Any:
