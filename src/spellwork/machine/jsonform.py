@@ -4,17 +4,18 @@ It must never look a function up anywhere but in the tables that it is given.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from spellwork.errors import DefinitionError
-from spellwork.machine.builder import ChartBuilder, StateBuilder
+from spellwork.machine.builder import ChartBuilder, StateBuilder, delay_of
 from spellwork.machine.chart import Chart
 from spellwork.machine.content import Assign, Block, Cancel, Content, Do, Done, Expression, Invoke, Log, Raise, Send
+from spellwork.machine.event import descriptors, matches
 from spellwork.machine.model import State, Transition
-from spellwork.machine.piece import seconds
-from spellwork.machine.view import active, named
+from spellwork.machine.view import active, written_name
 
 _KEYS = {
     "id", "type", "initial", "states", "on", "always", "after", "every", "entry", "exit", "onDone", "invoke", "history", "target",
@@ -163,7 +164,7 @@ def _action(data: Any, pointer: str) -> Any:
         case {"type": "raise", "event": event, **rest}:
             found: Any = Raise(event, rest.get("data"))
         case {"type": "send", "event": event, **rest}:
-            found = Send(event, rest.get("data"), seconds(_delay(rest.get("delay", 0))), rest.get("id"), rest.get("to"))
+            found = Send(event, rest.get("data"), delay_of(_delay(rest.get("delay", 0))), rest.get("id"), rest.get("to"))
         case {"type": "cancel", "id": id_}:
             found = Cancel(id_)
         case {"type": "log", **rest}:
@@ -205,6 +206,7 @@ def _written(state: State) -> dict[str, Any]:
     for name, blocks in (("entry", state.entry), ("exit", state.exit)):
         if blocks:
             out[name] = [written for block in blocks for written in _contents(block)]
+    _grouped(state)
     for transition in state.transitions:
         written = _arrow(transition)
         if not transition.events:
@@ -222,6 +224,18 @@ def _written(state: State) -> dict[str, Any]:
     return out
 
 
+def _grouped(state: State) -> None:
+    # "on" groups by event, so transitions that the same event may take can change places; which one is taken would change, too.
+    listed = [(event, at) for at, transition in enumerate(state.transitions) for event in transition.events]
+    keys = list(dict.fromkeys(event for event, _ in listed))
+    for (first, before), (second, after) in itertools.combinations(sorted(listed, key=lambda each: keys.index(each[0])), 2):
+        (one,), (other,) = descriptors(first), descriptors(second)
+        if before > after and (matches(one, other) or matches(other, one)):
+            raise DefinitionError(
+                f"{state.id!r} has a transition on {second!r} between two on {first!r}; JSON can't keep that order, SCXML can"
+            )
+
+
 def _arrow(transition: Transition) -> dict[str, Any]:
     out: dict[str, Any] = {"target": list(transition.targets)} if transition.targets else {}
     if transition.guard is not None:
@@ -236,7 +250,7 @@ def _guard(guard: Any) -> Any:
         if guard.text.startswith("In("):
             return {"in": [part.split("'")[1] for part in guard.text.split(" and ")]}
         raise DefinitionError(f"the expression {guard.text!r} can't be written as JSON; give the guard a name")
-    return named(guard)
+    return written_name(guard)
 
 
 def _invocation(invoke: Invoke) -> dict[str, Any]:
@@ -253,13 +267,19 @@ def _contents(block: Block) -> list[Any]:
 def _content(content: Content) -> Any:
     match content:
         case Do(action):
-            return named(action)
+            return written_name(action)
         case Assign(change) if not isinstance(change, Expression):
-            return {"type": "assign", "do": named(change)}
+            return {"type": "assign", "do": written_name(change)}
         case Raise(event, data) if isinstance(event, str):
             return {"type": "raise", "event": event} | ({"data": data} if data is not None else {})
         case Send(event, data, delay, id_, target) if isinstance(event, str) and not content.params:
-            fields = {"event": event, "data": data, "id": id_, "to": target, "delay": f"{seconds(delay):g}s" if delay else None}
+            fields = {
+                "event": event,
+                "data": data,
+                "id": id_,
+                "to": target,
+                "delay": f"{repr(delay_of(delay)).removesuffix('.0')}s" if delay else None,
+            }
             return {"type": "send"} | {name: value for name, value in fields.items() if value is not None}
         case Cancel(id_):
             return {"type": "cancel", "id": id_}

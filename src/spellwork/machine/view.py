@@ -64,6 +64,17 @@ def named(value: Any) -> str:
     return str(getattr(value, "__name__", None) or type(value).__name__)
 
 
+def written_name(value: Any) -> str:
+    """The name by which a document can refer to a function, or the text of an expression.
+
+    Raises:
+        DefinitionError: the function has no name of its own, so nobody could find it again.
+    """
+    if not isinstance(value, (str, Expression)) and getattr(value, "__name__", "<").startswith("<"):
+        raise DefinitionError(f"{value!r} has no name to be written by; define it with `def`")
+    return named(value)
+
+
 def of_view(value: Any) -> Callable[[View], Any]:
     """Any value in content as a function of the view."""
     if isinstance(value, Expression):
