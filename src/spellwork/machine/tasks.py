@@ -56,6 +56,7 @@ class AsyncMachine:
         self._configuration = Configuration(chart.table.nowhere, context, session=host.session)
         self._lock = asyncio.Lock()
         self._stepping: asyncio.Task[Any] | None = None
+        self._stopped = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.error: BaseException | None = None
         host.world.sessions[host.session] = self
@@ -70,6 +71,8 @@ class AsyncMachine:
     async def start(self, data: dict[str, Any] | None = None) -> None:
         """Enter the chart."""
         async with self._lock:
+            if self._stopped:
+                return  # its state was left before it could begin
             outcome = self.chart.begin(self._given, session=self._host.session, data=data, reaches=self._host.reaches)
             await self._adopt(outcome, None)
             await self._drain()
@@ -116,7 +119,7 @@ class AsyncMachine:
         """
         made = as_event(event, data)
         if self._stepping is not None and self._stepping is asyncio.current_task():
-            self._host.queue.put(made, priority)
+            self._host.queue.put(made, priority, own=True)
             return True
         async with self._lock:
             if self._configuration.node is self.chart.table.nowhere:
@@ -137,12 +140,13 @@ class AsyncMachine:
     def stop(self) -> None:
         """End the machine with all its exit actions, once the step under way is over."""
         self._host.parent = None
+        self._stopped = True
         if self._configuration.running and self._configuration.node is not self.chart.table.nowhere:
             self._later(self._end())
 
     def snapshot(self) -> dict[str, Any]:
         """Where the machine stands as plain data; the context is taken as it is."""
-        return snapshot_of(self.chart, self._configuration, self._host.waiting)
+        return snapshot_of(self.chart, self._configuration, self._host.waiting, self._host.queue.entries)
 
     def why_not(self, event: Any, data: Any = None) -> Refusal:
         """Why the event would lead nowhere now; nothing happens."""
@@ -172,12 +176,12 @@ class AsyncMachine:
             await self._step(self._host.queue.get())
 
     async def _step(self, event: Event) -> Outcome:
-        mark = self._host.queue.mark()
+        self._host.queue.keep_own()
         try:
             outcome = self.chart.advance(self._configuration, event, reaches=self._host.reaches)
             await self._adopt(outcome, event)
         except BaseException:
-            self._host.queue.forget_since(mark)
+            self._host.queue.forget_own()
             raise
         return outcome
 
@@ -193,13 +197,17 @@ class AsyncMachine:
                         await result
                 else:
                     others.append(wanted)
+            self._host.make_room(others)
+            self._host.queue.keep_own()
             ended = self._configuration.running and not outcome.configuration.running
             self._configuration = outcome.configuration
             if self._log is not None:
                 self._log.end(entry)
-            self._host.perform(self, tuple(others), self._spawn)
+            error = self._host.perform(self, tuple(others), self._spawn)
             if ended:
                 self._host.ended(self)
+            if error is not None:
+                raise error
         finally:
             self._stepping = before
 
