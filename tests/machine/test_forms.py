@@ -351,3 +351,16 @@ def test_invoked_documents_have_the_functions_of_the_document_around():
     chart = from_scxml(document, actions={"hello": lambda: told.append("hello")}, guards={"yes": lambda: True})
     assert Machine(chart).state == ("b",)
     assert told == ["hello"]
+
+
+def test_json_holds_values_only():
+    """A result or payload that a function works out is refused, not left among the JSON values."""
+    built = ChartBuilder("m").initial("a")
+    built.state("a").on("x", "f")
+    built.final("f", lambda context: context)
+    with pytest.raises(DefinitionError, match="worked out at run time"):
+        to_json(built.build())
+    other = ChartBuilder("m").initial("a")
+    other.state("a").on("x", "a", do=Raise("y", lambda context: context)).on("y")
+    with pytest.raises(DefinitionError, match="worked out at run time"):
+        to_json(other.build())

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from spellwork.errors import QueueFull, SnapshotMismatch
-from spellwork.machine import AsyncMachine, ChartBuilder, Machine, Send, VirtualTime
+from spellwork.errors import QueueFull, SnapshotMismatch, UsageError
+from spellwork.machine import AsyncMachine, Cancel, ChartBuilder, Machine, Send, VirtualTime
 
 
 async def rest():
@@ -204,3 +204,42 @@ def test_a_restored_machine_keeps_its_session_to_itself():
     back.send("go")
     back.advance(1)
     assert back.state == ("got",)
+
+
+async def test_the_error_of_a_child_reaches_whoever_closes_its_parent():
+    """An action of a child failed while nobody sent anything: it isn't lost."""
+
+    async def fail():
+        raise OSError("child")
+
+    child = ChartBuilder("child").initial("w")
+    child.state("w").on_entry(fail)
+    built = ChartBuilder("m").initial("busy")
+    built.state("busy").invoke(child.build(), id="c")
+    machine = AsyncMachine(built.build())
+    await machine.start()
+    with pytest.raises(OSError, match="child"):
+        await machine.close()
+
+
+async def test_a_machine_starts_once():
+    """Entering a chart twice would leave the timers and children of the first time behind."""
+    entered = []
+    built = ChartBuilder("m").initial("a")
+    built.state("a").on_entry(lambda: entered.append("a"))
+    async with AsyncMachine(built.build()) as machine:
+        with pytest.raises(UsageError, match="started already"):
+            await machine.start()
+    assert entered == ["a"]
+
+
+def test_a_delayed_event_is_cancelled_by_a_number_too():
+    """Ids are compared as text."""
+    built = ChartBuilder("m").initial("a")
+    built.state("a").on("go", do=Send("late", delay=5, id=5)).on("no", do=Cancel(5)).on("late", "b")
+    built.state("b")
+    machine = Machine(built.build())
+    machine.send("go")
+    machine.send("no")
+    machine.advance(5)
+    assert machine.state == ("a",)

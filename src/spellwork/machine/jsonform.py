@@ -15,7 +15,7 @@ from spellwork.machine.chart import Chart
 from spellwork.machine.content import Assign, Block, Cancel, Content, Do, Done, Expression, Invoke, Log, Raise, Send
 from spellwork.machine.event import descriptors, matches
 from spellwork.machine.model import State, Transition
-from spellwork.machine.view import active, written_name
+from spellwork.machine.view import active, named, written_name
 
 _KEYS = {
     "id", "type", "initial", "states", "on", "always", "after", "every", "entry", "exit", "onDone", "invoke", "history", "target",
@@ -218,7 +218,9 @@ def _written(state: State) -> dict[str, Any]:
     if state.defer:
         out["defer"] = list(state.defer)
     if isinstance(state.done, Done):
-        out["output"] = state.done.value
+        if state.done.params:
+            raise DefinitionError(f"the named results of {state.id!r} can't be written as JSON; use the SCXML form")
+        out["output"] = _value(state.done.value)
     if state.children:
         out["states"] = {child.id: _written(child) for child in state.children}
     return out
@@ -257,7 +259,13 @@ def _invocation(invoke: Invoke) -> dict[str, Any]:
     if invoke.content is not None:
         raise DefinitionError("a chart inside an invocation can't be written as JSON; invoke it by name")
     fields = {"src": invoke.src, "id": invoke.id, "input": dict(invoke.params), "autoforward": invoke.autoforward}
-    return {name: value for name, value in fields.items() if value}
+    return {name: _value(value) for name, value in fields.items() if value}
+
+
+def _value(value: Any) -> Any:
+    if callable(value) or isinstance(value, Expression):
+        raise DefinitionError(f"{named(value)} is worked out at run time, which JSON can't say; use a constant")
+    return value
 
 
 def _contents(block: Block) -> list[Any]:
@@ -271,7 +279,7 @@ def _content(content: Content) -> Any:
         case Assign(change) if not isinstance(change, Expression):
             return {"type": "assign", "do": written_name(change)}
         case Raise(event, data) if isinstance(event, str):
-            return {"type": "raise", "event": event} | ({"data": data} if data is not None else {})
+            return {"type": "raise", "event": event} | ({"data": _value(data)} if data is not None else {})
         case Send(event, data, delay, id_, target) if isinstance(event, str) and not content.params:
             fields = {
                 "event": event,
@@ -280,10 +288,10 @@ def _content(content: Content) -> Any:
                 "to": target,
                 "delay": f"{repr(delay_of(delay)).removesuffix('.0')}s" if delay else None,
             }
-            return {"type": "send"} | {name: value for name, value in fields.items() if value is not None}
+            return {"type": "send"} | {name: _value(value) for name, value in fields.items() if value is not None}
         case Cancel(id_):
-            return {"type": "cancel", "id": id_}
+            return {"type": "cancel", "id": _value(id_)}
         case Log(label, value):
-            return {"type": "log", "label": label, "value": value}
+            return {"type": "log", "label": label, "value": _value(value)}
         case _:
             raise DefinitionError(f"{type(content).__name__} can't be written as JSON; use the SCXML form")

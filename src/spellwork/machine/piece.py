@@ -160,6 +160,8 @@ def _send(content: Send, _names: Names) -> Piece:
 
     def run(step: Step) -> None:
         sendid = id_(step)
+        if sendid is not None:
+            sendid = str(sendid)  # as `Cancel` names it
         if content.id_place is not None:
             sendid = step.new_id("send")
             step.context = content.id_place.fn(step, sendid)

@@ -57,6 +57,7 @@ class AsyncMachine:
         self._lock = asyncio.Lock()
         self._stepping: asyncio.Task[Any] | None = None
         self._stopped = False
+        self._owner: AsyncMachine | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.error: BaseException | None = None
         host.world.sessions[host.session] = self
@@ -71,6 +72,8 @@ class AsyncMachine:
     async def start(self, data: dict[str, Any] | None = None) -> None:
         """Enter the chart."""
         async with self._lock:
+            if self._configuration.node is not self.chart.table.nowhere:
+                raise UsageError("the machine has been started already; make another one to begin anew")
             if self._stopped:
                 return  # its state was left before it could begin
             outcome = self.chart.begin(self._given, session=self._host.session, data=data, reaches=self._host.reaches)
@@ -78,10 +81,12 @@ class AsyncMachine:
             await self._drain()
 
     async def close(self) -> None:
-        """Stop, and wait for what is under way. An error of an action that a timer or a neighbour caused is raised here."""
+        """Stop, and wait for what is under way, in children too. An error of an action that a timer, a neighbour or a child
+        caused is raised here.
+        """
         self.stop()
         while self._tasks:
-            await asyncio.gather(*self._tasks)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.error is not None:
             raise self.error
 
@@ -160,7 +165,10 @@ class AsyncMachine:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            self.error = self.error or task.exception()
+            machine: AsyncMachine | None = self
+            while machine is not None:  # nobody but its owner waits for a child
+                machine.error = machine.error or task.exception()
+                machine = machine._owner
 
     async def _run(self) -> None:
         async with self._lock:
@@ -214,5 +222,6 @@ class AsyncMachine:
     def _spawn(self, chart: Chart, world: World, parent: tuple[Member, str], data: dict[str, Any] | None) -> AsyncMachine:
         child: AsyncMachine = AsyncMachine.__new__(AsyncMachine)
         child._prepare(chart, Host(world, world.new_session(), parent=parent), None, None)
+        child._owner, child._tasks = self, self._tasks
         child._later(child.start(data))
         return child
