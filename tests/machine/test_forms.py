@@ -364,3 +364,19 @@ def test_json_holds_values_only():
     other.state("a").on("x", "a", do=Raise("y", lambda context: context)).on("y")
     with pytest.raises(DefinitionError, match="worked out at run time"):
         to_json(other.build())
+
+
+@pytest.mark.parametrize("write", [to_json, to_scxml])
+def test_one_name_is_never_written_for_two_functions(write):
+    """Reading it back would give both transitions the same change."""
+
+    def setting(number):
+        def change(context):
+            return {"n": number}
+
+        return change
+
+    built = ChartBuilder("m", context=dict).initial("a")
+    built.state("a").on("x", do=Assign(setting(1))).on("y", do=Assign(setting(2)))
+    with pytest.raises(DefinitionError, match="another function has that name"):
+        write(built.build())

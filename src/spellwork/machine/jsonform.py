@@ -15,7 +15,7 @@ from spellwork.machine.chart import Chart
 from spellwork.machine.content import Assign, Block, Cancel, Content, Do, Done, Expression, Invoke, Log, Raise, Send
 from spellwork.machine.event import descriptors, matches
 from spellwork.machine.model import State, Transition
-from spellwork.machine.view import active, named, written_name
+from spellwork.machine.view import active, check_names, named, written_name
 
 _KEYS = {
     "id", "type", "initial", "states", "on", "always", "after", "every", "entry", "exit", "onDone", "invoke", "history", "target",
@@ -184,6 +184,7 @@ def to_json(chart: Chart) -> dict[str, Any]:
     Raises:
         DefinitionError: the chart has content that this form can't express, like SCXML's `<if>`.
     """
+    check_names(chart.root)
     options = chart.options
     head: dict[str, Any] = {"id": chart.name, "strict": options.strict}
     if options.events:

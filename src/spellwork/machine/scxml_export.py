@@ -26,7 +26,7 @@ from spellwork.machine.content import (
 )
 from spellwork.machine.model import State, Transition
 from spellwork.machine.scxml import OURS
-from spellwork.machine.view import named, written_name
+from spellwork.machine.view import check_names, named, written_name
 
 _SCXML = "http://www.w3.org/2005/07/scxml"
 _TAGS = {"state": "state", "parallel": "parallel", "final": "final", "history": "history"}
@@ -38,6 +38,7 @@ def to_scxml(chart: Chart) -> str:
     Raises:
         DefinitionError: something in the chart has no text.
     """
+    check_names(chart.root)
     root = ET.Element("scxml", {"xmlns": _SCXML, "xmlns:sw": OURS, "version": "1.0", "name": chart.name})
     if chart.options.datamodel:
         root.set("datamodel", chart.options.datamodel)
