@@ -5,7 +5,6 @@ It must never perform an effect; it records what the host is to perform.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 Run = Callable[["Step"], None]
 SCXML_PROCESSOR = "http://www.w3.org/TR/scxml/#SCXMLEventProcessor"
 _PROCESSORS = (None, "", "scxml", SCXML_PROCESSOR)
-_DELAY = re.compile(r"(\+?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)\s*([a-z]+)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -77,10 +75,15 @@ def seconds(value: Any) -> float:
         return float(value.total_seconds())
     if isinstance(value, (int, float)):
         return float(value)
-    found = _DELAY.fullmatch(str(value).strip())
-    if found is None or found[2] not in _UNITS:
+    text = str(value).strip()
+    unit = text[len(text.rstrip("abcdefghijklmnopqrstuvwxyz")) :]
+    number = text.removesuffix(unit).strip()
+    if unit not in _UNITS or not number or not set(number) <= set("+-.e0123456789") or number.startswith("-"):
         raise ContentFailed(f"{value!r} is no delay; write it like '1.5s' or '200ms'")
-    return float(found[1]) * _UNITS[found[2]]
+    try:
+        return float(number) * _UNITS[unit]
+    except ValueError:
+        raise ContentFailed(f"{value!r} is no delay; write it like '1.5s' or '200ms'") from None
 
 
 def changed(context: Any, result: Any) -> Any:
