@@ -2,7 +2,7 @@
 
 import pytest
 
-from spellwork.errors import ChartRefused, InvalidTransition
+from spellwork.errors import ChartRefused, DefinitionError, InvalidTransition
 from spellwork.machine import ChartBuilder, Machine, from_json
 
 
@@ -74,3 +74,51 @@ def test_actions_take_at_most_context_and_event():
     built.state("a").on("x", do=lambda a, b, c: None)
     with pytest.raises(ValueError, match="at most two arguments"):
         built.build()
+
+
+def test_a_state_entered_from_inside_first_is_still_reached_as_a_whole():
+    """A transition straight to a nested state does not hide that another enters its parent by the initial state."""
+    built = ChartBuilder("m").initial("s")
+    built.state("s").on("deep", "a2").on("whole", "a")
+    above = built.state("a").initial("a1")
+    above.state("a1")
+    above.state("a2")
+    machine = Machine(built.build())
+    machine.send("whole")
+    assert machine.state == ("a1",)
+
+
+@pytest.mark.parametrize("default", ["h", "z"])
+def test_the_default_of_a_history_lies_in_its_parent(default):
+    """One that leads out of it, or back to the history itself, is refused by name."""
+    built = ChartBuilder("m").initial("s")
+    built.state("s").on("go", "h").on("in", "a")
+    built.state("a").initial("a1").history("h", default).state("a1")
+    built.state("z").on("x", "a")
+    with pytest.raises(ChartRefused, match="missing-history-default in 'h'"):
+        built.build()
+
+
+def test_a_region_is_never_final():
+    """A final state has no place directly in a parallel one."""
+    built = ChartBuilder("m").initial("p")
+    regions = built.parallel("p")
+    regions.final("f")
+    regions.state("q")
+    with pytest.raises(ChartRefused, match="final-in-parallel in 'f'"):
+        built.build()
+
+
+@pytest.mark.parametrize("delay", ["5 parsecs", "1.2.3s", "s", "-5s"])
+def test_a_delay_that_is_none_is_a_fault_of_the_definition(delay):
+    """The error is one of the library's own, in every form."""
+    with pytest.raises(DefinitionError, match="is no delay"):
+        ChartBuilder("m").state("a").after(delay, "a")
+    with pytest.raises(DefinitionError, match="is no delay"):
+        from_json({"id": "m", "initial": "a", "states": {"a": {"after": {delay: "a"}}}})
+
+
+def test_a_period_is_above_zero():
+    """Time would stand still."""
+    with pytest.raises(DefinitionError, match="above zero"):
+        ChartBuilder("m").state("a").every(0, do=lambda: None)

@@ -290,3 +290,93 @@ def test_documents_with_code_or_damage_are_refused(document):
     """Without an evaluator no text is ever executed."""
     with pytest.raises(DefinitionError):
         from_scxml(document)
+
+
+@pytest.mark.parametrize("delay", [1234567.5, 1e-7, 1e20, 0.1])
+def test_json_keeps_delays(delay):
+    """Neither the weeks nor the milliseconds of a delay are lost."""
+    built = ChartBuilder("m").initial("a")
+    built.state("a").after(delay, "b")
+    built.state("b")
+    assert from_json(to_json(built.build())).root.children == built.build().root.children
+
+
+def test_json_refuses_an_order_that_it_would_change():
+    """A wildcard between two transitions on the same event decides which is taken; grouped by event, it would not."""
+
+    def first():
+        return False
+
+    def second():
+        return True
+
+    guards = {"first": first, "second": second}
+    built = ChartBuilder("m").initial("a")
+    built.state("a").on("x", "b", guard=first).on("*", "c", guard=second).on("x", "d")
+    for id_ in "bcd":
+        built.state(id_)
+    with pytest.raises(DefinitionError, match="can't keep that order"):
+        to_json(built.build())
+    machine = Machine(from_scxml(to_scxml(built.build()), guards=guards))
+    machine.send("x")
+    assert machine.state == ("c",)
+
+
+@pytest.mark.parametrize("write", [to_json, to_scxml])
+def test_functions_without_a_name_are_not_written(write):
+    """`<lambda>` is no name by which anybody could find it again."""
+    built = ChartBuilder("m").initial("a")
+    built.state("a").on("x", "a", guard=lambda: True)
+    with pytest.raises(DefinitionError, match="has no name"):
+        write(built.build())
+
+
+def test_scxml_refuses_to_drop_the_payload_of_a_raised_event():
+    """An object as event has no text."""
+    built = ChartBuilder("m").initial("a")
+    built.state("a").on("x", "a", do=Raise(OSError("lost")))
+    with pytest.raises(DefinitionError, match="has no text"):
+        to_scxml(built.build())
+
+
+def test_invoked_documents_have_the_functions_of_the_document_around():
+    """Named guards and actions work in a child's inline document, too."""
+    told = []
+    document = """<scxml xmlns="http://www.w3.org/2005/07/scxml" xmlns:sw="urn:spellwork:machine" initial="a">
+      <state id="a"><transition event="done.invoke.i" target="b"/>
+        <invoke id="i"><content><scxml initial="k">
+          <state id="k"><onentry><sw:action name="hello"/></onentry><transition cond="yes" target="z"/></state><final id="z"/>
+        </scxml></content></invoke>
+      </state><state id="b"/></scxml>"""
+    chart = from_scxml(document, actions={"hello": lambda: told.append("hello")}, guards={"yes": lambda: True})
+    assert Machine(chart).state == ("b",)
+    assert told == ["hello"]
+
+
+def test_json_holds_values_only():
+    """A result or payload that a function works out is refused, not left among the JSON values."""
+    built = ChartBuilder("m").initial("a")
+    built.state("a").on("x", "f")
+    built.final("f", lambda context: context)
+    with pytest.raises(DefinitionError, match="worked out at run time"):
+        to_json(built.build())
+    other = ChartBuilder("m").initial("a")
+    other.state("a").on("x", "a", do=Raise("y", lambda context: context)).on("y")
+    with pytest.raises(DefinitionError, match="worked out at run time"):
+        to_json(other.build())
+
+
+@pytest.mark.parametrize("write", [to_json, to_scxml])
+def test_one_name_is_never_written_for_two_functions(write):
+    """Reading it back would give both transitions the same change."""
+
+    def setting(number):
+        def change(context):
+            return {"n": number}
+
+        return change
+
+    built = ChartBuilder("m", context=dict).initial("a")
+    built.state("a").on("x", do=Assign(setting(1))).on("y", do=Assign(setting(2)))
+    with pytest.raises(DefinitionError, match="another function has that name"):
+        write(built.build())

@@ -26,7 +26,7 @@ from spellwork.machine.content import (
 )  # fmt: skip
 from spellwork.machine.event import event_name
 from spellwork.machine.model import Guard, Kind, Options, State, Transition
-from spellwork.machine.piece import seconds
+from spellwork.machine.piece import ContentFailed, seconds
 
 Action: TypeAlias = Callable[..., Any] | str | Content
 Actions: TypeAlias = Action | Sequence[Action] | None
@@ -56,6 +56,14 @@ def targets_of(given: Any) -> tuple[str, ...]:
         return ()
     several = given if isinstance(given, (tuple, list)) else (given,)
     return tuple(each if isinstance(each, str) else str(getattr(each, "state_id", None) or each.__name__) for each in several)
+
+
+def delay_of(given: Any) -> float:
+    """A delay in seconds. DefinitionError if it is none."""
+    try:
+        return seconds(given)
+    except ContentFailed as error:
+        raise DefinitionError(str(error)) from None
 
 
 class StateBuilder:
@@ -135,8 +143,10 @@ class StateBuilder:
 
     def every(self, period: Any, *, do: Actions, guard: Guard | None = None) -> StateBuilder:
         """Do something again and again while the state is active, first after one period."""
+        if delay_of(period) <= 0:
+            raise DefinitionError(f"{self.id!r} does something every {period!r}; a period is above zero, or time would stand still")
         name = self._timer("every", period)
-        again = Send(name, delay=seconds(period), id=name)
+        again = Send(name, delay=delay_of(period), id=name)
         if guard is None:
             return self.on(name, do=[*block_of(do), again])
         return self.on(name, guard=guard, do=[*block_of(do), again]).on(name, do=again)
@@ -159,7 +169,7 @@ class StateBuilder:
     def _timer(self, kind: str, delay: Any) -> str:
         self._timers += 1
         name = f"{kind}.{self.id}.{self._timers}"
-        self._entry.append((Send(name, delay=seconds(delay), id=name),))
+        self._entry.append((Send(name, delay=delay_of(delay), id=name),))
         self._exit.append((Cancel(name),))
         return name
 

@@ -46,7 +46,10 @@ class _Check:
         yield from self._shape()
         if unresolved or self.twice:
             return
-        yield from self._initials()
+        lost = [*self._initials(), *self._defaults()]
+        yield from lost
+        if lost:
+            return
         yield from self._targets()
         if not self.options.implicit_initial:  # an SCXML document may be careless where the Recommendation lets it
             yield from self._events()
@@ -80,6 +83,10 @@ class _Check:
                 yield Fault("final-with-content", state.id, "a final state has neither children nor transitions")
             elif state.kind == "parallel" and not state.real_children:
                 yield Fault("missing-initial", state.id, "a parallel state needs at least one region")
+            if state.kind == "parallel":
+                for child in state.children:
+                    if child.kind == "final":
+                        yield Fault("final-in-parallel", child.id, f"a region of {state.id!r} can't be final; put it into a state")
             for transition in state.transitions:
                 if state.kind != "history" and not (
                     transition.events or transition.targets or transition.guard or transition.content
@@ -97,6 +104,26 @@ class _Check:
             for target in state.initial.targets:
                 if target not in inside:
                     yield Fault("missing-initial", state.id, f"its initial state {target!r} does not lie in it")
+
+    def _defaults(self) -> Iterator[Fault]:
+        for state in self.states.values():
+            if state.kind != "history" or not state.transitions:
+                continue
+            parent = self.parents[state.id]
+            inside = {below.id for below in parent.walk()} - {parent.id}
+            outside = [target for target in state.transitions[0].targets if target not in inside]
+            if outside:
+                yield Fault("missing-history-default", state.id, f"its default {outside[0]!r} does not lie in {parent.id!r}")
+            elif self._circular(state):
+                yield Fault("missing-history-default", state.id, "its default leads back to it")
+
+    def _circular(self, state: State) -> bool:
+        seen, wave = set[str](), {state.id}
+        while wave:
+            leads = {target for id_ in wave for transition in self.states[id_].transitions for target in transition.targets}
+            wave = {target for target in leads if self.states[target].kind == "history"} - seen
+            seen |= wave
+        return state.id in seen
 
     def _above(self, state: State) -> list[State]:
         found = []
@@ -149,40 +176,45 @@ class _Check:
                     taken += names
                     always = always or not names
 
-    def _entered(self, id_: str, found: set[str]) -> None:
-        """Adds what is active after the state was entered: itself, what is above, and what is entered with it."""
+    def _entered(self, id_: str, found: set[str], whole: set[str]) -> None:
+        """Adds what is active after the state was entered: itself, what is above, and what is entered with it.
+
+        `whole` are the states whose own beginning was followed already; one that is only above another has not begun.
+        """
         state = self.states[id_]
-        if id_ in found:
+        if id_ in whole:
             return
+        whole.add(id_)
         if state.kind != "history":
             found.add(id_)
         for above in self._above(state):
-            self._regions(above, found)
+            self._regions(above, found, whole)
         if state.kind == "history":
             for target in (t for transition in state.transitions for t in transition.targets):
-                self._entered(target, found)
+                self._entered(target, found, whole)
         elif state.kind == "parallel":
-            self._regions(state, found)
+            self._regions(state, found, whole)
         elif state.initial is not None:
             for target in state.initial.targets:
-                self._entered(target, found)
+                self._entered(target, found, whole)
 
-    def _regions(self, state: State, found: set[str]) -> None:
+    def _regions(self, state: State, found: set[str], whole: set[str]) -> None:
         found.add(state.id)
         if state.kind == "parallel":
             for child in state.real_children:
-                self._entered(child.id, found)
+                self._entered(child.id, found, whole)
 
     def _reached(self) -> set[str]:
         reached: set[str] = set()
-        self._entered(self.root.id, reached)
+        whole: set[str] = set()
+        self._entered(self.root.id, reached, whole)
         seen: set[str] = set()
         while seen != reached:
             for id_ in reached - seen:
                 seen.add(id_)
                 for transition in self.states[id_].transitions:
                     for target in transition.targets:
-                        self._entered(target, reached)
+                        self._entered(target, reached, whole)
         return reached
 
     def _cycles(self) -> Iterator[Fault]:
@@ -194,7 +226,7 @@ class _Check:
         for state, transition in free:
             after: set[str] = set() if transition.targets else {state.id}
             for target in transition.targets:
-                self._entered(target, after)
+                self._entered(target, after, set())
             leads[state.id] = after & {other.id for other, _ in free}
         for id_ in leads:
             seen, wave = set[str](), {id_}

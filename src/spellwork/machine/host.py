@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from spellwork.errors import QueueFull
 from spellwork.machine import action
 from spellwork.machine.chart import Chart
 from spellwork.machine.event import Event
@@ -18,6 +19,7 @@ from spellwork.supervision import attempt
 if TYPE_CHECKING:
     from spellwork.machine.configuration import Configuration
 
+STOP = Event("stop")
 _SCXML_TYPES = (None, "", "scxml", "http://www.w3.org/TR/scxml", "http://www.w3.org/TR/scxml/")
 
 
@@ -48,8 +50,8 @@ class World:
         self._number = itertools.count(1)
 
     def new_session(self) -> str:
-        """An id that no session of this world has."""
-        return f"session-{next(self._number)}"
+        """An id that no session of this world has, restored ones included."""
+        return next(id_ for number in self._number if (id_ := f"session-{number}") not in self.sessions)
 
     def chart(self, src: Any) -> Chart:
         """The chart behind a source. LookupError if there is none."""
@@ -67,27 +69,49 @@ class Host:
         self.queue = EventQueue(limit)
         self.children: dict[str, Member] = {}
         self._timers: dict[int, tuple[str | None, Cancellable, action.Deliver, float]] = {}
+        self._late: list[tuple[str, Event]] = []
         self._numbers = itertools.count()
 
-    def perform(self, member: Member, actions: tuple[action.Action, ...], spawn: Callable[..., Member]) -> None:
-        """Do what a step asked for, except calling its actions."""
+    def make_room(self, actions: Iterable[action.Action]) -> None:
+        """Refuse a step that sends its machine more than the queue can hold, while the machine can still stay where it is.
+
+        Raises:
+            QueueFull: the queue can't hold it.
+        """
+        limit, own = self.queue.limit, (None, f"#_scxml_{self.session}")
+        sent = [each for each in actions if isinstance(each, action.Deliver) and each.delay <= 0 and each.target in own]
+        if limit is not None and sent and len(self.queue) + len(sent) > limit:
+            raise QueueFull(
+                f"the step sends {', '.join(each.event.name for each in sent)} to its own machine, "
+                f"whose queue holds {limit} and has {len(self.queue)} already",
+                limit=limit,
+            )
+
+    def perform(self, member: Member, actions: tuple[action.Action, ...], spawn: Callable[..., Member]) -> BaseException | None:
+        """Do what a step asked for, except calling its actions; the first error, of a child or neighbour, stops none of it."""
+        first: BaseException | None = None
         for wanted in actions:
-            match wanted:
-                case action.Deliver():
-                    self.deliver(member, wanted)
-                case action.Withdraw(id):
-                    self.withdraw(id)
-                case action.Start():
-                    self._start(member, wanted, spawn)
-                case action.Stop(id):
-                    child = self.children.pop(id, None)
-                    if child is not None:
-                        child.stop()
-                case action.Forward(id, event):
-                    if id in self.children:
-                        self.children[id].receive(event)
-                case _:
-                    pass
+            _, error = attempt(self._perform, member, wanted, spawn)
+            first = first or error
+        return first
+
+    def _perform(self, member: Member, wanted: action.Action, spawn: Callable[..., Member]) -> None:
+        match wanted:
+            case action.Deliver():
+                self.deliver(member, wanted)
+            case action.Withdraw(id):
+                self.withdraw(id)
+            case action.Start():
+                self._start(member, wanted, spawn)
+            case action.Stop(id):
+                child = self.children.pop(id, None)
+                if child is not None:
+                    child.stop()
+            case action.Forward(id, event):
+                if id in self.children:
+                    self.children[id].receive(event)
+            case _:
+                pass
 
     def deliver(self, member: Member, wanted: action.Deliver) -> None:
         """Send an event on its way, now or later."""
@@ -98,6 +122,9 @@ class Host:
 
         def due() -> None:
             del self._timers[number]
+            if wanted.id is not None:
+                self._late = [entry for entry in self._late if any(entry[1] is waits for waits, _ in self.queue.entries)]
+                self._late.append((wanted.id, wanted.event))
             if member.configuration.running:
                 self._arrive(member, wanted)
 
@@ -113,7 +140,9 @@ class Host:
         return target.removeprefix("#_") in self.children
 
     def withdraw(self, id_: str) -> None:
-        """Forget the delayed deliveries of this id."""
+        """Forget the delayed deliveries of this id, those too that came while a step was under way and still wait."""
+        for late in [event for known, event in self._late if known == id_]:
+            self.queue.remove(late)
         for number in [number for number, entry in self._timers.items() if entry[0] == id_]:
             self._timers.pop(number)[1].cancel()
 

@@ -4,17 +4,18 @@ It must never look a function up anywhere but in the tables that it is given.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from spellwork.errors import DefinitionError
-from spellwork.machine.builder import ChartBuilder, StateBuilder
+from spellwork.machine.builder import ChartBuilder, StateBuilder, delay_of
 from spellwork.machine.chart import Chart
 from spellwork.machine.content import Assign, Block, Cancel, Content, Do, Done, Expression, Invoke, Log, Raise, Send
+from spellwork.machine.event import descriptors, matches
 from spellwork.machine.model import State, Transition
-from spellwork.machine.piece import seconds
-from spellwork.machine.view import active, named
+from spellwork.machine.view import active, check_names, named, written_name
 
 _KEYS = {
     "id", "type", "initial", "states", "on", "always", "after", "every", "entry", "exit", "onDone", "invoke", "history", "target",
@@ -163,7 +164,7 @@ def _action(data: Any, pointer: str) -> Any:
         case {"type": "raise", "event": event, **rest}:
             found: Any = Raise(event, rest.get("data"))
         case {"type": "send", "event": event, **rest}:
-            found = Send(event, rest.get("data"), seconds(_delay(rest.get("delay", 0))), rest.get("id"), rest.get("to"))
+            found = Send(event, rest.get("data"), delay_of(_delay(rest.get("delay", 0))), rest.get("id"), rest.get("to"))
         case {"type": "cancel", "id": id_}:
             found = Cancel(id_)
         case {"type": "log", **rest}:
@@ -183,6 +184,7 @@ def to_json(chart: Chart) -> dict[str, Any]:
     Raises:
         DefinitionError: the chart has content that this form can't express, like SCXML's `<if>`.
     """
+    check_names(chart.root)
     options = chart.options
     head: dict[str, Any] = {"id": chart.name, "strict": options.strict}
     if options.events:
@@ -205,6 +207,7 @@ def _written(state: State) -> dict[str, Any]:
     for name, blocks in (("entry", state.entry), ("exit", state.exit)):
         if blocks:
             out[name] = [written for block in blocks for written in _contents(block)]
+    _grouped(state)
     for transition in state.transitions:
         written = _arrow(transition)
         if not transition.events:
@@ -216,10 +219,24 @@ def _written(state: State) -> dict[str, Any]:
     if state.defer:
         out["defer"] = list(state.defer)
     if isinstance(state.done, Done):
-        out["output"] = state.done.value
+        if state.done.params:
+            raise DefinitionError(f"the named results of {state.id!r} can't be written as JSON; use the SCXML form")
+        out["output"] = _value(state.done.value)
     if state.children:
         out["states"] = {child.id: _written(child) for child in state.children}
     return out
+
+
+def _grouped(state: State) -> None:
+    # "on" groups by event, so transitions that the same event may take can change places; which one is taken would change, too.
+    listed = [(event, at) for at, transition in enumerate(state.transitions) for event in transition.events]
+    keys = list(dict.fromkeys(event for event, _ in listed))
+    for (first, before), (second, after) in itertools.combinations(sorted(listed, key=lambda each: keys.index(each[0])), 2):
+        (one,), (other,) = descriptors(first), descriptors(second)
+        if before > after and (matches(one, other) or matches(other, one)):
+            raise DefinitionError(
+                f"{state.id!r} has a transition on {second!r} between two on {first!r}; JSON can't keep that order, SCXML can"
+            )
 
 
 def _arrow(transition: Transition) -> dict[str, Any]:
@@ -236,14 +253,20 @@ def _guard(guard: Any) -> Any:
         if guard.text.startswith("In("):
             return {"in": [part.split("'")[1] for part in guard.text.split(" and ")]}
         raise DefinitionError(f"the expression {guard.text!r} can't be written as JSON; give the guard a name")
-    return named(guard)
+    return written_name(guard)
 
 
 def _invocation(invoke: Invoke) -> dict[str, Any]:
     if invoke.content is not None:
         raise DefinitionError("a chart inside an invocation can't be written as JSON; invoke it by name")
     fields = {"src": invoke.src, "id": invoke.id, "input": dict(invoke.params), "autoforward": invoke.autoforward}
-    return {name: value for name, value in fields.items() if value}
+    return {name: _value(value) for name, value in fields.items() if value}
+
+
+def _value(value: Any) -> Any:
+    if callable(value) or isinstance(value, Expression):
+        raise DefinitionError(f"{named(value)} is worked out at run time, which JSON can't say; use a constant")
+    return value
 
 
 def _contents(block: Block) -> list[Any]:
@@ -253,17 +276,23 @@ def _contents(block: Block) -> list[Any]:
 def _content(content: Content) -> Any:
     match content:
         case Do(action):
-            return named(action)
+            return written_name(action)
         case Assign(change) if not isinstance(change, Expression):
-            return {"type": "assign", "do": named(change)}
+            return {"type": "assign", "do": written_name(change)}
         case Raise(event, data) if isinstance(event, str):
-            return {"type": "raise", "event": event} | ({"data": data} if data is not None else {})
+            return {"type": "raise", "event": event} | ({"data": _value(data)} if data is not None else {})
         case Send(event, data, delay, id_, target) if isinstance(event, str) and not content.params:
-            fields = {"event": event, "data": data, "id": id_, "to": target, "delay": f"{seconds(delay):g}s" if delay else None}
-            return {"type": "send"} | {name: value for name, value in fields.items() if value is not None}
+            fields = {
+                "event": event,
+                "data": data,
+                "id": id_,
+                "to": target,
+                "delay": f"{repr(delay_of(delay)).removesuffix('.0')}s" if delay else None,
+            }
+            return {"type": "send"} | {name: _value(value) for name, value in fields.items() if value is not None}
         case Cancel(id_):
-            return {"type": "cancel", "id": id_}
+            return {"type": "cancel", "id": _value(id_)}
         case Log(label, value):
-            return {"type": "log", "label": label, "value": value}
+            return {"type": "log", "label": label, "value": _value(value)}
         case _:
             raise DefinitionError(f"{type(content).__name__} can't be written as JSON; use the SCXML form")

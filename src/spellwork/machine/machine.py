@@ -12,11 +12,11 @@ from spellwork.machine import action
 from spellwork.machine.chart import Chart
 from spellwork.machine.configuration import Configuration
 from spellwork.machine.event import Event, as_event
-from spellwork.machine.host import Host, Member, World
+from spellwork.machine.host import STOP, Host, Member, World
 from spellwork.machine.moves import Choice, moves_of
-from spellwork.machine.snapshot import pending_of, restored, snapshot_of
+from spellwork.machine.snapshot import pending_of, queued_of, restored, snapshot_of
 from spellwork.machine.step import Outcome
-from spellwork.machine.waiting import Timers, VirtualTime
+from spellwork.machine.waiting import PLATFORM, Timers, VirtualTime
 from spellwork.machine.why import Refusal, why_not
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ class Machine:
         world = World(options.get("clock"), options.get("charts"))
         machine._host = Host(world, configuration.session or world.new_session(), options.get("limit"))
         world.sessions[machine._host.session] = machine
+        for event, priority in queued_of(snapshot):
+            machine._host.queue.put(event, priority)
         machine._set(configuration)
         for wanted in pending_of(snapshot):
             machine._host.deliver(machine, wanted)
@@ -168,7 +170,7 @@ class Machine:
         Raises:
             QueueFull: the queue is full.
         """
-        self._surroundings().queue.put(as_event(event, data), priority)
+        self._surroundings().queue.put(as_event(event, data), priority, own=self._moves is _BUSY)
         if self._moves is not _BUSY:
             self._moves = _OFF
 
@@ -183,15 +185,19 @@ class Machine:
             self._drain()
 
     def stop(self) -> None:
-        """End the machine with all its exit actions."""
+        """End the machine with all its exit actions, once the step under way is over."""
         if self._host is not None:
             self._host.parent = None  # whoever invoked it has stopped listening
+        if self._moves is _BUSY:
+            self._surroundings().queue.put(STOP, PLATFORM + 1)
+            return
         if self._base.running:
             self._adopt(self.chart.end(self.configuration), None)
 
     def snapshot(self) -> dict[str, Any]:
         """Where the machine stands as plain data; the context is taken as it is."""
-        return snapshot_of(self.chart, self.configuration, self.pending)
+        queued = self._host.queue.entries if self._host is not None else ()
+        return snapshot_of(self.chart, self.configuration, self.pending, tuple(each for each in queued if each[0] is not STOP))
 
     def why_not(self, event: Any, data: Any = None) -> Refusal:
         """Why the event would lead nowhere now, transition by transition; nothing happens."""
@@ -200,16 +206,16 @@ class Machine:
     def _short(
         self, node: Any, moves: dict[str, Any], pieces: tuple[tuple[bool, Any], ...], calls: tuple[Any, ...], given: Event
     ) -> bool:
-        context, before = self._context, self._moves
+        context = self._context
         if calls:
             self._moves = _BUSY
-            mark = self._host.queue.mark() if self._host is not None else 0
+            if self._host is not None:
+                self._host.queue.keep_own()
             try:
                 for call in calls:
                     call(context, given)
             except BaseException:
-                self._moves = before
-                self._forget(mark)
+                self._forget()
                 raise
         else:
             wanted = []
@@ -219,29 +225,33 @@ class Machine:
                 else:
                     context = function(context, given)
             if wanted:
-                self._moves = _BUSY
-                mark = self._host.queue.mark() if self._host is not None else 0
+                self._busy()
                 try:
                     for call, seen in wanted:
                         call(seen, given)
                 except BaseException:
-                    self._moves = before
-                    self._forget(mark)
+                    self._forget()
                     raise
         self._node, self._context, self._moves = node, context, moves
         if self._host is not None and len(self._host.queue):
             self._drain()
         return True
 
-    def _forget(self, mark: int) -> None:
+    def _busy(self) -> None:
+        self._moves = _BUSY
+        if self._host is not None:
+            self._host.queue.keep_own()
+
+    def _forget(self) -> None:
         # What a failed step sent to itself never happened, either.
         if self._host is not None:
-            self._host.queue.forget_since(mark)
+            self._host.queue.forget_own()
+        self._set(self.configuration)
 
     def _dispatch(self, given: Any, data: Any, priority: int) -> bool:
         event = as_event(given, data)
         if self._moves is _BUSY:
-            self._surroundings().queue.put(event, priority)
+            self._surroundings().queue.put(event, priority, own=True)
             return True
         if self._host is not None and len(self._host.queue):
             self._drain()
@@ -259,15 +269,12 @@ class Machine:
         return handled
 
     def _process(self, event: Event) -> bool:
-        before = self._moves
-        mark = self._host.queue.mark() if self._host is not None else 0
-        self._moves = _BUSY
+        self._busy()
         try:
             outcome = self.chart.advance(self.configuration, event, reaches=self._reaches)
             self._adopt(outcome, event)
         except BaseException:
-            self._moves = before if before is not _BUSY else _OFF
-            self._forget(mark)
+            self._forget()
             raise
         return outcome.handled
 
@@ -281,15 +288,19 @@ class Machine:
                 wanted()
             else:
                 others.append(wanted)
+        if self._host is not None:
+            self._host.make_room(others)
+            self._host.queue.keep_own()
         ended = not outcome.configuration.running and self._base.running
         if self._log is not None:
             self._log.end(entry)
         self._set(outcome.configuration, busy=True)
-        if others:
-            self._surroundings().perform(self, tuple(others), self._spawn)
+        error = self._surroundings().perform(self, tuple(others), self._spawn) if others else None
         if ended or (not self._base.running and self._host is not None):
             self._surroundings().ended(self)
         self._set(outcome.configuration)
+        if error is not None:
+            raise error
 
     def _set(self, configuration: Configuration, *, busy: bool = False) -> None:
         self._base, self._node, self._context = configuration, configuration.node, configuration.context
@@ -300,7 +311,11 @@ class Machine:
     def _drain(self) -> int:
         host, count = self._host, 0
         while host is not None and len(host.queue) and self._moves is not _BUSY:
-            self._process(host.queue.get())
+            event = host.queue.get()
+            if event is STOP:
+                self.stop()
+            else:
+                self._process(event)
             count += 1
         if self._moves is not _BUSY:
             self._set(self.configuration)

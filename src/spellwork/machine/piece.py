@@ -76,10 +76,14 @@ def seconds(value: Any) -> float:
     if isinstance(value, (int, float)):
         return float(value)
     text = str(value).strip()
-    unit = text.lstrip("+0123456789.")
-    if unit not in _UNITS:
+    unit = text[len(text.rstrip("abcdefghijklmnopqrstuvwxyz")) :]
+    number = text.removesuffix(unit).strip()
+    if unit not in _UNITS or not number or not set(number) <= set("+-.e0123456789") or number.startswith("-"):
         raise ContentFailed(f"{value!r} is no delay; write it like '1.5s' or '200ms'")
-    return float(text[: len(text) - len(unit)]) * _UNITS[unit]
+    try:
+        return float(number) * _UNITS[unit]
+    except ValueError:
+        raise ContentFailed(f"{value!r} is no delay; write it like '1.5s' or '200ms'") from None
 
 
 def changed(context: Any, result: Any) -> Any:
@@ -159,6 +163,8 @@ def _send(content: Send, _names: Names) -> Piece:
 
     def run(step: Step) -> None:
         sendid = id_(step)
+        if sendid is not None:
+            sendid = str(sendid)  # as `Cancel` names it
         if content.id_place is not None:
             sendid = step.new_id("send")
             step.context = content.id_place.fn(step, sendid)

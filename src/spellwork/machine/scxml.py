@@ -122,7 +122,7 @@ def from_scxml(
         root = ET.fromstring(text)  # noqa: S314 - expat expands no external entities; a document's own are bounded by it
     except ET.ParseError as error:
         raise DefinitionError(f"the document is not well-formed XML: {error}") from error
-    reader = _Reader(expressions or NullModel(), guards or {})
+    reader = _Reader(expressions or NullModel(), guards or {}, actions or {})
     model, options = reader.document(root, context)
     return Chart(model, options, actions=actions, guards=guards)
 
@@ -133,8 +133,10 @@ def _tag(element: ET.Element) -> str:
 
 
 class _Reader:
-    def __init__(self, expressions: Expressions, guards: Mapping[str, Callable[..., Any]]):
-        self.expressions, self.guards, self._unnamed = expressions, guards, 0
+    def __init__(
+        self, expressions: Expressions, guards: Mapping[str, Callable[..., Any]], actions: Mapping[str, Callable[..., Any]]
+    ):
+        self.expressions, self.guards, self.actions, self._unnamed = expressions, guards, actions, 0
 
     def document(self, root: ET.Element, context: Any) -> tuple[State, Options]:
         if _tag(root) != "scxml":
@@ -247,8 +249,9 @@ class _Reader:
         )  # fmt: skip
 
     def _chart(self, element: ET.Element) -> Chart:
-        model, options = _Reader(self.expressions, self.guards).document(element, None)
-        return Chart(_mended(model, {state.id for state in model.walk()}), options)
+        model, options = _Reader(self.expressions, self.guards, self.actions).document(element, None)
+        known = {state.id for state in model.walk()}
+        return Chart(_mended(model, known), options, actions=self.actions, guards=self.guards)
 
     def _content(self, elements: Any) -> Block:
         return tuple(self._piece(element) for element in elements if _tag(element))

@@ -26,7 +26,7 @@ from spellwork.machine.content import (
 )
 from spellwork.machine.model import State, Transition
 from spellwork.machine.scxml import OURS
-from spellwork.machine.view import named
+from spellwork.machine.view import check_names, named, written_name
 
 _SCXML = "http://www.w3.org/2005/07/scxml"
 _TAGS = {"state": "state", "parallel": "parallel", "final": "final", "history": "history"}
@@ -38,6 +38,7 @@ def to_scxml(chart: Chart) -> str:
     Raises:
         DefinitionError: something in the chart has no text.
     """
+    check_names(chart.root)
     root = ET.Element("scxml", {"xmlns": _SCXML, "xmlns:sw": OURS, "version": "1.0", "name": chart.name})
     if chart.options.datamodel:
         root.set("datamodel", chart.options.datamodel)
@@ -89,7 +90,7 @@ def _transition(parent: ET.Element, transition: Transition) -> None:
     if transition.events:
         element.set("event", " ".join(transition.events))
     if transition.guard is not None:
-        element.set("cond", named(transition.guard))
+        element.set("cond", written_name(transition.guard))
     if transition.targets:
         element.set("target", " ".join(transition.targets))
     if transition.internal:
@@ -144,15 +145,15 @@ def _block(parent: ET.Element, block: Block) -> None:
 def _piece(parent: ET.Element, content: Content) -> None:
     match content:
         case Do(action):
-            ET.SubElement(parent, "sw:action", {"name": named(action)})
+            ET.SubElement(parent, "sw:action", {"name": written_name(action)})
         case Assign(Expression(text)):
             ET.SubElement(parent, "script").text = text
         case Assign(change):
-            ET.SubElement(parent, "sw:change", {"name": named(change)})
+            ET.SubElement(parent, "sw:change", {"name": written_name(change)})
         case Let(place, value):
             ET.SubElement(parent, "assign", {"location": place.text, "expr": _text(value)})
-        case Raise(event, None):
-            ET.SubElement(parent, "raise", {"event": named(event)})
+        case Raise(str(event), None):
+            ET.SubElement(parent, "raise", {"event": event})
         case Send():
             _send(parent, content)
         case Cancel(id_):
@@ -186,8 +187,8 @@ def _send(parent: ET.Element, content: Send) -> None:
 
 
 def _if(parent: ET.Element, branches: tuple[tuple[Any, Block], ...]) -> None:
-    element = ET.SubElement(parent, "if", {"cond": named(branches[0][0])})
+    element = ET.SubElement(parent, "if", {"cond": written_name(branches[0][0])})
     _block(element, branches[0][1])
     for condition, body in branches[1:]:
-        ET.SubElement(element, "else") if condition is None else ET.SubElement(element, "elseif", {"cond": named(condition)})
+        ET.SubElement(element, "else") if condition is None else ET.SubElement(element, "elseif", {"cond": written_name(condition)})
         _block(element, body)

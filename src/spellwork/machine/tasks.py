@@ -56,6 +56,8 @@ class AsyncMachine:
         self._configuration = Configuration(chart.table.nowhere, context, session=host.session)
         self._lock = asyncio.Lock()
         self._stepping: asyncio.Task[Any] | None = None
+        self._stopped = False
+        self._owner: AsyncMachine | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.error: BaseException | None = None
         host.world.sessions[host.session] = self
@@ -70,15 +72,21 @@ class AsyncMachine:
     async def start(self, data: dict[str, Any] | None = None) -> None:
         """Enter the chart."""
         async with self._lock:
+            if self._configuration.node is not self.chart.table.nowhere:
+                raise UsageError("the machine has been started already; make another one to begin anew")
+            if self._stopped:
+                return  # its state was left before it could begin
             outcome = self.chart.begin(self._given, session=self._host.session, data=data, reaches=self._host.reaches)
             await self._adopt(outcome, None)
             await self._drain()
 
     async def close(self) -> None:
-        """Stop, and wait for what is under way. An error of an action that a timer or a neighbour caused is raised here."""
+        """Stop, and wait for what is under way, in children too. An error of an action that a timer, a neighbour or a child
+        caused is raised here.
+        """
         self.stop()
         while self._tasks:
-            await asyncio.gather(*self._tasks)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.error is not None:
             raise self.error
 
@@ -116,7 +124,7 @@ class AsyncMachine:
         """
         made = as_event(event, data)
         if self._stepping is not None and self._stepping is asyncio.current_task():
-            self._host.queue.put(made, priority)
+            self._host.queue.put(made, priority, own=True)
             return True
         async with self._lock:
             if self._configuration.node is self.chart.table.nowhere:
@@ -137,12 +145,13 @@ class AsyncMachine:
     def stop(self) -> None:
         """End the machine with all its exit actions, once the step under way is over."""
         self._host.parent = None
+        self._stopped = True
         if self._configuration.running and self._configuration.node is not self.chart.table.nowhere:
             self._later(self._end())
 
     def snapshot(self) -> dict[str, Any]:
         """Where the machine stands as plain data; the context is taken as it is."""
-        return snapshot_of(self.chart, self._configuration, self._host.waiting)
+        return snapshot_of(self.chart, self._configuration, self._host.waiting, self._host.queue.entries)
 
     def why_not(self, event: Any, data: Any = None) -> Refusal:
         """Why the event would lead nowhere now; nothing happens."""
@@ -156,7 +165,10 @@ class AsyncMachine:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            self.error = self.error or task.exception()
+            machine: AsyncMachine | None = self
+            while machine is not None:  # nobody but its owner waits for a child
+                machine.error = machine.error or task.exception()
+                machine = machine._owner
 
     async def _run(self) -> None:
         async with self._lock:
@@ -172,12 +184,12 @@ class AsyncMachine:
             await self._step(self._host.queue.get())
 
     async def _step(self, event: Event) -> Outcome:
-        mark = self._host.queue.mark()
+        self._host.queue.keep_own()
         try:
             outcome = self.chart.advance(self._configuration, event, reaches=self._host.reaches)
             await self._adopt(outcome, event)
         except BaseException:
-            self._host.queue.forget_since(mark)
+            self._host.queue.forget_own()
             raise
         return outcome
 
@@ -193,18 +205,23 @@ class AsyncMachine:
                         await result
                 else:
                     others.append(wanted)
+            self._host.make_room(others)
+            self._host.queue.keep_own()
             ended = self._configuration.running and not outcome.configuration.running
             self._configuration = outcome.configuration
             if self._log is not None:
                 self._log.end(entry)
-            self._host.perform(self, tuple(others), self._spawn)
+            error = self._host.perform(self, tuple(others), self._spawn)
             if ended:
                 self._host.ended(self)
+            if error is not None:
+                raise error
         finally:
             self._stepping = before
 
     def _spawn(self, chart: Chart, world: World, parent: tuple[Member, str], data: dict[str, Any] | None) -> AsyncMachine:
         child: AsyncMachine = AsyncMachine.__new__(AsyncMachine)
         child._prepare(chart, Host(world, world.new_session(), parent=parent), None, None)
+        child._owner, child._tasks = self, self._tasks
         child._later(child.start(data))
         return child

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from spellwork.errors import DefinitionError
 from spellwork.machine.content import Expression
 from spellwork.machine.event import Event
+
+if TYPE_CHECKING:
+    from spellwork.machine.model import State
 
 
 class View(Protocol):
@@ -62,6 +65,36 @@ def named(value: Any) -> str:
     if isinstance(value, Expression):
         return value.text
     return str(getattr(value, "__name__", None) or type(value).__name__)
+
+
+def written_name(value: Any) -> str:
+    """The name by which a document can refer to a function, or the text of an expression.
+
+    Raises:
+        DefinitionError: the function has no name of its own, so nobody could find it again.
+    """
+    if not isinstance(value, (str, Expression)) and getattr(value, "__name__", "<").startswith("<"):
+        raise DefinitionError(f"{value!r} has no name to be written by; define it with `def`")
+    return named(value)
+
+
+def check_names(root: State) -> None:
+    """Refuse to write a chart in which one name stands for two functions: whoever reads it back can give only one.
+
+    Raises:
+        DefinitionError: two actions, or two guards, are different functions of one name.
+    """
+    known: dict[tuple[bool, str], Any] = {}
+    for state in root.walk():
+        moves = (*state.transitions, *((state.initial,) if state.initial else ()))
+        used = [(True, move.guard) for move in moves]
+        blocks = (*state.entry, *state.exit, *(move.content for move in moves))
+        used += [(False, getattr(each, "action", None) or getattr(each, "change", None)) for block in blocks for each in block]
+        for is_guard, function in used:
+            if callable(function) and known.setdefault((is_guard, named(function)), function) is not function:
+                raise DefinitionError(
+                    f"{state.id!r} uses {named(function)!r}, but another function has that name; rename one of them"
+                )
 
 
 def of_view(value: Any) -> Callable[[View], Any]:

@@ -34,37 +34,52 @@ class Timers(Protocol):
 class EventQueue:
     """Events in the order in which they are taken: higher priority first, then first come, first served."""
 
-    __slots__ = ("_heap", "_next", "limit")
+    __slots__ = ("_heap", "_next", "_own", "limit")
 
     def __init__(self, limit: int | None = None):
         self.limit = limit
         self._heap: list[tuple[int, int, Event]] = []
         self._next = itertools.count()
+        self._own: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def put(self, event: Event, priority: int = 0) -> None:
-        """Add an event.
+    def put(self, event: Event, priority: int = 0, *, own: bool = False) -> None:
+        """Add an event. `own` says that the step under way sent it, so that it goes if the step fails.
 
         Raises:
             QueueFull: as many as the limit wait already.
         """
         if self.limit is not None and len(self._heap) >= self.limit and priority < PLATFORM:
             raise QueueFull(f"{self.limit} events wait already; {event.name!r} was not taken", limit=self.limit)
-        heapq.heappush(self._heap, (-priority, next(self._next), event))
+        number = next(self._next)
+        if own:
+            self._own.add(number)
+        heapq.heappush(self._heap, (-priority, number, event))
 
     def get(self) -> Event:
         """The next event."""
         return heapq.heappop(self._heap)[2]
 
-    def mark(self) -> int:
-        """A moment to which `forget_since` can go back."""
-        return next(self._next)
+    @property
+    def entries(self) -> tuple[tuple[Event, int], ...]:
+        """What waits, with its priority, in the order in which it is taken."""
+        return tuple((event, -negative) for negative, _, event in sorted(self._heap, key=lambda entry: entry[:2]))
 
-    def forget_since(self, mark: int) -> None:
-        """Take out what came after the mark."""
-        self._heap = [entry for entry in self._heap if entry[1] < mark]
+    def keep_own(self) -> None:
+        """A step begins, or has succeeded: what is in the queue stays there."""
+        self._own.clear()
+
+    def forget_own(self) -> None:
+        """The step failed: take out what it sent itself, but not what timers and neighbours sent meanwhile."""
+        self._heap = [entry for entry in self._heap if entry[1] not in self._own]
+        heapq.heapify(self._heap)
+        self._own.clear()
+
+    def remove(self, event: Event) -> None:
+        """Take out this very event, if it still waits."""
+        self._heap = [entry for entry in self._heap if entry[2] is not event]
         heapq.heapify(self._heap)
 
 
