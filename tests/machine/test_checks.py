@@ -2,8 +2,8 @@
 
 import pytest
 
-from spellwork.errors import ChartRefused, DefinitionError, InvalidTransition
-from spellwork.machine import ChartBuilder, Machine, from_json
+from spellwork.errors import ChartRefused, DefinitionError, InvalidTransition, UsageError
+from spellwork.machine import Assign, ChartBuilder, Machine, from_json
 
 
 def chart(states, **more):
@@ -122,3 +122,29 @@ def test_a_period_is_above_zero():
     """Time would stand still."""
     with pytest.raises(DefinitionError, match="above zero"):
         ChartBuilder("m").state("a").every(0, do=lambda: None)
+
+
+async def rings() -> bool:
+    return False
+
+
+def test_an_async_action_needs_a_machine_that_awaits():
+    """A `Machine` refuses a chart whose action it would call and never await."""
+    builder = ChartBuilder("bell").initial("a")
+    builder.state("a").on("x", "b", do=rings)
+    builder.state("b")
+    chart = builder.build()
+    with pytest.raises(UsageError, match=r"rings\(\) of the chart 'bell' is async.*AsyncMachine"):
+        Machine(chart)
+    with pytest.raises(UsageError, match="AsyncMachine"):
+        Machine.restore(chart, {"chart": "bell", "states": ["a"]})
+
+
+def test_a_guard_is_never_async():
+    """A coroutine is always true, so an `async` guard or change is refused when the chart is made."""
+    for options in ({"guard": rings}, {"do": Assign(rings)}):
+        builder = ChartBuilder("bell").initial("a")
+        builder.state("a").on("x", "b", **options)
+        builder.state("b")
+        with pytest.raises(DefinitionError, match=r"rings\(\) is async"):
+            builder.build()

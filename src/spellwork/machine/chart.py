@@ -62,6 +62,7 @@ class Chart:
         }
         if names.missing:
             raise refused(self.name, [Fault("unknown-name", root.id, f"no function is given for the {it}") for it in names.missing])
+        self.awaited = tuple(names.awaited)
 
     def __repr__(self) -> str:
         return f"<Chart {self.name}: {len(self.table.vertices) - 1} states>"

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from spellwork.errors import UsageError
 from spellwork.machine import action
 from spellwork.machine.chart import Chart
 from spellwork.machine.configuration import Configuration
@@ -33,7 +34,7 @@ class Machine:
     bounds the queue. `log` records what happens. `charts` finds the charts that are invoked by name.
 
     Raises:
-        UsageError: the chart needs an action that has no function.
+        UsageError: the chart needs an action that has no function, or has an `async` one, which only `AsyncMachine` awaits.
     """
 
     __slots__ = ("__weakref__", "_base", "_context", "_host", "_log", "_moves", "_node", "chart")
@@ -48,7 +49,7 @@ class Machine:
         log: TransitionLog | None = None,
         charts: Mapping[str, Chart] | Callable[[Any], Chart] | None = None,
     ):
-        self.chart = chart
+        self.chart = _plain(chart)
         self._log = log
         self._host: Host | None = None
         if clock is not None or limit is not None or charts is not None:
@@ -81,7 +82,7 @@ class Machine:
             SnapshotMismatch: the snapshot is of another chart or version.
         """
         machine: Machine = cls.__new__(cls)
-        machine.chart, machine._log, machine._moves = chart, options.get("log"), _OFF
+        machine.chart, machine._log, machine._moves = _plain(chart), options.get("log"), _OFF
         configuration = restored(chart, snapshot)
         world = World(options.get("clock"), options.get("charts"))
         machine._host = Host(world, configuration.session or world.new_session(), options.get("limit"))
@@ -333,8 +334,16 @@ class Machine:
 
     def _spawn(self, chart: Chart, world: World, parent: tuple[Member, str], data: dict[str, Any] | None) -> Machine:
         child: Machine = Machine.__new__(Machine)
-        child.chart, child._log, child._moves = chart, None, _BUSY
+        child.chart, child._log, child._moves = _plain(chart), None, _BUSY
         child._host = Host(world, world.new_session(), parent=parent)
         world.sessions[child._host.session] = child
         child._begin(None, data)
         return child
+
+
+def _plain(chart: Chart) -> Chart:
+    if chart.awaited:
+        raise UsageError(
+            f"{chart.awaited[0]}() of the chart {chart.name!r} is async, and a Machine awaits nothing; use AsyncMachine"
+        )
+    return chart

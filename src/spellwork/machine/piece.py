@@ -12,7 +12,7 @@ from spellwork.errors import DefinitionError, MachineError
 from spellwork.machine import action
 from spellwork.machine.content import Assign, Block, Cancel, Do, Each, Expression, If, Let, Log, Raise, Send
 from spellwork.machine.event import Event, as_event
-from spellwork.machine.view import named, of_view, two_arguments
+from spellwork.machine.view import is_async, named, of_view, two_arguments
 
 if TYPE_CHECKING:
     from spellwork.machine.step import Step
@@ -47,21 +47,34 @@ class Names:
         self.actions = dict(actions or {})
         self.guards = dict(guards or {})
         self.missing: list[str] = []
+        self.awaited: list[str] = []
 
     def action(self, given: Any) -> Callable[[Any, Any], Any] | None:
         """The action as a function of two arguments; None if the name is unknown."""
         found = self.actions.get(given) if isinstance(given, str) else given
+        if is_async(found):
+            self.awaited.append(named(found))
         return None if found is None else two_arguments(found)
 
     def pure(self, given: Any, kind: str) -> Any:
-        """A guard or a change: what a name stands for, or the thing itself."""
-        if not isinstance(given, str):
-            return given
-        table = self.guards if kind == "guard" else self.actions
-        if given not in table:
-            self.missing.append(f"{kind} {given}")
-            return lambda _context, _event: False
-        return table[given]
+        """A guard or a change: what a name stands for, or the thing itself.
+
+        Raises:
+            DefinitionError: it is an `async` function; as a guard it would always hold.
+        """
+        found = given
+        if isinstance(given, str):
+            table = self.guards if kind == "guard" else self.actions
+            if given not in table:
+                self.missing.append(f"{kind} {given}")
+                return lambda _context, _event: False
+            found = table[given]
+        if is_async(found):
+            what = "guard" if kind == "guard" else "change of the context"
+            raise DefinitionError(
+                f"{named(found)}() is async, but a {what} is worked out inside the step; make it a plain function"
+            )
+        return found
 
 
 def compile_block(block: Block, names: Names) -> tuple[Piece, ...]:

@@ -39,6 +39,11 @@ def not_active(state: str) -> Expression:
     return Expression(f"not In('{state}')", lambda view: not view.active(state))
 
 
+def is_async(function: Any) -> bool:
+    """Whether calling it gives a coroutine, which somebody must await."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 - not whether it is callable
+
+
 def two_arguments(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     """The function as one of `(context, event)`: it gets as many of the two as it requires, so defaults stay the caller's own."""
     try:
