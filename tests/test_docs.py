@@ -266,7 +266,7 @@ def _slug(title: str) -> str:
 
 def test_the_site_builds(tmp_path: Path) -> None:
     """`make docs` finds every page in the navigation, and no link or anchor that leads nowhere."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "streams" / "index.html").exists()
