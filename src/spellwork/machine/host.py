@@ -123,7 +123,8 @@ class Host:
         def due() -> None:
             del self._timers[number]
             if wanted.id is not None:
-                self._late = [entry for entry in self._late if any(entry[1] is waits for waits, _ in self.queue.entries)]
+                if not len(self.queue):
+                    self._late.clear()  # none of them waits any more
                 self._late.append((wanted.id, wanted.event))
             if member.configuration.running:
                 self._arrive(member, wanted)
