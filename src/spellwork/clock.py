@@ -5,6 +5,7 @@ It must never be bypassed: engine, store and loop get a `Clock` injected, so tha
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import os
 import socket
 import sys
@@ -13,6 +14,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 MICROSECONDS = 1_000_000
+Duration = float | int | dt.timedelta
+
+
+def seconds(value: Duration) -> float:
+    """A duration in seconds."""
+    return value.total_seconds() if isinstance(value, dt.timedelta) else float(value)
 
 
 class Cancellable(Protocol):

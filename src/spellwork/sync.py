@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from spellwork import engine as asynchronous
+from spellwork.clock import Duration
 from spellwork.engine import Event, RunInfo
 from spellwork.errors import UsageError
 from spellwork.journal import Status
 from spellwork.workflow import Signal, Workflow
-from spellwork.workflow.retry import Duration
 
 R = TypeVar("R")
 T = TypeVar("T")

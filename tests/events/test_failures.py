@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import random
 import subprocess
 import sys
@@ -245,6 +246,8 @@ async def test_plain_generators_are_closed_too() -> None:
         lambda stream: stream.debounce(float("nan")),
         lambda stream: stream.sample(0),
         lambda stream: stream.timeout(float("inf")),
+        lambda stream: stream.timeout("1"),
+        lambda stream: stream.throttle(dt.timedelta(seconds=-1)),
         lambda stream: stream.retry(-1),
         lambda stream: stream.retry(1, delay=-1),
         lambda stream: stream.buffer(0),

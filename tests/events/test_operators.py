@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -268,3 +269,14 @@ async def test_a_source_that_never_waits_cannot_hold_time_back() -> None:
     for parts in (windows, batches):
         assert [item for part in parts for item in part] == list(range(1, 11))
         assert all(len(part) <= 4 for part in parts)
+
+
+@pytest.mark.parametrize("call", ["throttle", "debounce", "sample", "timeout"])
+async def test_a_duration_may_be_a_timedelta(call: str) -> None:
+    """It means the same as its seconds; 0.3 is no sum of microseconds of the clock, and time goes on all the same."""
+
+    async def run(duration: float | dt.timedelta) -> list[tuple[float, Any]]:
+        source = Timeline(virtual(), *((moment * 0.2, moment) for moment in range(10)))
+        return await seen(source.clock, getattr(source.stream(), call)(duration))
+
+    assert await run(dt.timedelta(milliseconds=300)) == await run(0.3) != []

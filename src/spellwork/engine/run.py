@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from spellwork.clock import Duration, seconds
 from spellwork.codec.text import check_name, check_reason
 from spellwork.engine import messages as m
 from spellwork.engine.history import moment
 from spellwork.journal import RunRow, Status
 from spellwork.workflow import Signal
-from spellwork.workflow.retry import Duration, seconds
 
 if TYPE_CHECKING:
     from spellwork.engine.engine import Engine

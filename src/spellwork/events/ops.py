@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar, overload
 
+from spellwork.clock import Duration
 from spellwork.events.source import Many, Source
 from spellwork.events.stream import Operator, Stream
 
@@ -64,39 +65,39 @@ def zip(first: Source[U]) -> Callable[[Stream[T]], Stream[tuple[T, U]]]:
 
 
 def window(
-    count: int | None = None, *, every: int | None = None, seconds: float | None = None, limit: int = 1024
+    count: int | None = None, *, every: int | None = None, seconds: Duration | None = None, limit: int = 1024
 ) -> Callable[[Stream[T]], Stream[list[T]]]:
     """See `Stream.window`."""
     return lambda stream: stream.window(count, every=every, seconds=seconds, limit=limit)
 
 
-def batch(size: int, within: float | None = None) -> Callable[[Stream[T]], Stream[list[T]]]:
+def batch(size: int, within: Duration | None = None) -> Callable[[Stream[T]], Stream[list[T]]]:
     """See `Stream.batch`."""
     return lambda stream: stream.batch(size, within)
 
 
-def throttle(seconds: float) -> Callable[[Stream[T]], Stream[T]]:
+def throttle(seconds: Duration) -> Callable[[Stream[T]], Stream[T]]:
     """See `Stream.throttle`."""
     return lambda stream: stream.throttle(seconds)
 
 
-def debounce(seconds: float) -> Callable[[Stream[T]], Stream[T]]:
+def debounce(seconds: Duration) -> Callable[[Stream[T]], Stream[T]]:
     """See `Stream.debounce`."""
     return lambda stream: stream.debounce(seconds)
 
 
-def sample(seconds: float) -> Callable[[Stream[T]], Stream[T]]:
+def sample(seconds: Duration) -> Callable[[Stream[T]], Stream[T]]:
     """See `Stream.sample`."""
     return lambda stream: stream.sample(seconds)
 
 
-def timeout(seconds: float) -> Callable[[Stream[T]], Stream[T]]:
+def timeout(seconds: Duration) -> Callable[[Stream[T]], Stream[T]]:
     """See `Stream.timeout`."""
     return lambda stream: stream.timeout(seconds)
 
 
 def retry(
-    times: int, *, delay: float = 0.0, on: type[Exception] | tuple[type[Exception], ...] = Exception
+    times: int, *, delay: Duration = 0.0, on: type[Exception] | tuple[type[Exception], ...] = Exception
 ) -> Callable[[Stream[T]], Stream[T]]:
     """See `Stream.retry`."""
     return lambda stream: stream.retry(times, delay=delay, on=on)

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from typing import Any, Generic, TypeAlias, TypeVar, overload
 
-from spellwork.clock import Clock, SystemClock
+from spellwork.clock import Clock, Duration, SystemClock
 from spellwork.errors import UsageError
 from spellwork.events import timed, untimed
 from spellwork.events.limits import not_negative, positive, whole
@@ -29,7 +29,8 @@ class Stream(Generic[T]):
     to operators may be plain or `async`. What the source or a function raises reaches the consumer as it is, after what came
     before it (Python itself turns StopIteration and StopAsyncIteration into RuntimeError). When the consumer leaves `open`, or
     is cancelled while it waits for an item, everything upstream is closed, from the source down, and no task is left. No operator
-    holds an unbounded number of items. Seconds pass on `clock`. Arguments without a meaning raise `UsageError` at the call.
+    holds an unbounded number of items. Durations (seconds or timedelta) pass on `clock`. Arguments without a meaning raise
+    `UsageError` at the call.
     """
 
     def __init__(self, source: Source[T], *, clock: Clock | None = None):
@@ -109,7 +110,7 @@ class Stream(Generic[T]):
         return self._then(lambda: untimed.zipped(self._clock, *(stream._open() for stream in streams)), streams)
 
     def window(
-        self, count: int | None = None, *, every: int | None = None, seconds: float | None = None, limit: int = 1024
+        self, count: int | None = None, *, every: int | None = None, seconds: Duration | None = None, limit: int = 1024
     ) -> Stream[list[T]]:
         """Windows by number or by time, as lists.
 
@@ -130,46 +131,47 @@ class Stream(Generic[T]):
             raise UsageError(f"every is {step}, but must be at most count, which is {size}: else items would be lost")
         return self._then(lambda: untimed.windows(self._clock, self._open(), size, step))
 
-    def batch(self, size: int, within: float | None = None) -> Stream[list[T]]:
+    def batch(self, size: int, within: Duration | None = None) -> Stream[list[T]]:
         """Lists of `size` items; shorter ones `within` so many seconds after their first item, at the end, and before an error."""
         whole("size", size, 1)
-        if within is not None:
-            positive("within", within)
-        return self._then(lambda: timed.batched(self._clock, self._open(), size, within))
+        wait = None if within is None else positive("within", within)
+        return self._then(lambda: timed.batched(self._clock, self._open(), size, wait))
 
-    def throttle(self, seconds: float) -> Stream[T]:
+    def throttle(self, seconds: Duration) -> Stream[T]:
         """All items, given at least `seconds` apart; the source waits meanwhile."""
-        not_negative("seconds", seconds)
-        return self._then(lambda: timed.throttled(self._clock, self._open(), seconds))
+        span = not_negative("seconds", seconds)
+        return self._then(lambda: timed.throttled(self._clock, self._open(), span))
 
-    def debounce(self, seconds: float) -> Stream[T]:
+    def debounce(self, seconds: Duration) -> Stream[T]:
         """Each item that no other follows for `seconds`, and the last one. A slow consumer gets only the newest of them."""
-        not_negative("seconds", seconds)
-        return self._then(lambda: timed.debounced(self._clock, self._open(), seconds))
+        span = not_negative("seconds", seconds)
+        return self._then(lambda: timed.debounced(self._clock, self._open(), span))
 
-    def sample(self, seconds: float) -> Stream[T]:
+    def sample(self, seconds: Duration) -> Stream[T]:
         """Every `seconds`, the newest item since the last one given, if there is any; at the end, the last one."""
-        positive("seconds", seconds)
-        return self._then(lambda: timed.sampled(self._clock, self._open(), seconds))
+        span = positive("seconds", seconds)
+        return self._then(lambda: timed.sampled(self._clock, self._open(), span))
 
-    def timeout(self, seconds: float) -> Stream[T]:
+    def timeout(self, seconds: Duration) -> Stream[T]:
         """The items, read one ahead; `StreamTimeout` when the consumer has waited `seconds` for one."""
-        positive("seconds", seconds)
-        return self._then(lambda: timed.timed_out(self._clock, self._open(), seconds))
+        span = positive("seconds", seconds)
+        return self._then(lambda: timed.timed_out(self._clock, self._open(), span))
 
-    def retry(self, times: int, *, delay: float = 0.0, on: type[Exception] | tuple[type[Exception], ...] = Exception) -> Stream[T]:
+    def retry(
+        self, times: int, *, delay: Duration = 0.0, on: type[Exception] | tuple[type[Exception], ...] = Exception
+    ) -> Stream[T]:
         """After an error of the class `on`, open the source again, up to `times` times in all, `delay` seconds later.
 
         It begins anew, so items may come twice; the error after the last time is raised. A source that can be read only once
         (an iterator, a generator) raises `UsageError`: give `Stream` the function that makes it.
         """
         whole("times", times, 0)
-        not_negative("delay", delay)
+        wait = not_negative("delay", delay)
         if not self._again:
             raise UsageError(
                 "retry opens the source again, and this one can be read only once; give Stream the function that makes it"
             )
-        return self._then(lambda: timed.retried(self._clock, self._open, times, delay, on))
+        return self._then(lambda: timed.retried(self._clock, self._open, times, wait, on))
 
     def buffer(self, size: int) -> Stream[T]:
         """The items, read ahead in a task by up to `size`; then the source waits."""

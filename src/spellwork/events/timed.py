@@ -45,7 +45,8 @@ async def time_windows(clock: Clock, source: AsyncIterator[T], seconds: float, l
                 if len(window) == limit:
                     yield window
                     window = []
-                    until = max(until, ticks.next())
+                    if not _in_time(clock, until):
+                        until = ticks.next()
         if window:
             yield window
 
@@ -62,9 +63,9 @@ class Ticks:
         self._clock, self._seconds, self._start, self._count = clock, seconds, clock.monotonic(), 0
 
     def next(self) -> float:
-        """The next moment to come."""
+        """The next moment to come; never the same one again, though a timer may fire a rounding error before its moment."""
         passed = math.floor((self._clock.monotonic() - self._start) / self._seconds + 1e-9)
-        self._count = passed + 1
+        self._count = max(self._count, passed) + 1
         return self._start + self._count * self._seconds
 
 

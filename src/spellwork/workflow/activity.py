@@ -14,10 +14,11 @@ from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
 
+from spellwork.clock import Duration, seconds
 from spellwork.errors import DefinitionError, UsageError
 from spellwork.workflow.loop import WorkflowLoop
 from spellwork.workflow.parameters import resolve_hints
-from spellwork.workflow.retry import Duration, Retry, seconds
+from spellwork.workflow.retry import Retry
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -4,18 +4,10 @@ It must never sleep: it only says whether and how long to wait.
 
 from __future__ import annotations
 
-import datetime as dt
-
 import msgspec
 
+from spellwork.clock import Duration, seconds
 from spellwork.errors import DefinitionError, PayloadError, SpellworkError
-
-Duration = float | int | dt.timedelta
-
-
-def seconds(value: Duration) -> float:
-    """A duration in seconds."""
-    return value.total_seconds() if isinstance(value, dt.timedelta) else float(value)
 
 
 class Retry(msgspec.Struct, frozen=True):

@@ -7,9 +7,9 @@ from __future__ import annotations
 import typing
 from typing import Any, Generic, TypeVar, overload
 
+from spellwork.clock import Duration, seconds
 from spellwork.codec.text import check_name
 from spellwork.errors import DefinitionError, PayloadError
-from spellwork.workflow.retry import Duration, seconds
 from spellwork.workflow.verbs import current
 
 T = TypeVar("T")
