@@ -12,6 +12,7 @@ It must never import another part of the package.
     │   ├── Conflict               a requirement of a batch did not hold; nothing was written
     │   ├── Fenced                 another owner has taken over; nothing was written
     │   ├── Lagged                 a watcher fell behind what is retained
+    │   ├── MergeRefused           a merge could not be worked out; nothing of its batch was written
     │   ├── StoreClosed
     │   ├── StoreCorrupt           damaged data, or not a store at all
     │   │   └── RowDamaged         one row is not as it was written; the others are not concerned
@@ -128,6 +129,13 @@ class Lagged(StoreError):
 
     code = "lagged"
     missed: int
+
+
+class MergeRefused(StoreError):
+    """The operator of a merge failed on the value under `key` (the cause says how); nothing of the batch was written."""
+
+    code = "merge-refused"
+    key: bytes
 
 
 class StoreClosed(StoreError):
