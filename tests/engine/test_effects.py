@@ -12,7 +12,7 @@ import pytest
 
 from spellwork import Engine, Signal, workflow
 from spellwork.engine import rows
-from spellwork.errors import Conflict, NonDeterminismError
+from spellwork.errors import Conflict, RunBlocked
 from spellwork.journal import Performed, unpack_entry
 from spellwork.journal.rows import journal_range
 from spellwork.store import Batch, Reader, open_store
@@ -122,9 +122,8 @@ async def test_a_different_effect_on_replay_is_reported() -> None:
         words[0] = "b"
         await run.signal(go, 1)
         await engine.settle()
-        with pytest.raises(Exception, match="write it with other arguments") as caught:
+        with pytest.raises(RunBlocked, match="write it with other arguments"):
             await run.result()
-        assert isinstance(caught.value, NonDeterminismError) or "other arguments" in str(caught.value)
 
 
 async def test_a_workflow_that_only_writes_waits_for_the_disk_now_and_then(tmp_path: Path) -> None:
@@ -147,20 +146,21 @@ async def test_a_workflow_that_only_writes_waits_for_the_disk_now_and_then(tmp_p
         assert number(await engine._store.get(WRITES)) == 3000
 
 
-async def test_a_write_that_nobody_awaited_is_done_before_the_end(tmp_path: Path) -> None:
+async def test_a_write_that_nobody_awaited_is_done_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the code asked for before its end is written, also what waited for the disk, and replays."""
+    monkeypatch.setattr("spellwork.engine.host._AHEAD", 8)
 
     @workflow
     async def hasty() -> str:
-        tasks = [asyncio.create_task(written(str(i))) for i in range(600)]
+        tasks = [asyncio.create_task(written(str(i))) for i in range(30)]
         await asyncio.sleep(0)
-        await tasks[400]  # one that waits for the disk, as all behind it do
+        await tasks[15]  # one that waits for the disk, as all behind it do
         return "over"
 
     async with Engine(f"sqlite:{tmp_path / 'store.db'}", workflows=[hasty]) as engine:
         run = await engine.start(hasty)
         assert await run.result() == "over"
-        assert number(await engine._store.get(WRITES)) == 600
+        assert number(await engine._store.get(WRITES)) == 30
         assert await check_laws(engine, run.id) == 1
 
 
