@@ -24,6 +24,7 @@ from spellwork.state.operators import Operator, Operators
 from spellwork.state.rows import TreeRows, clear_range
 from spellwork.state.scopes import STATE, Scope, TreeName
 from spellwork.state.snapshot import StateSnapshot
+from spellwork.state.sweeper import Sweeper
 from spellwork.state.transaction import Transaction
 from spellwork.state.tree import Tree
 from spellwork.state.turns import Turns
@@ -74,9 +75,9 @@ class StateStore:
     - `max_pending`: how many writes may wait for the disk. At the limit a further one waits its turn, or raises `StoreBusy` if
       `when_full="refuse"`.
     - `merge_window`: how long the ids of merges are remembered at least (seconds or a timedelta).
-    - `sweep`: whether this process deletes expired values. Reads don't see them in any case.
+    - `sweep`: whether this process deletes expired values, soon after their time. Reads don't see them in any case.
 
-    Leaving `async with` closes what it has opened itself.
+    `async with` starts the sweeper; leaving it stops that, and closes what `open_store` has opened.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class StateStore:
         max_pending: int = MAX_PENDING,
         when_full: Literal["wait", "refuse"] = "wait",
         merge_window: Duration = MERGE_WINDOW,
+        sweep: bool = True,
         owns: bool = False,
     ):
         if type(max_pending) is not int or max_pending < 1:
@@ -106,9 +108,13 @@ class StateStore:
         self._slots = asyncio.Semaphore(max_pending)
         self._turns = Turns(self.clock)
         self._owns = owns
+        self.sweeper = Sweeper(store, self.clock)
+        self._sweeps = sweep
         self._root = ScopeView(Scope(), self)
 
     async def __aenter__(self) -> Self:
+        if self._sweeps:
+            self.sweeper.start()
         return self
 
     async def __aexit__(
@@ -118,6 +124,7 @@ class StateStore:
 
     async def close(self) -> None:
         """Write what waits and let go of the store, if it was opened here."""
+        await self.sweeper.stop()
         if self._owns:
             await self.low.close()
 
@@ -171,6 +178,8 @@ class StateStore:
         def done(outcome: int | StoreError) -> None:
             # here and not behind the wait: whoever is cancelled leaves a batch that is still on its way
             self._slots.release()
+            if type(outcome) is int:
+                self.sweeper.expect_of(batch)
             if future.done():
                 return
             if isinstance(outcome, StoreError):
@@ -190,7 +199,7 @@ class StateStore:
         """A view that stays as it is while others write: `snapshot[tree]` reads a tree in it. Hold it briefly."""
         async with self.low.snapshot() as view:
             now = self.clock.now()
-            yield StateSnapshot(view, now, (await view.read(functools.partial(perform, look=Look(now)))).revision)
+            yield StateSnapshot(view, now, (await view.read(functools.partial(perform, look=Look(now, versions=True)))).revision)
 
     # Transactions
 

@@ -133,7 +133,9 @@ class Tree(Reads[V], Generic[V]):
 
     def put_into(self, batch: Batch, key: Key, value: V, *, ttl: Duration | None = None) -> None:
         """Add `set` to a batch; it needs no read and cannot fail when the batch is committed."""
-        self.rows.put_into(batch, key, value, ttl=ttl, now=self._store.clock.now() if ttl is not None else 0)
+        due = self.rows.put_into(batch, key, value, ttl=ttl, now=self._store.clock.now() if ttl is not None else 0)
+        if due:
+            self._store.sweeper.expect(due)  # whoever commits the batch may not come by the sweeper
 
     def delete_into(self, batch: Batch, key: Key) -> None:
         """Add `delete` to a batch; it needs no read and cannot fail when the batch is committed."""
