@@ -17,12 +17,14 @@ from spellwork.clock import Clock, Duration, seconds
 from spellwork.codec import Codec
 from spellwork.errors import DefinitionError, StoreBusy, StoreError
 from spellwork.state import attempts as attempts_of
+from spellwork.state import migration
 from spellwork.state.attempts import ATTEMPTS
 from spellwork.state.batch import StateBatch
 from spellwork.state.look import Look, Seen, perform
+from spellwork.state.migration import MigrationReport, Plan, Schema
 from spellwork.state.operators import Operator, Operators
 from spellwork.state.rows import TreeRows, clear_range
-from spellwork.state.scopes import STATE, Scope, TreeName
+from spellwork.state.scopes import SCHEMAS, STATE, Scope, TreeName
 from spellwork.state.snapshot import StateSnapshot
 from spellwork.state.sweeper import Sweeper
 from spellwork.state.transaction import Transaction
@@ -214,6 +216,35 @@ class StateStore:
         `TransactionConflict`. Between the attempts it waits for its turn at what it lost at, and for some random milliseconds.
         """
         return await attempts_of.run(function, self.transaction, self._turns, self.clock, attempts)
+
+    # Migrations
+
+    async def migrate(self, plan: Plan, *, dry_run: bool = False) -> MigrationReport:
+        """Migrate trees to the next version of their values; see `Migration`.
+
+        Every value is tried first: if one fails, `MigrationFailed` says which, and nothing is changed. A dry run ends there, with a
+        report. Then the values are replaced, some thousand at a time; an interrupted migration goes on when it is called again. Trees
+        that are there already are left alone. The old values are kept until `finish_migration` or `rollback_migration`.
+
+        Programs that write the old shape have to be stopped first.
+        """
+        return await migration.migrate(self, plan, dry_run=dry_run)
+
+    async def finish_migration(self, plan: Plan) -> None:
+        """Forget the old values: from now on it can't be rolled back."""
+        await migration.finish(self, plan)
+
+    async def rollback_migration(self, plan: Plan, *, discard: bool = False) -> int:
+        """Put every value back, byte by byte, as it was before the migration; how many values that were.
+
+        Raises `MigrationFailed` if any was written since; with `discard` that is lost.
+        """
+        return await migration.roll_back(self, plan, discard=discard)
+
+    async def schema(self, tree: Tree[Any]) -> Schema:
+        """The version of a tree's values, and how far a migration of it has come."""
+        found = await self.low.get(SCHEMAS.key(tree.rows.prefix))
+        return msgspec.msgpack.decode(found, type=Schema) if found else Schema()
 
 
 def _trees(reader: Reader) -> list[TreeName]:
