@@ -94,7 +94,15 @@ def test_watch_tells_what_was_changed(spellwork):
     """From a revision on, so many changes; sets with their values."""
     spellwork("state", "set", "k", '"v\\u001b"', *TREE)
     spellwork("state", "delete", "k", *TREE)
-    assert spellwork("state", "watch", *TREE, "--since", 0, "--count", 2).out.split() == ["1", "set", "k", '"v\\u001b"', "2", "delete", "k"]
+    assert spellwork("state", "watch", *TREE, "--since", 0, "--count", 2).out.split() == [
+        "1",
+        "set",
+        "k",
+        '"v\\u001b"',
+        "2",
+        "delete",
+        "k",
+    ]
     lines = spellwork("state", "watch", *TREE, "--since", 0, "--count", 2, "--json").lines
     assert lines[1] == {"revision": 2, "kind": "delete", "key": "k", "value": None, "resume": 2}
     assert spellwork("state", "watch", *TREE, "--since", 99).code == 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,11 +24,12 @@ _NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max
 SCOPES = st.just(Scope()) | st.builds(Scope, st.sampled_from(SCOPE_KINDS[1:]), _NAMES)
 
 
-def in_order(key) -> tuple:
+def in_order(key: Any) -> tuple:
     """What the order of keys is, said in Python's own: kind first, then the value."""
     if isinstance(key, bool):
         return (4, key)
-    for rank, kind in enumerate((bytes, str, tuple, int)):
+    kinds: tuple[Any, ...] = (bytes, str, tuple, int)
+    for rank, kind in enumerate(kinds):
         if isinstance(key, kind):
             return (rank, tuple(map(in_order, key)) if kind is tuple else key.encode() if kind is str else key)
     raise TypeError(key)
@@ -66,7 +68,7 @@ def test_a_prefix_holds_what_begins_with_it(pair, other) -> None:
 
 @given(SCOPES, _NAMES, KEYS, SCOPES, _NAMES, KEYS)
 def test_no_key_reaches_another_tree_or_scope(scope, tree, key, other_scope, other_tree, other_key) -> None:
-    """Whatever the names are: full keys are equal only if scope, tree and key are, and the range of a tree or scope holds its own."""
+    """Whatever the names: full keys are equal only if scope, tree and key are, and the range of a tree or scope holds its own."""
     codec, operators = Codec(), Operators()
     mine = TreeRows(scope, tree, int, codec, operators)
     other = TreeRows(other_scope, other_tree, int, codec, operators)
@@ -77,7 +79,7 @@ def test_no_key_reaches_another_tree_or_scope(scope, tree, key, other_scope, oth
     assert TreeName.of(mine.key(key)) == TreeName(scope, tree, mine.prefix)
     assert same(mine.key_of(mine.key(key)), key)
     for bounds in ({"prefix": ()}, {"prefix": ""}, {"prefix": b""}, {"start": key}, {"stop": key}, {"after": key}):
-        span = mine.span(**bounds)  # type: ignore[arg-type]
+        span = mine.span(**bounds)
         assert mine.prefix <= span.start <= span.end <= mine.end
 
 
@@ -104,7 +106,7 @@ class Text(str):
 )
 def test_what_is_no_key_is_refused(key) -> None:
     """PayloadError, for surrogates and for subclasses that might do anything as well."""
-    with pytest.raises(PayloadError, match="^key: "):
+    with pytest.raises(PayloadError, match=r"^key: "):
         encode_key(key)
 
 
@@ -153,7 +155,7 @@ def test_a_scope_is_its_text() -> None:
 
 async def test_odd_keys_are_keys(url: str) -> None:
     """The empty text, bytes and tuple, zero bytes and both booleans live side by side."""
-    odd = ["", b"", (), "\0", b"\0", ("",), (b"",), ((),), False, True, 0, 1, -1, "a\0b", ("a", "\0"), ("a\0",)]
+    odd: list[Any] = ["", b"", (), "\0", b"\0", ("",), (b"",), ((),), False, True, 0, 1, -1, "a\0b", ("a", "\0"), ("a\0",)]
     async with open_store(url) as store:
         tree = store.tree("t", int)
         for number, key in enumerate(odd):

@@ -23,7 +23,7 @@ async def test_several_trees_change_together_or_not_at_all(url: str) -> None:
             assert await a.get("k") is None
         assert (await a.get_versioned("k")).version == (await b.get_versioned("k")).version == 1
         for problem in (ValueError("no"), asyncio.CancelledError()):
-            with pytest.raises(type(problem)):
+            with pytest.raises(type(problem)):  # noqa: PT012 - the block is what raises
                 async with store.transaction() as tx:
                     await tx[a].set("k", 2)
                     await tx[b].delete("k")
@@ -76,7 +76,7 @@ async def test_a_lost_transaction_writes_nothing(url: str) -> None:
         for name, read in reads.items():
             await t.clear()
             await t.set("k", 1)
-            with pytest.raises(TransactionConflict, match="nothing was written") as caught:
+            with pytest.raises(TransactionConflict, match="nothing was written") as caught:  # noqa: PT012 - the block is what raises
                 async with store.transaction() as tx:
                     await read(tx)
                     await tx[t].set("mine", 1)
@@ -172,7 +172,7 @@ async def test_write_skew_is_prevented(url: str) -> None:
 
 
 async def test_histories_are_serializable(url: str) -> None:
-    """Random transactions side by side leave, and have seen, what they leave and see one after the other in the order of commits."""
+    """Random transactions side by side see and leave what they would, one after the other, in the order of their commits."""
     rng = random.Random(4)
     async with open_store(url) as store:
         t = store.tree("t", int)
@@ -345,11 +345,11 @@ async def test_bad_writes_are_refused_inside(url: str) -> None:
     """A value that doesn't fit raises at once, and one bad merge at the commit; nothing is written then."""
     async with open_store(url) as store:
         t = store.tree("t", int)
-        with pytest.raises(PayloadError):
+        with pytest.raises(PayloadError):  # noqa: PT012 - the block is what raises
             async with store.transaction() as tx:
                 await tx[t].set("a", 1)
                 await tx[t].set("b", "x")  # type: ignore[arg-type]
-        with pytest.raises(MergeRefused):
+        with pytest.raises(MergeRefused):  # noqa: PT012 - the block is what raises
             async with store.transaction() as tx:
                 await tx[t].set("a", 1)
                 await tx[t].merge("b", "append", 1)
@@ -399,7 +399,7 @@ async def increments(store: StateStore, tasks: int, each: int) -> None:
 
 @pytest.mark.slow
 async def test_increments_are_exact(url: str) -> None:
-    """8 tasks × 500 increments of one key, through transactions and through merges. (Soak: 10,000 each.)"""
+    """8 tasks, 500 increments each of one key, through transactions and through merges; 10,000 each in soak."""
     async with open_store(url, durability=None if url == "memory:" else "relaxed") as store:
         await increments(store, 8, 500)
 
@@ -407,6 +407,6 @@ async def test_increments_are_exact(url: str) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
 async def test_increments_are_exact_soak(url: str, tmp_path: Path) -> None:
-    """8 tasks × 10,000 increments of one key, through transactions and through merges."""
+    """8 tasks, 10,000 increments each of one key, through transactions and through merges."""
     async with open_store(url) as store:
         await increments(store, 8, 10_000)

@@ -68,7 +68,7 @@ async def test_read_then_watch_has_no_gap(url: str) -> None:
         writing = asyncio.ensure_future(_count_up(t, 60))
         await asyncio.sleep(0.01)
         async with store.snapshot() as snapshot:
-            model = dict(await snapshot[t].scan())
+            model: dict = dict(await snapshot[t].scan())
         at = (await t.get_versioned("k")).revision
         assert at >= snapshot.revision
         await writing
@@ -203,7 +203,8 @@ async def follow(store: StateStore, count: int, pause: float, reconnect: int) ->
                         await asyncio.sleep(pause)
         except Lagged as lagged:
             async with store.snapshot() as snapshot:
-                assert since + lagged.missed <= snapshot.revision - FEED_RETAINED + 1000
+                first_kept = since + lagged.missed + 1
+                assert first_kept <= snapshot.revision - FEED_RETAINED + 1000
                 since, n = snapshot.revision, await snapshot[t].get("n", 0)
                 items = n
     assert items == n == count
@@ -230,7 +231,7 @@ async def _watched_through_kills(tmp_path: Path, count: int, kills: int) -> None
 
 @pytest.mark.slow
 async def test_no_change_is_missed_or_told_twice_through_kills(tmp_path: Path) -> None:
-    """A quick, a slow and a reconnecting reader follow 3,000 changes of a writer that is killed twice. (Soak: 100,000, ten kills.)"""
+    """A quick, a slow and a reconnecting reader follow 3,000 changes of a writer that is killed twice; 100,000 in soak."""
     await asyncio.wait_for(_watched_through_kills(tmp_path, 3_000, 2), 100)
 
 
@@ -356,12 +357,12 @@ def _counted_by_two(tmp_path: Path, url: str, each: int) -> None:
 
 @pytest.mark.slow
 def test_two_processes_count_exactly(tmp_path: Path) -> None:
-    """2 × 4 tasks × 60 increments of the same keys through transactions and merges. (Soak: 10,000 each.)"""
+    """Two processes, 4 tasks each, 60 increments of the same keys through transactions and merges; 10,000 in soak."""
     _counted_by_two(tmp_path, f"sqlite:{tmp_path / 'store.db'}", 60)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
 def test_two_processes_count_exactly_soak(tmp_path: Path) -> None:
-    """2 × 4 tasks × 10,000 increments."""
+    """Two processes, 4 tasks each, 10,000 increments each."""
     _counted_by_two(tmp_path, f"sqlite:{tmp_path / 'store.db'}", 10_000)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,12 +35,13 @@ def state() -> None:
 
 def _place(function: F) -> F:
     """`--tree`, `--scope`, `--json-key`, and the common options."""
-    for option in (
-        click.option("--json-key", is_flag=True, help="Keys are JSON: a text, a number, true, false or a list of such."),
-        click.option("--scope", default="global", type=TEXT, metavar="KIND:ID", show_default=True, help="Whose tree it is."),
-        click.option("--tree", required=True, type=TEXT, metavar="NAME", help="The tree."),
-    ):
-        function = option(function)
+    function = click.option("--json-key", is_flag=True, help="Keys are JSON: a text, number, true, false or a list of such.")(
+        function
+    )
+    function = click.option(
+        "--scope", default="global", type=TEXT, metavar="KIND:ID", show_default=True, help="Whose tree it is."
+    )(function)  # fmt: skip
+    function = click.option("--tree", required=True, type=TEXT, metavar="NAME", help="The tree.")(function)
     return common(function)
 
 
@@ -77,7 +79,7 @@ def _shown(key: Any) -> str:
 
 def _value(given: str) -> Any:
     if given == "-":
-        return parse(click.get_text_stream("stdin").read(), "VALUE")
+        return parse(sys.stdin.read(), "VALUE")
     if given.startswith("@"):
         try:
             return parse(Path(given[1:]).read_text(encoding="utf-8"), "VALUE")
@@ -88,7 +90,9 @@ def _value(given: str) -> Any:
     return parse(given, "VALUE")
 
 
-@state.command(cls=Verb, examples=("spellwork state get settings --tree config", "spellwork state get '[\"u\", 7]' --json-key --tree t"))
+@state.command(
+    cls=Verb, examples=("spellwork state get settings --tree config", "spellwork state get '[\"u\", 7]' --json-key --tree t")
+)
 @click.argument("key", type=TEXT)
 @_place
 def get(key: str, tree: str, scope: str, json_key: bool, store: str, as_json: bool) -> None:
@@ -117,6 +121,7 @@ def get(key: str, tree: str, scope: str, json_key: bool, store: str, as_json: bo
 def set_(
     key: str,
     value: str,
+    *,
     ttl: float | None,
     if_absent: bool,
     if_version: int | None,
@@ -153,7 +158,9 @@ def delete(key: str, if_version: int | None, tree: str, scope: str, json_key: bo
         print_json({"revision": revision})
 
 
-@state.command(cls=Verb, examples=("spellwork state scan --tree config --prefix limit", "spellwork state scan --tree t --reverse --limit 5"))
+@state.command(
+    cls=Verb, examples=("spellwork state scan --tree config --prefix limit", "spellwork state scan --tree t --reverse --limit 5")
+)
 @click.option("--prefix", type=TEXT, metavar="KEY", help="Keys that begin with this text (with --json-key: these elements).")
 @click.option("--start", type=TEXT, metavar="KEY", help="From this key on.")
 @click.option("--stop", type=TEXT, metavar="KEY", help="Up to this key, without it.")
@@ -162,6 +169,7 @@ def delete(key: str, if_version: int | None, tree: str, scope: str, json_key: bo
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="At most so many.")
 @_place
 def scan(
+    *,
     prefix: str | None,
     start: str | None,
     stop: str | None,
@@ -194,19 +202,19 @@ def scan(
             click.echo(f"{_shown(key)}  {to_json(value)}")
     if len(found) == limit and not as_json:
         last = found[-1][0]
-        note(f"there may be more: --after {shlex.quote(last) if isinstance(last, str) and not json_key else shlex.quote(to_json(last))}")
+        note(f"there may be more: --after {shlex.quote(to_json(last) if json_key else str(last))}")
 
 
 @state.command(
     cls=Verb,
     examples=("spellwork state watch --tree config", "spellwork state watch --tree t --since 120 --json"),
 )
-@click.option("--prefix", type=TEXT, metavar="KEY", help="Only keys that begin with this text (with --json-key: these elements).")
+@click.option("--prefix", type=TEXT, metavar="KEY", help="Keys that begin with this text (with --json-key: these elements).")
 @click.option("--since", type=click.IntRange(min=0), metavar="REVISION", help="Begin behind this revision. Default: now.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many changes.")
 @_place
 def watch(
-    prefix: str | None, since: int | None, count: int | None, tree: str, scope: str, json_key: bool, store: str, as_json: bool
+    *, prefix: str | None, since: int | None, count: int | None, tree: str, scope: str, json_key: bool, store: str, as_json: bool
 ) -> None:
     """Print each change of a tree as it is committed, until it is interrupted.
 
@@ -229,4 +237,3 @@ def watch(
                     return
 
     _run(store, tree, scope, work)
-

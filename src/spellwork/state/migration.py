@@ -1,8 +1,8 @@
 """Owns migrations: the values of a tree from one version of their shape to the next, and back.
 It must never leave a tree whose values are of two versions but in the middle of a migration that can be resumed or rolled back.
 
-What a batch of a migration replaces is kept aside in the same batch, together with the cursor: the values that it wrote and those that
-it kept have one version, so a value that was written since is known by its own.
+What a batch of a migration replaces is kept aside in the same batch, together with the cursor: the values that it wrote and those
+that it kept have one version, so a value that was written since is known by its own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Migration:
 
 
 class MigrationReport(msgspec.Struct, frozen=True):
-    """How many values were (or, after a dry run, would be) migrated, and why others can't be: the first few errors by tree and key."""
+    """How many values were (after a dry run: would be) migrated, and why others can't be: the first errors by tree and key."""
 
     values: int
     failed: int = 0
@@ -133,7 +133,9 @@ class _Step:
             cursor = page.cursor
 
     def _page(self, reader: Reader, after: bytes) -> _Page:
-        rows, errors, size = [], [], 0
+        rows: list[tuple[bytes, bytes, int, bytes]] = []
+        errors: list[tuple[Key, str]] = []
+        size = 0
         start, is_last = (after + b"\x00" if after else self._old.prefix), False
         while not is_last and len(rows) + len(errors) < _ROWS and size < _BYTES:
             found = reader.rows(start, self._old.end, limit=_ROWS_A_READ)
@@ -200,13 +202,13 @@ class _Step:
         await self._move(Batch().delete_range(start, successor(start)), Schema(self._migration.to))
 
     async def roll_back(self, *, discard: bool) -> int:
-        """Put the old values back; how many. Raises `MigrationFailed` if values were written since, unless they may be discarded."""
+        """Put the old values back; how many. Raises `MigrationFailed` if values were written since, and may not be discarded."""
         if self.schema.phase in ("migrated", "migrating"):
             if not discard:
                 written = await self._store.read(self._written_since)
                 if written:
                     raise self.failed(
-                        f"{written} values were written or deleted since its migration; with discard=True they are lost in a rollback"
+                        f"{written} values were written or deleted since its migration; a rollback with discard=True loses that"
                     )
             # what lies behind the cursor of an interrupted migration was not touched; a whole one has no behind
             cursor = self.schema.cursor if self.schema.phase == "migrating" else b""
@@ -321,7 +323,8 @@ async def migrate(store: StateStore, plan: Plan, *, dry_run: bool) -> MigrationR
 
 
 async def _tried(steps: list[_Step]) -> MigrationReport:
-    values, failed, errors = 0, 0, []
+    values = failed = 0
+    errors: list[tuple[str, Key, str]] = []
     for step in steps:
         async for page in step.pages():
             values += len(page.rows)

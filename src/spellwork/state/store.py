@@ -9,7 +9,7 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 import msgspec
 
@@ -55,7 +55,13 @@ class ScopeView:
         self.scope = scope
         self._store = store
 
-    def tree(self, name: str, annotation: type[V] = Any) -> Tree[V]:  # type: ignore[assignment] # what has no annotation is Any
+    @overload
+    def tree(self, name: str, annotation: type[V]) -> Tree[V]: ...
+
+    @overload
+    def tree(self, name: str, annotation: Any = Any) -> Tree[Any]: ...
+
+    def tree(self, name: str, annotation: Any = Any) -> Tree[Any]:
         """The tree of this name; its values are of the annotation's type. It begins to exist with its first key."""
         return Tree(self._store.rows(name, annotation, self.scope), self._store)
 
@@ -82,7 +88,7 @@ class StateStore:
     `async with` starts the sweeper; leaving it stops that, and closes what `open_store` has opened.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is an option with a default
         self,
         store: Store,
         *,
@@ -132,7 +138,13 @@ class StateStore:
 
     # Trees
 
-    def tree(self, name: str, annotation: type[V] = Any) -> Tree[V]:  # type: ignore[assignment] # what has no annotation is Any
+    @overload
+    def tree(self, name: str, annotation: type[V]) -> Tree[V]: ...
+
+    @overload
+    def tree(self, name: str, annotation: Any = Any) -> Tree[Any]: ...
+
+    def tree(self, name: str, annotation: Any = Any) -> Tree[Any]:
         """The tree of this name in the global scope."""
         return self._root.tree(name, annotation)
 
@@ -223,8 +235,8 @@ class StateStore:
         """Migrate trees to the next version of their values; see `Migration`.
 
         Every value is tried first: if one fails, `MigrationFailed` says which, and nothing is changed. A dry run ends there, with a
-        report. Then the values are replaced, some thousand at a time; an interrupted migration goes on when it is called again. Trees
-        that are there already are left alone. The old values are kept until `finish_migration` or `rollback_migration`.
+        report. Then the values are replaced, a thousand at a time; an interrupted migration goes on when it is called again.
+        Trees that are there already are left alone. The old values are kept until `finish_migration` or `rollback_migration`.
 
         Programs that write the old shape have to be stopped first.
         """

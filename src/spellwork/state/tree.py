@@ -5,7 +5,7 @@ It must never keep a value: each read sees what is committed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -154,7 +154,7 @@ class Tree(Reads[V], Generic[V]):
 
     # Beyond single keys
 
-    def watch(self, prefix: Key | None = None, *, since: int | None = None) -> AsyncIterator[StateChange[V]]:
+    def watch(self, prefix: Key | None = None, *, since: int | None = None) -> AsyncGenerator[StateChange[V]]:
         """Changes of the tree (or of the keys that begin with `prefix`) after their commit, in the order of their revisions.
 
         It begins after the revision `since`, without it at the first change after the iteration has begun. Raises `Lagged` once
