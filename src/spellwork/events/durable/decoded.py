@@ -37,3 +37,8 @@ def microseconds_of(time: dt.datetime) -> int:
     """Microseconds since 1970; a time without a zone is taken as UTC."""
     aware = time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)
     return (aware - _EPOCH) // dt.timedelta(microseconds=1)
+
+
+def time_of(microseconds: int) -> dt.datetime:
+    """The time of microseconds since 1970, UTC."""
+    return _EPOCH + dt.timedelta(microseconds=microseconds)

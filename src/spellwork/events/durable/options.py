@@ -64,7 +64,7 @@ def changed(
     """The options with those that are given; raises `DefinitionError`."""
     new: dict[str, object] = {}
     if partitions is not None:
-        if isinstance(partitions, bool) or not isinstance(partitions, int) or not 1 <= partitions <= MOST_PARTITIONS:
+        if type(partitions) is not int or not 1 <= partitions <= MOST_PARTITIONS:
             raise DefinitionError(f"a topic has 1 to {MOST_PARTITIONS} partitions, not {partitions!r}")
         new["partitions"] = partitions
     if retention is not None:

@@ -15,7 +15,8 @@ from spellwork.store import Batch
 class Record(msgspec.Struct, frozen=True, array_like=True, tag=1, tag_field="form", gc=False):
     """An event as the log of its topic has it.
 
-    `time` is the publisher's, in microseconds UTC; `payload` is what its codec made of the data. A later form gets another tag, and this one stays readable.
+    `time` is the publisher's, in microseconds UTC; `payload` is what its codec made of the data.
+    A later form gets another tag, and this one stays readable.
     """
 
     id: str

@@ -8,11 +8,13 @@ import datetime as dt
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from spellwork.clock import new_id
+from spellwork.clock import Duration, new_id
 from spellwork.codec import Shape
 from spellwork.errors import DefinitionError, MergeRefused
+from spellwork.events.durable.consumer import Consumer, consumer_options
 from spellwork.events.durable.decoded import event_of, microseconds_of
 from spellwork.events.durable.dedup import Once, duplicate_of
+from spellwork.events.durable.keys import check_name
 from spellwork.events.durable.options import Options
 from spellwork.events.durable.reading import PAGE, Found, before_time, head, page, require_kept, swept
 from spellwork.events.durable.record import Record, append_event
@@ -152,3 +154,30 @@ class DurableTopic(Generic[T]):
         if start == "latest":
             return head(reader, self.name)
         raise DefinitionError(f'a topic is read from "earliest", "latest", an offset from 1 on, or a time, not {start!r}')
+
+    def consume(
+        self,
+        group: str,
+        *,
+        start: str = "earliest",
+        in_flight: int = 100,
+        visibility: Duration = 30,
+        max_attempts: int = 5,
+        lease: Duration = 10,
+        ack_within: Duration = 0,
+    ) -> Consumer[T]:
+        """Take part in a group: `async with topic.consume("mail") as consumer: async for delivery in consumer: ...`.
+
+        Each event goes to one consumer of the group until it is acknowledged; those of one key go one after the other.
+
+        - `start`: where a group begins that does not exist yet, "earliest" or "latest".
+        - `in_flight`: at most so many events are fetched and not acknowledged.
+        - `visibility`: an event that is not acknowledged for so long is delivered again.
+        - `max_attempts`: an event that failed so often becomes a dead letter.
+        - `lease`: after so long without a sign of life, a consumer loses its lanes (at once if its process is gone).
+        - `ack_within`: 0 makes `ack` wait until it is durable; else it returns at once, and is durable so much later.
+
+        Raises `DefinitionError`.
+        """
+        options = consumer_options(start, in_flight, visibility, max_attempts, lease, ack_within)
+        return Consumer(self._topics, self.name, check_name(group, "group"), self._shape, options)

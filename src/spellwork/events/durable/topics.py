@@ -4,18 +4,23 @@ It must never close a store that it was given.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeVar
 
-from spellwork.clock import Clock, Duration, SystemClock
+from spellwork.clock import Clock, Duration, SystemClock, seconds
 from spellwork.codec import Codec
-from spellwork.errors import Conflict, TopicDiffers
+from spellwork.errors import Conflict, StoreError, TopicDiffers
+from spellwork.events.durable.dead import DeadLetter, dead_letters, settle
+from spellwork.events.durable.groups import drop_group
 from spellwork.events.durable.keys import Spaces, check_name, names_of, row_key, rows_of, space_range
 from spellwork.events.durable.options import Options, Retention, changed, pack_options, unpack_options
 from spellwork.events.durable.outlet import Outlet
 from spellwork.events.durable.reading import topics_with_events
+from spellwork.events.durable.stats import TopicStats, topic_stats
 from spellwork.events.durable.subscription import Cursor, Seen, follow
+from spellwork.events.durable.sweep import Sweeper, Sweeping
 from spellwork.events.durable.topic import DurableTopic
 from spellwork.events.durable.watch import Watch
 from spellwork.events.pattern import pattern_tokens
@@ -37,6 +42,7 @@ class Topics:
         self.source = source
         self.outlet = Outlet(store)
         self.watch = Watch(store)
+        self._sweeper = Sweeper(self)
 
     async def topic(
         self,
@@ -107,6 +113,36 @@ class Topics:
         pattern_tokens(pattern)
         return _follow(self, pattern, start, follow, self.codec.shape(type))
 
+    async def stats(self, topic: str) -> TopicStats:
+        """The figures of a topic and its groups; raises `TopicNotFound`."""
+        return await self.store.read(lambda reader: topic_stats(reader, topic))
+
+    async def drop_group(self, topic: str, group: str) -> None:
+        """Forget a group with its dead letters; retention waits for it no longer. Raises `TopicError` while it has consumers."""
+        await drop_group(self.store, topic, group)
+
+    async def dead_letters(self, topic: str, group: str, *, after: int = 0, limit: int = 1000) -> list[DeadLetter]:
+        """The dead letters of a group behind an offset, in the order of their offsets; raises `TopicNotFound`."""
+        return await self.store.read(lambda reader: dead_letters(reader, topic, group, self.codec.untyped, after, limit))
+
+    async def replay(self, topic: str, group: str, offset: int | None = None) -> int:
+        """Deliver a dead letter again, or all there are now: each once, to this group, with new attempts. How many there were.
+
+        Raises `TopicNotFound`, and `TopicError` for one that is damaged (which is left out of all).
+        """
+        return await settle(self.store, topic, group, offset, again=True)
+
+    async def drop(self, topic: str, group: str, offset: int | None = None) -> int:
+        """Delete a dead letter, or all there are now. How many there were. Raises `TopicNotFound`."""
+        return await settle(self.store, topic, group, offset, again=False)
+
+    async def sweep(self) -> Sweeping:
+        """Delete what is beyond retention, compacted or forgotten, in all declared topics. `open_topics` does it now and then."""
+        done = Sweeping()
+        for name in await self.names():
+            await self._sweeper.sweep(name, done)
+        return done
+
 
 _follow = follow
 _NO_GROUPS = fingerprint(())
@@ -114,18 +150,38 @@ _NO_GROUPS = fingerprint(())
 
 @contextlib.asynccontextmanager
 async def open_topics(
-    url: str, *, codec: Codec | None = None, create: bool = True, durability: str | None = None, clock: Clock | None = None
+    url: str,
+    *,
+    codec: Codec | None = None,
+    create: bool = True,
+    durability: str | None = None,
+    clock: Clock | None = None,
+    sweep_every: Duration | None = 60,
 ) -> AsyncGenerator[Topics]:
-    """The durable topics of the store at `url`, which is opened and closed."""
+    """The durable topics of the store at `url`, which is opened, swept every so often, and closed."""
+    pause = None if sweep_every is None else seconds(sweep_every)
     store = open_store(url, durability=durability, clock=clock, create=create)
     try:
         topics = Topics(store, codec=codec, clock=clock)
+        sweeping = None if pause is None else asyncio.get_running_loop().create_task(_sweep(topics, pause))
         try:
             yield topics
         finally:
+            if sweeping is not None:
+                sweeping.cancel()
+                await asyncio.wait([sweeping])
             topics.close()
     finally:
         await store.close()
+
+
+async def _sweep(topics: Topics, pause: float) -> None:
+    while True:
+        due = asyncio.Event()
+        topics.clock.call_later(pause, due.set)
+        await due.wait()
+        with contextlib.suppress(StoreError):  # whoever writes or reads gets it, too, and can do something about it
+            await topics.sweep()
 
 
 def topic_names(reader: Reader) -> list[str]:

@@ -21,28 +21,27 @@ class Listener:
 
     def __init__(self, wanted: Wanted):
         self.wanted = wanted
-        self._news = asyncio.Event()
+        self._woken = asyncio.Event()
         self._end: StoreError | None = None
 
-    def wake(self, end: StoreError | None = None) -> None:
-        """There may be news, or there will be none any more."""
-        self._end = end
-        self._news.set()
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._woken.set()
+
+    def end(self, error: StoreError) -> None:
+        """There will be no news any more."""
+        self._end = error
+        self._woken.set()
 
     def clear(self) -> None:
         """From here on, news count; raises what ended the watch."""
-        self._news.clear()
+        self._woken.clear()
         if self._end is not None:
             raise self._end
 
     async def wait(self) -> None:
         """Wait for news."""
-        await self._news.wait()
-
-    @property
-    def woken(self) -> bool:
-        """Whether there may be news."""
-        return self._news.is_set()
+        await self._woken.wait()
 
 
 class Watch:
@@ -77,7 +76,7 @@ class Watch:
         listeners, self._listeners = self._listeners, []
         self._rest()
         for listener in listeners:
-            listener.wake(error)
+            listener.end(error)
 
     def _rest(self) -> None:
         if self._stop is not None:
@@ -108,5 +107,6 @@ class Watch:
         news = [names_of(key) for key, _, version in rows if self._seen.get(key) != version]
         self._seen = {key: version for key, _, version in rows}
         for listener in self._listeners:
-            if not listener.woken and any(listener.wanted(*names) for names in news):
+            wanted = [listener.wanted(*names) for names in news]  # all of them: a listener may note which they were
+            if any(wanted):
                 listener.wake()
