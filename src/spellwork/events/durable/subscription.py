@@ -4,6 +4,7 @@ It must never hand out an event before what was committed earlier.
 
 from __future__ import annotations
 
+import datetime as dt
 import heapq
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,14 +13,17 @@ import msgspec
 
 from spellwork.codec import Shape
 from spellwork.errors import DefinitionError
-from spellwork.events.durable.decoded import event_of
+from spellwork.events.durable.decoded import event_of, microseconds_of
 from spellwork.events.durable.keys import matcher
-from spellwork.events.durable.reading import PAGE, Found, before_revision, page, topics_with_events
+from spellwork.events.durable.reading import PAGE, Found, before_revision, before_time, page, topics_with_events
 from spellwork.events.event import Event
 from spellwork.store import Reader
 
 if TYPE_CHECKING:
     from spellwork.events.durable.topics import Topics
+
+
+_LAST = "\U0010ffff"  # behind the name of every topic
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -86,16 +90,12 @@ def _in_order(found: list[Found]) -> list[Found]:
     return ordered
 
 
-async def follow(topics: Topics, pattern: str, start: Cursor | str, on: bool, shape: Shape) -> AsyncIterator[Seen]:
+async def follow(topics: Topics, pattern: str, start: Cursor | str | dt.datetime, on: bool, shape: Shape) -> AsyncIterator[Seen]:
     """The events behind `start`; the face of it is `Topics.read`."""
     store = topics.store
     wanted = matcher(pattern)
     with topics.watch.listening(lambda topic, group: not group and wanted(topic)) as news:
-        cursor = Cursor(await store.revision(), "\U0010ffff") if start == "latest" else start
-        if not isinstance(cursor, Cursor):
-            if cursor != "earliest":
-                raise DefinitionError(f'events are read from "earliest", "latest" or a cursor, not {start!r}')
-            cursor = Cursor()
+        cursor = start if isinstance(start, Cursor) else await store.read(lambda reader: _beginning(reader, wanted, start))
         while True:
             news.clear()
             after = cursor
@@ -107,3 +107,17 @@ async def follow(topics: Topics, pattern: str, start: Cursor | str, on: bool, sh
                 if not on:
                     return
                 await news.wait()
+
+
+def _beginning(reader: Reader, wanted: Callable[[str], bool], start: str | dt.datetime) -> Cursor:
+    if start == "earliest":
+        return Cursor()
+    newest = topics_with_events(reader)
+    behind = Cursor(max(newest.values(), default=0), _LAST)
+    if start == "latest":
+        return behind
+    if not isinstance(start, dt.datetime):
+        raise DefinitionError(f'events are read from "earliest", "latest", a time or a cursor, not {start!r}')
+    time = microseconds_of(start)
+    firsts = [page(reader, topic, before_time(reader, topic, time), 1) for topic in newest if wanted(topic)]
+    return min((Cursor(found[0].revision - 1, _LAST) for found in firsts if found), default=behind)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeVar
 
@@ -90,6 +91,12 @@ class Topics:
                 await self.store.commit(batch if grouped else batch.require_unchanged(start, end, _NO_GROUPS))
         return DurableTopic(self, name, self.codec.shape(type), wanted)
 
+    async def stored(self, name: str, *, type: Any = Any) -> DurableTopic[Any]:  # noqa: A002 - as above
+        """A topic with the options that it has, without declaring it if it is not."""
+        key = row_key(Spaces.TOPICS, check_name(name))
+        options = unpack_options(name, await self.store.get(key))
+        return DurableTopic(self, name, self.codec.shape(type), options)
+
     def close(self) -> None:
         """Before the store is closed: whoever waits for events gets `StoreClosed`."""
         self.watch.close()
@@ -101,14 +108,15 @@ class Topics:
     def read(
         self,
         pattern: str,
-        start: Cursor | str = "earliest",
+        start: Cursor | str | dt.datetime = "earliest",
         *,
         follow: bool = True,
         type: Any = Any,  # noqa: A002 - as above
     ) -> AsyncIterator[Seen]:
         """The events of all topics that match, in the order of their commits; topics that appear later are included.
 
-        `start` is "earliest", "latest", or the cursor of an event that was read. With `follow=False` it ends at the newest.
+        `start` is "earliest", "latest", the cursor of an event that was read, or a time: then it begins with the first commit that
+        brought an event of that time. With `follow=False` it ends at the newest event.
         """
         pattern_tokens(pattern)
         return _follow(self, pattern, start, follow, self.codec.shape(type))
