@@ -123,6 +123,7 @@ class Consumer(Generic[T]):
         """What `Delivery.ack` does."""
         self._require(ticket)
         self._holding.finish(ticket)
+        self._call()
         await self._stored(ticket)
 
     async def nack(self, ticket: Ticket, delay: Duration, reason: str) -> None:
@@ -131,6 +132,7 @@ class Consumer(Generic[T]):
         self._require(ticket)
         now = self._clock.now()
         self._holding.fail(ticket, now, reason or "refused by its consumer", due=now + wait if wait else 0)
+        self._call()
         await self._stored(ticket)
 
     async def flush(self) -> None:
@@ -184,6 +186,7 @@ class Consumer(Generic[T]):
             full = await self._read()
             tickets = self._hand_out()
             await self._save(tickets)
+            self._call()
             if full:
                 await asyncio.sleep(0)  # a store in memory answers at once, and others want to run
             else:
@@ -293,7 +296,10 @@ class Consumer(Generic[T]):
             return
         # what has only moved on rides along: the lag that others see is up to date then
         await self._commit(self._holding.changed(all_moved=True))
-        self._holding.queue.extend(ticket for ticket in tickets if ticket.valid)
+        self._holding.stored(tickets)
+
+    def _call(self) -> None:
+        """Whoever waits for an event may look."""
         if self._holding.queue:
             self._filled.set()
 

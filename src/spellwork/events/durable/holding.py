@@ -145,8 +145,17 @@ class Holding:
                     if not limit:
                         return
 
+    def stored(self, tickets: Iterable[Ticket]) -> None:
+        """The store knows that these are out: the user may have those that wait for no other one of their key."""
+        for ticket in tickets:
+            if ticket.valid:
+                ticket.entry.durable = True
+                if ticket.held.lane.is_first(ticket.entry):
+                    self.queue.append(ticket)
+
     def taken(self, ticket: Ticket, deadline: float) -> None:
         """The user has an event now, until `deadline` (monotonic; later ones come later)."""
+        ticket.entry.handed = True
         self._deadlines.append((deadline, ticket))
 
     def deadline(self) -> float | None:
@@ -167,10 +176,7 @@ class Holding:
     def finish(self, ticket: Ticket) -> None:
         """The event is done."""
         held, entry = ticket.held, ticket.entry
-        held.lane.finish(entry)
-        held.changed = True
-        if entry.revived:
-            held.rows[self.revived_key(entry.offset)] = None
+        self._end(held, entry)
 
     def fail(self, ticket: Ticket, now: int, reason: str, *, due: int = 0, final: bool = False) -> None:
         """The event could not be done: again, from `due` on, or a dead letter."""
@@ -184,18 +190,21 @@ class Holding:
     def _give_up(self, held: Held, entry: Entry, now: int, attempts: int, reason: str) -> None:
         row = DeadRow(entry.record, attempts, reason, now)
         held.rows[row_key(Spaces.DEAD, self.topic, self.group, entry.offset)] = pack_row(row)
+        self._end(held, entry)
+
+    def _end(self, held: Held, entry: Entry) -> None:
         if entry.revived:
             held.rows[self.revived_key(entry.offset)] = None
-        held.lane.finish(entry)
+        following = held.lane.finish(entry)
+        if following is not None and following.durable:
+            self.queue.append(Ticket(held, following, following.ticket))
         held.changed = True
 
     def put_back(self, lanes: Iterable[Held]) -> None:
-        """Take events of lanes out of the queue: nobody has looked at them."""
-        lanes = list(lanes)
-        for ticket in self.queue:
-            if ticket.held in lanes and ticket.valid:
-                ticket.held.lane.put_back(ticket.entry)
-                ticket.held.changed = True
+        """Take back what is out of lanes and nobody has looked at."""
+        for held in lanes:
+            held.lane.withdraw()
+            held.changed = True
 
     def changed(self, *, all_moved: bool = False) -> list[Held]:
         """The lanes with something to store. One that has only moved on is stored now and then, or with `all_moved`."""

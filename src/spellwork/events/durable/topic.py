@@ -8,7 +8,9 @@ import datetime as dt
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from spellwork.clock import Duration, new_id
+import msgspec
+
+from spellwork.clock import Duration
 from spellwork.codec import Shape
 from spellwork.errors import DefinitionError, MergeRefused
 from spellwork.events.durable.consumer import Consumer, consumer_options
@@ -84,14 +86,15 @@ class DurableTopic(Generic[T]):
         **attributes: str | int | None,
     ) -> Record:
         """The stored form of an event, for `append_event` into a batch of one's own. Raises `PayloadError`."""
-        if key is not None or id is not None or headers is not None or attributes:
-            check_attributes(key=key, id=id, headers=headers, **attributes)  # type: ignore[arg-type]
         topics = self._topics
-        clock = topics.clock
-        return Record(
-            id or new_id(clock), clock.now(), self._shape.encode(payload), key,
-            headers=dict(headers) if headers else None, **({"source": topics.source} | attributes),  # type: ignore[arg-type]
-        )  # fmt: skip
+        # the short ways for what most events have: a key, and nothing else
+        if id is not None or headers is not None or attributes or (key is not None and (type(key) is not str or not key)):
+            check_attributes(key=key, id=id, headers=headers, **attributes)  # type: ignore[arg-type]
+        event_id = topics.new_id() if id is None else id
+        record = Record(event_id, topics.clock.now(), self._shape.encode(payload), key, topics.source)
+        if headers:
+            attributes["headers"] = dict(headers)  # type: ignore[assignment]
+        return msgspec.structs.replace(record, **attributes) if attributes else record
 
     async def _once(self, records: list[Record]) -> list[int]:
         """Publish what is new of some events, and find the offsets of the others."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeVar
 
-from spellwork.clock import Clock, Duration, SystemClock, seconds
+from spellwork.clock import Clock, Duration, SystemClock, new_id, seconds
 from spellwork.codec import Codec
 from spellwork.errors import Conflict, StoreError, TopicDiffers
 from spellwork.events.durable.dead import DeadLetter, dead_letters, settle
@@ -44,6 +45,7 @@ class Topics:
         self.outlet = Outlet(store)
         self.watch = Watch(store)
         self._sweeper = Sweeper(self)
+        self._ids = new_id(self.clock), itertools.count(1)
 
     async def topic(
         self,
@@ -96,6 +98,11 @@ class Topics:
         key = row_key(Spaces.TOPICS, check_name(name))
         options = unpack_options(name, await self.store.get(key))
         return DurableTopic(self, name, self.codec.shape(type), options)
+
+    def new_id(self) -> str:
+        """An id for an event. One of these objects in one process draws from the system's randomness once."""
+        prefix, numbers = self._ids
+        return f"{prefix}-{next(numbers):x}"
 
     def close(self) -> None:
         """Before the store is closed: whoever waits for events gets `StoreClosed`."""
