@@ -123,7 +123,7 @@ class _Scene:
 
     def _see_ends(self) -> None:
         for role, life in list(self.lives.items()):
-            if any("end" in words for words in life.words(0.0)):
+            if any("end" in words for words in life.words(0.0)) or _has_died(life.pid):
                 del self.lives[role]
                 ending = life.end(10.0)
                 if not ending.done or ending.noise:
@@ -197,6 +197,11 @@ async def _log(place: Path, each: int) -> dict[tuple[str, int], int]:
     if short:
         raise LawBroken(f"the topic lacks events of {short}")
     return found
+
+
+def _has_died(pid: int) -> bool:
+    """Whether a child has ended, said or unsaid."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _lines(file: Path) -> Iterable[str]:
