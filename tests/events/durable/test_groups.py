@@ -150,6 +150,18 @@ async def test_in_flight_is_bounded(url: str) -> None:
             await nothing_more(consumer)
 
 
+async def test_an_acknowledgement_is_durable_when_it_returns(tmp_path: Path) -> None:
+    """The store has it at once, for each of them."""
+    async with open_topics(f"sqlite:{tmp_path / 'store.db'}") as topics:
+        topic = await topics.topic("orders", type=int)
+        await topic.publish_many(range(20))
+        async with topic.consume("mail") as consumer:
+            for offset in range(1, 21):
+                (delivery,) = await take(consumer, 1)
+                await delivery.ack()
+                assert await floors(topics, "orders", "mail") == [offset]
+
+
 async def test_acks_side_by_side_share_a_commit(tmp_path: Path) -> None:
     """A hundred acknowledgements need a few syncs, and with `ack_within` one after the other as well."""
     async with open_topics(f"sqlite:{tmp_path / 'store.db'}") as topics:

@@ -285,7 +285,7 @@ class Consumer(Generic[T]):
             holding.fail(ticket, now, f"not acknowledged within {self._options.visibility:g} s")
         out, most = holding.out, self._options.in_flight
         # few at a time would cost a commit for each: either there is nothing left to take, or room for many
-        if holding.queue and out > most // 2:
+        if out > most // 2 and holding.ahead:
             return []
         return holding.hand_out(now, most - out)
 

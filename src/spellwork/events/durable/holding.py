@@ -83,8 +83,13 @@ class Holding:
 
     @property
     def out(self) -> int:
-        """How many events are out, in the queue or with the user."""
+        """How many events are out."""
         return sum(held.lane.out for held in self.lanes.values())
+
+    @property
+    def ahead(self) -> int:
+        """How many of them the user does not have yet."""
+        return self.out - sum(held.lane.handed for held in self.lanes.values())
 
     def hungry(self, ahead: int) -> list[Held]:
         """The lanes that can take in more, and may find it in the log."""
@@ -155,7 +160,7 @@ class Holding:
 
     def taken(self, ticket: Ticket, deadline: float) -> None:
         """The user has an event now, until `deadline` (monotonic; later ones come later)."""
-        ticket.entry.handed = True
+        ticket.held.lane.hand(ticket.entry)
         self._deadlines.append((deadline, ticket))
 
     def deadline(self) -> float | None:

@@ -50,6 +50,7 @@ class Lane:
         self.position = position
         self.entries: dict[int, Entry] = {}
         self.out = 0
+        self.handed = 0
         self._keys: dict[str, deque[Entry]] = {}
         self._ready: list[int] = []
         self._suspects: list[int] = []
@@ -143,6 +144,11 @@ class Lane:
         if following is not None and not following.suspect:
             self._may_go(following)
 
+    def hand(self, entry: Entry) -> None:
+        """The user has an event that is out."""
+        entry.handed = True
+        self.handed += 1
+
     def is_first(self, entry: Entry) -> bool:
         """Whether no earlier event of its key is without an end, so that the user may have it."""
         return entry.key is None or self._keys[entry.key][0] is entry
@@ -202,6 +208,7 @@ class Lane:
                 entry.attempts -= 1
 
     def _come_back(self, entry: Entry) -> None:
+        self.out -= 1
+        self.handed -= entry.handed
         entry.ticket = 0
         entry.durable = entry.handed = False
-        self.out -= 1

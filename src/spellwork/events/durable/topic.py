@@ -51,7 +51,8 @@ class DurableTopic(Generic[T]):
         """Add an event and return its offset, once it is durable. Events of one key keep their order for each group.
 
         `attributes` are `correlation`, `causation`, `subject`, `source` and `priority`. With an `id` that the topic has had within
-        its window of dedup, nothing is added, and the first event's offset is returned. Raises `PayloadError`.
+        its window of dedup, nothing is added, and the first event's offset is returned. Whoever is cancelled meanwhile does not
+        know whether it was added. Raises `PayloadError`.
         """
         record = self.record(payload, key=key, id=id, headers=headers, **attributes)
         if id is not None and self.options.dedup:

@@ -12,6 +12,8 @@ from spellwork.errors import StoreClosed, StoreError
 from spellwork.events.durable.keys import Spaces, names_of, space_range
 from spellwork.store import Store
 
+_PAUSE = 0.002
+
 Wanted = Callable[[str, str], bool]
 """Whether news of a topic and a group (empty: of the topic's log) are wanted."""
 
@@ -52,8 +54,9 @@ class Watch:
         self._listeners: list[Listener] = []
         self._seen: dict[bytes, int] = {}
         self._stop: Callable[[], None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[bool] | None = None
         self._again = False
+        self._pause: asyncio.TimerHandle | None = None
 
     @contextlib.contextmanager
     def listening(self, wanted: Wanted) -> Iterator[Listener]:
@@ -82,31 +85,42 @@ class Watch:
         if self._stop is not None:
             self._stop()
             self._stop = None
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
 
     def _changed(self) -> None:
         self._again = True
-        if self._task is None:
+        if self._task is None and self._pause is None and self._stop is not None:
             self._task = asyncio.get_running_loop().create_task(self._look())
             self._task.add_done_callback(self._looked)
 
-    def _looked(self, task: asyncio.Task[None]) -> None:
+    def _looked(self, task: asyncio.Task[bool]) -> None:
         self._task = None
-        if not task.cancelled():
-            task.result()  # a bug shows in the loop's handler
-            if self._again and self._stop is not None:
-                self._changed()
+        if task.cancelled() or not self._again or self._stop is None:
+            return
+        if task.result():
+            self._changed()
+        else:  # others commit what is none of our business: not at each of their commits
+            self._pause = asyncio.get_running_loop().call_later(_PAUSE, self._rested)
 
-    async def _look(self) -> None:
+    def _rested(self) -> None:
+        self._pause = None
+        self._changed()
+
+    async def _look(self) -> bool:
+        """Wake who is concerned; whether there were any news."""
         self._again = False
         start, end = space_range(Spaces.TOUCHED)
         try:
             rows = await self._store.read(lambda reader: reader.rows(start, end))
         except StoreError as error:
             self.close(error)
-            return
+            return False
         news = [names_of(key) for key, _, version in rows if self._seen.get(key) != version]
         self._seen = {key: version for key, _, version in rows}
         for listener in self._listeners:
             wanted = [listener.wanted(*names) for names in news]  # all of them: a listener may note which they were
             if any(wanted):
                 listener.wake()
+        return bool(news)
