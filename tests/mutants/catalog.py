@@ -29,9 +29,9 @@ _EFFECTS = (
         "write-outside-its-batch",
         "what a workflow does to state commits with its entry",
         "engine/host.py",
-        '        command.effect.put(batch, Moment(at, live.row.id, f"{live.number:x}:{command.n}"))\n',
+        '        command.effect.put(batch, Moment(at, live.row.id, live.partition.index, f"{live.number:x}:{command.n}"))\n',
         "        later = type(batch)()\n"
-        '        command.effect.put(later, Moment(at, live.row.id, f"{live.number:x}:{command.n}"))\n'
+        '        command.effect.put(later, Moment(at, live.row.id, live.partition.index, f"{live.number:x}:{command.n}"))\n'
         "        self.store.submit(later, lambda _outcome: None)\n",
         "tests/engine/test_effects.py::test_the_rows_of_a_write_are_there_if_and_only_if_its_entry_is",
         core=True,

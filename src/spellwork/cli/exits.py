@@ -33,11 +33,7 @@ _MEANINGS = {
     Exit.OK: "done",
     Exit.FAILED: "the run failed, was ended or is blocked; replay found differences",
     Exit.USAGE: "the command was given wrongly",
-<<<<<<< HEAD
-    Exit.NOT_FOUND: "no such run, workflow, store, key or file",
-=======
-    Exit.NOT_FOUND: "no such run, workflow, topic, store or file",
->>>>>>> wt-topics
+    Exit.NOT_FOUND: "no such run, workflow, topic, store, key or file",
     Exit.UNAVAILABLE: "the store is owned or locked by another process, or nobody answered in time",
     Exit.REFUSED: "refused: the id is taken, the run has ended, an update or a value was rejected, a condition did not hold",
     Exit.DAMAGED: "the store is damaged, or the disk failed or is full",
