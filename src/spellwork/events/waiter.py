@@ -1,0 +1,82 @@
+"""Owns how a task or a thread sleeps until somebody wakes it, from wherever that is.
+It must never count as woken twice: who gets True from `wake` has woken it, everybody else goes on to the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from threading import get_ident
+from typing import Protocol
+
+
+class Waiter(Protocol):
+    """Somebody who sleeps."""
+
+    def wake(self) -> bool:
+        """End the sleep, from any thread; False if that has been done already, or nobody is there any more."""
+        ...
+
+
+class TaskWaiter:
+    """The running task, which sleeps in `await waiter.sleep()`."""
+
+    __slots__ = ("_asleep", "_future", "_loop", "_thread")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[None] = self._loop.create_future()
+        self._thread = get_ident()
+        # One pop succeeds, whoever comes from however many threads.
+        self._asleep = [True]
+
+    def wake(self) -> bool:
+        """End the sleep. From the loop's own thread that costs no call to the system."""
+        if not self._asleep:
+            return False
+        try:
+            self._asleep.pop()
+        except IndexError:
+            return False
+        if get_ident() == self._thread:
+            return self._finish()
+        try:
+            self._loop.call_soon_threadsafe(self._finish)
+        except RuntimeError:  # the loop is closed: nobody will ever come back
+            return False
+        return True
+
+    def _finish(self) -> bool:
+        if self._future.done():  # the task was cancelled
+            return False
+        self._future.set_result(None)
+        return True
+
+    async def sleep(self) -> None:
+        """Until woken or cancelled."""
+        await self._future
+
+
+class ThreadWaiter:
+    """The running thread, which sleeps in `waiter.sleep(seconds)`."""
+
+    __slots__ = ("_asleep", "_gate")
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._asleep = [True]
+
+    def wake(self) -> bool:
+        """End the sleep."""
+        try:
+            self._asleep.pop()
+        except IndexError:
+            return False
+        self._gate.release()
+        return True
+
+    def sleep(self, seconds: float | None = None) -> bool:
+        """Until woken, or so many real seconds; whether it was woken."""
+        return self._gate.acquire(timeout=-1 if seconds is None else min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+
