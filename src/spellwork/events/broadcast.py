@@ -38,8 +38,18 @@ class Broadcast(Generic[T]):
     async def send(self, item: T) -> None:
         """Send; waits while a subscriber with `overflow="block"` has no room. Cancelled, it has sent nothing."""
         rings = self._rings or self._nobody()
-        full = hand_over(self._lock, rings, item)
-        if full is not None:
+        with self._lock:  # `hand_over`, written out: this is nearly always all
+            for ring in rings:
+                if ring.end >= ring.mark:
+                    break
+            else:
+                for ring in rings:
+                    ring.add(item)
+                    ring.end += 1
+                    if ring.sleeping:
+                        ring.wake()
+                return
+        if (full := hand_over(self._lock, rings, item)) is not None:
             await hand_over_later(self._lock, rings, item, full)
 
     def send_nowait(self, item: T) -> None:

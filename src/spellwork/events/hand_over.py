@@ -22,13 +22,25 @@ def hand_over(lock: Lock, rings: Sequence[Ring[T]], item: T) -> Ring[T] | None:
     """Put it into all; or into none, and return the first that has no room."""
     with lock:
         for ring in rings:
-            if ring.closed:
-                raise ChannelClosed("nothing was published: it is closed")
-            if ring.end >= ring.until and not ring.has_room():
-                return ring
+            if ring.end >= ring.mark:
+                return _the_long_way(rings, item)
         for ring in rings:
-            ring.append(item)
-        return None
+            ring.add(item)
+            ring.end += 1
+            if ring.sleeping:
+                ring.wake()
+    return None
+
+
+def _the_long_way(rings: Sequence[Ring[T]], item: T) -> Ring[T] | None:
+    for ring in rings:
+        if ring.closed:
+            raise ChannelClosed("nothing was published: it is closed")
+        if not ring.has_room():
+            return ring
+    for ring in rings:
+        ring.append(item)
+    return None
 
 
 def hand_over_now(lock: Lock, rings: Sequence[Ring[T]], item: T) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
@@ -22,38 +23,34 @@ class Reader(Protocol):
     blocks: bool
 
 
-class Window(Generic[T]):
-    """The newest items; the first has the number `base`."""
-
-    __slots__ = ("base", "items")
-
-    def __init__(self, base: int, items: list[T]) -> None:
-        self.base = base
-        self.items = items
-
-
 class Ring(Generic[T]):
     """Items with numbers from 0; `end` is that of the next one.
 
     Whatever changes it needs the lock. A reader needs none to look: `end` grows after the item is there, and a window that is
     too long is replaced, never shortened. `keeps_oldest` turns away what comes while the (then only) reader's buffer is full.
+
+    Nearly all that is published goes the short way: while `end < mark` there is room in front of everybody and in the window, so
+    that `add(item)` and a larger `end` are all there is to do, but for waking those that are `sleeping`.
     """
 
-    __slots__ = ("_readers", "_size", "_sleeping", "closed", "end", "keeps_oldest", "lock", "refused", "until", "waiting", "window")
+    __slots__ = (
+        "_limit", "_readers", "add", "closed", "end", "keeps_oldest", "lock", "mark", "refused", "room", "sleeping", "waiting", "window",
+    )  # fmt: skip
 
     def __init__(self, lock: Lock, *, keeps_oldest: bool = False) -> None:
         self.lock = lock
-        self.window: Window[T] = Window(0, [])
         self.end = 0
+        self.mark: float = 0
+        self.room: float = math.inf  # up to this number there is certainly room in front of those for whom something waits
         self.closed = False
         self.keeps_oldest = keeps_oldest
         self.refused = 0  # how many were turned away
         self.waiting: deque[Waiter] = deque()  # publishers
-        self._sleeping: list[Waiter] = []  # readers
+        self.sleeping: list[Waiter] = []  # readers
         self._readers: list[Reader] = []
-        self._size = 0
-        # Up to this number there is certainly room in front of everybody for whom publishers wait, or whom a ring turns away for.
-        self.until: float = math.inf
+        self._limit = 0
+        self.window: tuple[int, list[T]] = (0, [])  # the newest items, behind the number of the first
+        self.add: Callable[[T], None] = self.window[1].append
 
     @property
     def readers(self) -> int:
@@ -74,68 +71,54 @@ class Ring(Generic[T]):
         if waiter is not None:
             self.unsleep(waiter)
             waiter.wake()
-        if not self._readers:
-            self._release()
 
     def has_room(self) -> bool:
         """Whether the next item fits in front of every reader that blocks."""
-        return self.end < self.until or self.keeps_oldest or self._has_room_now()
-
-    def _has_room_now(self) -> bool:
-        self.until = min((reader.cursor + reader.buffer for reader in self._readers if self._counts(reader)), default=math.inf)
-        return self.end < self.until
-
-    def _counts(self, reader: Reader) -> bool:
-        return reader.blocks or self.keeps_oldest
+        return self.end < self.room or self.keeps_oldest or self._has_room_now()
 
     def append(self, item: T) -> None:
-        """Add an item and wake the readers that sleep."""
-        if self.keeps_oldest and self.end >= self.until and not self._has_room_now():
+        """Add an item, the long way."""
+        if self.keeps_oldest and self.end >= self.room and not self._has_room_now():
             self.refused += 1
             return
-        if not self._readers:
-            return
-        items = self.window.items
-        items.append(item)
+        items = self.window[1]
+        if len(items) >= self._limit:
+            self._replace(items[-(self._limit // 2) :])
+        self.add(item)
         self.end += 1
-        if len(items) > self._size:
-            kept = items[-(self._size // 2) :]
-            self.window = Window(self.end - len(kept), kept)
-        if self._sleeping:
-            sleeping, self._sleeping = self._sleeping, []
-            for waiter in sleeping:
-                waiter.wake()
+        self._set_mark()
+        if self.sleeping:
+            self.wake()
+
+    def wake(self) -> None:
+        """Wake the readers that sleep."""
+        sleeping, self.sleeping = self.sleeping, []
+        for waiter in sleeping:
+            waiter.wake()
 
     def sleep(self, reader: Reader, waiter: Waiter) -> bool:
         """Wake `waiter` when an item comes; False if there is one already."""
         if self.end > reader.cursor or self.closed:
             return False
-        self._sleeping.append(waiter)
-        if len(self._sleeping) == len(self._readers):
-            self._release()  # everybody has read everything
+        self.sleeping.append(waiter)
+        if self.window[1] and len(self.sleeping) == len(self._readers):  # everybody has read everything
+            self._replace([])
+            self._set_mark()
         return True
 
     def unsleep(self, waiter: Waiter) -> None:
         """It does not sleep any more."""
-        if waiter in self._sleeping:
-            self._sleeping.remove(waiter)
+        if waiter in self.sleeping:
+            self.sleeping.remove(waiter)
 
     def wait_for_room(self, waiter: Waiter) -> bool:
         """Wake `waiter` when there is room; False if there is some already."""
         self.waiting.append(waiter)
         # A reader moves on and then looks for who waits, without the lock; so this looks once more after the waiter is to be seen.
-        if self.closed or self.has_room():
+        if self.closed or self._has_room_now():
             self.waiting.remove(waiter)
             return False
         return True
-
-    def close(self) -> None:
-        """Wake readers and publishers: nothing comes any more."""
-        self.closed = True
-        for waiter in (*self._sleeping, *self.waiting):
-            waiter.wake()
-        self._sleeping.clear()
-        self.waiting.clear()
 
     def room_freed(self) -> None:
         """Wake a publisher if there is room."""
@@ -145,12 +128,31 @@ class Ring(Generic[T]):
 
     def was_slowest(self, cursor: int, buffer: int) -> bool:
         """Whether a reader that stood at `cursor` may have been the one in front of whom there was no room."""
-        return cursor + buffer <= self.until
+        return cursor + buffer <= self.room
+
+    def close(self) -> None:
+        """Wake readers and publishers: nothing comes any more."""
+        self.closed = True
+        self.mark = 0
+        self.wake()
+        while self.waiting:
+            self.waiting.popleft().wake()
+
+    def _has_room_now(self) -> bool:
+        counted = [reader.cursor + reader.buffer for reader in self._readers if reader.blocks or self.keeps_oldest]
+        self.room = min(counted, default=math.inf)
+        self._set_mark()
+        return self.end < self.room
+
+    def _set_mark(self) -> None:
+        self.mark = 0 if self.closed else min(self.room, self.window[0] + self._limit)
 
     def _measure(self) -> None:
-        self._size = 2 * max((reader.buffer for reader in self._readers), default=0)
+        self._limit = 2 * max((reader.buffer for reader in self._readers), default=0)
+        if not self._readers:
+            self._replace([])
         self._has_room_now()
 
-    def _release(self) -> None:
-        if self.window.items:
-            self.window = Window(self.end, [])
+    def _replace(self, items: list[T]) -> None:
+        self.window = (self.end - len(items), items)
+        self.add = items.append

@@ -5,7 +5,7 @@ It must never give an item twice, leave one out without counting it, or give one
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from threading import Lock
 from time import monotonic
 from types import TracebackType
@@ -103,13 +103,13 @@ class Place(Generic[T]):
             ring, cursor = self._ring, self.cursor
             left = ring.end - cursor
             if 0 < left <= self.buffer:
-                window = ring.window
-                index = cursor - window.base
+                base, items = ring.window
+                index = cursor - base
                 if index >= 0:  # else the window was replaced in this very moment
                     self.cursor = cursor + 1
                     if self.blocks and ring.waiting:
                         self._free(ring, cursor)
-                    return window.items[index]
+                    return items[index]
             elif left > 0:
                 self._fall_behind(ring.end)
             elif not self._opened:
@@ -123,16 +123,16 @@ class Place(Generic[T]):
         first = self._take()
         if first is _NOTHING:
             return []
-        items = [first]
+        taken = [first]
         ring, cursor = self._ring, self.cursor
-        window, left = ring.window, ring.end - cursor
-        index = cursor - window.base
-        if most > 1 and 0 < left <= self.buffer and index >= 0:
-            items += window.items[index : index + min(most - 1, left)]
-            self.cursor = cursor + len(items) - 1
+        left = ring.end - cursor
+        base, items = ring.window
+        if most > 1 and 0 < left <= self.buffer and cursor >= base:
+            taken += items[cursor - base : cursor - base + min(most - 1, left)]
+            self.cursor = cursor + len(taken) - 1
             if self.blocks and ring.waiting:
                 self._free(ring, cursor)
-        return items
+        return taken
 
     def _free(self, ring: Ring[T], cursor: int) -> None:
         if ring.was_slowest(cursor, self.buffer):
@@ -172,10 +172,15 @@ class Place(Generic[T]):
 class Subscription(Place[T]):
     """What a task reads: `async with bus.subscribe("agent.*") as events: async for event in events: ...`.
 
-    The loop ends when the bus is closed and everything has been read.
+    The loop ends when the bus is closed and everything has been read. One that was left, or that ended with `Lagged`, can be
+    followed by another one, which goes on where it was.
     """
 
-    __slots__ = ()
+    __slots__ = ("_reading",)
+
+    def __init__(self, hub: Hub[T], overflow: Overflow, buffer: int) -> None:
+        super().__init__(hub, overflow, buffer)
+        self._reading: AsyncGenerator[T, None] | None = None
 
     async def __aenter__(self) -> Self:
         self._open()
@@ -183,21 +188,35 @@ class Subscription(Place[T]):
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+        if self._reading is not None and not self._reading.ag_running:
+            await self._reading.aclose()
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> AsyncIterator[T]:
+        # Kept, so that a loop that is left does not leave it to the garbage collector, which would ask the event loop to close it.
+        if self._reading is None:
+            self._reading = self._read()
+        return self._reading
+
+    async def _read(self) -> AsyncGenerator[T, None]:
+        # A generator costs less an item than a coroutine for each; the short way is `_take`, written out for the same reason.
+        try:
+            while True:
+                ring, cursor = self._ring, self.cursor
+                if 0 < ring.end - cursor <= self.buffer:
+                    base, items = ring.window
+                    if cursor >= base:
+                        self.cursor = cursor + 1
+                        if self.blocks and ring.waiting:
+                            self._free(ring, cursor)
+                        yield items[cursor - base]
+                        continue
+                yield await self.recv()
+        except ChannelClosed:
+            return
+        finally:
+            self._reading = None
 
     async def __anext__(self) -> T:
-        # `_take` once more: nearly every item comes this way
-        ring, cursor = self._ring, self.cursor
-        if 0 < ring.end - cursor <= self.buffer:
-            window = ring.window
-            index = cursor - window.base
-            if index >= 0:
-                self.cursor = cursor + 1
-                if self.blocks and ring.waiting:
-                    self._free(ring, cursor)
-                return window.items[index]
         try:
             return await self.recv()
         except ChannelClosed:
