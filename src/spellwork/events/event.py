@@ -8,7 +8,7 @@ import base64
 import datetime as dt
 import re
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 import msgspec
 
@@ -102,16 +102,32 @@ class Event(msgspec.Struct, Generic[T], frozen=True):
         return _revived({name: value for name, value in fields.items() if value is not None or name == "data"}, type, at)
 
 
-def check_attributes(
+class Attributes(TypedDict, total=False):
+    """What can be said of an event when it is published; see `Event`."""
+
+    key: str | None
+    priority: int | None
+    correlation: str | None
+    causation: str | None
+    headers: Mapping[str, Header] | None
+    source: str
+    subject: str | None
+
+
+def check_attributes(  # noqa: PLR0913 - one for each attribute
     *,
     key: str | None = None,
     priority: int | None = None,
+    correlation: str | None = None,
+    causation: str | None = None,
     headers: Mapping[str, Header] | None = None,
-    **texts: str | None,
+    source: str = "spellwork",
+    subject: str | None = None,
 ) -> None:
     """Raise `PayloadError` if an attribute is not one that CloudEvents can carry."""
-    for name, text in (("key", key), *texts.items()):
-        if text is not None and not (isinstance(text, str) and text):
+    texts = {"key": key, "correlation": correlation, "causation": causation, "source": source, "subject": subject}
+    for name, text in texts.items():
+        if (text is not None or name == "source") and not (isinstance(text, str) and text):
             raise PayloadError(f"{name} is {text!r}, but must be a text that is not empty", path=name)
     if priority is not None and not _is_integer(priority):
         raise PayloadError(f"priority is {priority!r}, but must be a whole number of 32 bits", path="priority")

@@ -81,6 +81,8 @@ class Ring(Generic[T]):
         if self.keeps_oldest and self.end >= self.room and not self._has_room_now():
             self.refused += 1
             return
+        if not self._readers:  # the last one left while this was on its way
+            return
         items = self.window[1]
         if len(items) >= self._limit:
             self._replace(items[-(self._limit // 2) :])
