@@ -336,9 +336,13 @@ class EventError(SpellworkError):
 
 
 class ChannelClosed(EventError):
-    """A channel, bus or subscription is closed: nothing can be sent, and what was in it has been received."""
+    """A channel, bus or subscription is closed: nothing can be sent, and what was in it has been received.
+
+    `channel` is the channel, if it was one.
+    """
 
     code = "channel-closed"
+    channel: object = None
 
 
 class ChannelEmpty(EventError):

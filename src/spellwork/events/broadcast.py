@@ -12,7 +12,6 @@ from spellwork.errors import ChannelClosed
 from spellwork.events.hand_over import hand_over, hand_over_later, hand_over_now, hand_over_sync
 from spellwork.events.ring import Ring
 from spellwork.events.subscription import BUFFER, Overflow, Place, Subscription, SyncSubscription
-from spellwork.events.waiter import Waiter
 
 T = TypeVar("T")
 
@@ -86,10 +85,10 @@ class Broadcast(Generic[T]):
                 self._rings = (*self._rings, ring)
             return ring
 
-    def dismiss(self, place: Place[T], ring: Ring[T], waiter: Waiter | None) -> None:
+    def dismiss(self, place: Place[T], ring: Ring[T]) -> None:
         """For subscriptions: stop reading there."""
         with self._lock:
-            ring.leave(place, waiter)
+            ring.leave(place)
             if not ring.readers:
                 self._rings = tuple(each for each in self._rings if each is not ring)
 

@@ -21,7 +21,6 @@ from spellwork.events.pipeline import OnError, Pipeline, Processor, Stage
 from spellwork.events.ring import Ring
 from spellwork.events.subscription import BUFFER, Overflow, Place, Subscription, SyncSubscription
 from spellwork.events.topic import Topic
-from spellwork.events.waiter import Waiter
 
 T = TypeVar("T")
 log = logging.getLogger("spellwork.events")
@@ -99,7 +98,7 @@ class Bus:
         return event
 
     async def forward(self, event: Event[T]) -> Event[T]:
-        """Publish an event that exists already, such as one from `Event.from_cloudevent`; only its `sequence` becomes this bus's."""
+        """Publish an event that exists already, such as one from `Event.from_cloudevent`; its `sequence` becomes this bus's."""
         rings = self._index.match(topic_name(event.type))
         self._check_open()
         passed, rings = self._processed(msgspec.structs.replace(event, sequence=next(self._count)), rings)
@@ -235,11 +234,11 @@ class _Group:
                     bus._index.add(pattern, ring)
             return ring
 
-    def dismiss(self, place: Place[Event[Any]], ring: Ring[Event[Any]], waiter: Waiter | None) -> None:
+    def dismiss(self, place: Place[Event[Any]], ring: Ring[Event[Any]]) -> None:
         """Stop reading there."""
         bus = self._bus
         with bus._lock:
-            ring.leave(place, waiter)
+            ring.leave(place)
             if not ring.readers:
                 for pattern in self._patterns:
                     bus._index.discard(pattern, ring)

@@ -114,7 +114,7 @@ class Attributes(TypedDict, total=False):
     subject: str | None
 
 
-def check_attributes(  # noqa: PLR0913 - one for each attribute
+def check_attributes(
     *,
     key: str | None = None,
     priority: int | None = None,
@@ -131,9 +131,10 @@ def check_attributes(  # noqa: PLR0913 - one for each attribute
             raise PayloadError(f"{name} is {text!r}, but must be a text that is not empty", path=name)
     if priority is not None and not _is_integer(priority):
         raise PayloadError(f"priority is {priority!r}, but must be a whole number of 32 bits", path="priority")
-    if headers is not None and not isinstance(headers, Mapping):
+    given: Any = headers  # from whoever uses no type checker
+    if headers is not None and not isinstance(given, Mapping):
         raise PayloadError(f"headers are {headers!r}, but must be a dict", path="headers")
-    for name, value in (headers or {}).items():
+    for name, value in (given or {}).items():
         if not (isinstance(name, str) and _EXTENSION.fullmatch(name)):
             raise PayloadError(f"the header {name!r} must be named with lower-case letters and digits alone", path="headers")
         if name in _OWN:
@@ -149,10 +150,7 @@ def _is_integer(value: Any) -> bool:
 def _revived(fields: dict[str, Any], annotation: Any, default: int | None) -> Event[Any]:
     if fields.pop("specversion", None) != "1.0":
         raise PayloadError("$.specversion: only CloudEvents 1.0 are read", path="$.specversion")
-    required = {name: _text(fields, name) for name in ("id", "source", "type")}
-    missing = [name for name, value in required.items() if value is None]
-    if missing:
-        raise PayloadError(f"$.{missing[0]}: missing, but each CloudEvent has one", path=f"$.{missing[0]}")
+    id_, source, topic = _required(fields, "id"), _required(fields, "source"), _required(fields, "type")
     at = _moment(_text(fields, "time"), default)
     data = _data(fields, annotation)
     sequence, priority = fields.get("sequence"), fields.get("priority")
@@ -165,7 +163,9 @@ def _revived(fields: dict[str, Any], annotation: Any, default: int | None) -> Ev
     if _is_integer(priority):
         del fields["priority"]
     return Event(
-        **required,  # type: ignore[arg-type] - none is missing
+        id_,
+        source,
+        topic,
         at=at,
         data=data,
         subject=_text(fields, "subject"),
@@ -198,6 +198,13 @@ def _text(fields: dict[str, Any], name: str) -> str | None:
     raise PayloadError(f"$.{name}: expected a text that is not empty, got {value!r}", path=f"$.{name}")
 
 
+def _required(fields: dict[str, Any], name: str) -> str:
+    value = _text(fields, name)
+    if value is None:
+        raise PayloadError(f"$.{name}: missing, but each CloudEvent has one", path=f"$.{name}")
+    return value
+
+
 def _moment(text: str | None, default: int | None) -> int:
     if text is None:
         if default is not None:
@@ -226,4 +233,3 @@ def _data(fields: dict[str, Any], annotation: Any) -> Any:
         return msgspec.convert(data, annotation)
     except (msgspec.ValidationError, TypeError) as error:
         raise PayloadError(f"$.data: {error}", path="$.data") from error
-

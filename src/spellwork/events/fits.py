@@ -34,7 +34,9 @@ def _compile(annotation: Any, known: dict[Any, list[Check]]) -> Check | None:  #
         return _compile(annotation.__supertype__, known)
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return _both(_compile(parts[0], known), _constrained(annotation) if any(isinstance(m, msgspec.Meta) for m in parts) else None)
+        return _both(
+            _compile(parts[0], known), _constrained(annotation) if any(isinstance(m, msgspec.Meta) for m in parts) else None
+        )
     if origin is typing.Literal:
         return _one_of(parts)
     if origin in (typing.Union, types.UnionType):
@@ -103,10 +105,11 @@ def _union(annotation: Any, checks: list[Check | None]) -> Check | None:
     def check(value: Any, path: str) -> None:
         for each in some:
             try:
-                return each(value, path)
+                each(value, path)
             except PayloadError:
                 continue
-        return _refuse(value, path, str(annotation))
+            return
+        _refuse(value, path, str(annotation))
 
     return check
 

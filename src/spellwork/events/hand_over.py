@@ -46,7 +46,7 @@ def _the_long_way(rings: Sequence[Ring[T]], item: T) -> Ring[T] | None:
 def hand_over_now(lock: Lock, rings: Sequence[Ring[T]], item: T) -> None:
     """Put it into all, or raise `ChannelFull`."""
     if hand_over(lock, rings, item) is not None:
-        raise ChannelFull("nothing was published: a subscriber with overflow='block' has no room; `await publish(...)` waits for it")
+        raise ChannelFull("nothing was published: a subscriber with overflow='block' has no room; `publish` waits for some")
 
 
 async def hand_over_later(lock: Lock, rings: Sequence[Ring[T]], item: T, full: Ring[T]) -> None:

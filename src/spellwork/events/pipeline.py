@@ -23,7 +23,9 @@ _CACHED = 4096
 class Stage:
     """A processor at work. `dropped` events went no further because of it, at `failed` ones it raised (the last: `error`)."""
 
-    def __init__(self, pipeline: Pipeline, processor: Processor, pattern: str, name: str, order: tuple[float, int], on_error: OnError):
+    def __init__(
+        self, pipeline: Pipeline, processor: Processor, pattern: str, name: str, order: tuple[float, int], on_error: OnError
+    ):
         self.processor = processor
         self.pattern = pattern
         self.name = name
@@ -48,7 +50,8 @@ class Stage:
         if error is None and not (isinstance(result, Event) and (result.type, result.id) == (event.type, event.id)):
             error = EventError(f"a processor returns None or the event with its id and type, not {result!r}")
         if error is None:
-            return result  # type: ignore[no-any-return] - it is an event
+            passed: Event[Any] = result
+            return passed
         self.fail(event.type, event.id, error)
         return event if self.on_error == "pass" else None
 
@@ -80,7 +83,7 @@ class Pipeline:
         wanted = on_error or getattr(processor, "on_error", "pass")
         if wanted not in ("pass", "drop"):
             raise DefinitionError(f"on_error is {wanted!r}, but must be 'pass' or 'drop'")
-        label = name or getattr(processor, "__name__", type(processor).__name__)
+        label = name or str(getattr(processor, "__name__", type(processor).__name__))
         stage = Stage(self, processor, pattern, label, (order, next(self._count)), wanted)
         attach = getattr(processor, "attach", None)
         if attach is not None:

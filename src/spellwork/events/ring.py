@@ -21,6 +21,7 @@ class Reader(Protocol):
     cursor: int
     buffer: int
     blocks: bool
+    waiter: Waiter | None  # set while it sleeps
 
 
 class Ring(Generic[T]):
@@ -34,7 +35,8 @@ class Ring(Generic[T]):
     """
 
     __slots__ = (
-        "_limit", "_readers", "add", "closed", "end", "keeps_oldest", "lock", "mark", "refused", "room", "sleeping", "waiting", "window",
+        "_limit", "_readers", "add", "closed", "end", "keeps_oldest", "lock", "mark", "refused", "room", "sleeping", "waiting",
+        "window",
     )  # fmt: skip
 
     def __init__(self, lock: Lock, *, keeps_oldest: bool = False) -> None:
@@ -63,14 +65,14 @@ class Ring(Generic[T]):
         self._readers.append(reader)
         self._measure()
 
-    def leave(self, reader: Reader, waiter: Waiter | None) -> None:
+    def leave(self, reader: Reader) -> None:
         """Forget it, and wake it if it sleeps; nobody waits for it any more."""
         self._readers.remove(reader)
         self._measure()
         self.room_freed()
-        if waiter is not None:
-            self.unsleep(waiter)
-            waiter.wake()
+        if reader.waiter is not None:
+            self.unsleep(reader.waiter)
+            reader.waiter.wake()
 
     def has_room(self) -> bool:
         """Whether the next item fits in front of every reader that blocks."""

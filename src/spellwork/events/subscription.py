@@ -4,7 +4,6 @@ It must never give an item twice, leave one out without counting it, or give one
 
 from __future__ import annotations
 
-import enum
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from threading import Lock
 from time import monotonic
@@ -14,6 +13,7 @@ from typing import Generic, Literal, Protocol, Self, TypeVar
 from spellwork.clock import Duration, seconds
 from spellwork.errors import ChannelClosed, ChannelEmpty, ChannelTimeout, DefinitionError, Lagged, UsageError
 from spellwork.events.limits import not_negative, whole
+from spellwork.events.nothing import NOTHING, NoItem
 from spellwork.events.ring import Ring
 from spellwork.events.waiter import TaskWaiter, ThreadWaiter, Waiter
 
@@ -32,16 +32,9 @@ class Hub(Protocol[T]):
         """The ring in which it reads from now on."""
         ...
 
-    def dismiss(self, place: Place[T], ring: Ring[T], waiter: Waiter | None) -> None:
+    def dismiss(self, place: Place[T], ring: Ring[T]) -> None:
         """Forget it."""
         ...
-
-
-class _Nothing(enum.Enum):
-    NOTHING = "nothing"
-
-
-_NOTHING = _Nothing.NOTHING
 
 
 class Place(Generic[T]):
@@ -50,7 +43,7 @@ class Place(Generic[T]):
     `dropped` counts what was left out so far because this subscriber was behind; `pending` is how many items wait for it.
     """
 
-    __slots__ = ("_dropped", "_hub", "_opened", "_over", "_ring", "_waiter", "blocks", "buffer", "cursor", "overflow")
+    __slots__ = ("_dropped", "_hub", "_opened", "_over", "_ring", "blocks", "buffer", "cursor", "overflow", "waiter")
 
     def __init__(self, hub: Hub[T], overflow: Overflow, buffer: int) -> None:
         if overflow not in OVERFLOWS:
@@ -61,7 +54,7 @@ class Place(Generic[T]):
         self.cursor = 0
         self._hub = hub
         self._ring: Ring[T] = Ring(Lock())  # until it is opened, and after it is closed, one that is empty
-        self._waiter: Waiter | None = None
+        self.waiter: Waiter | None = None
         self._opened = self._over = False
         self._dropped = 0
 
@@ -83,12 +76,12 @@ class Place(Generic[T]):
             return
         self._dropped, self._over = self.dropped, True
         ring, self._ring = self._ring, Ring(Lock())
-        self._hub.dismiss(self, ring, self._waiter)
+        self._hub.dismiss(self, ring)
 
     def recv_nowait(self) -> T:
         """The next item, if there is one: else `ChannelEmpty`. Raises `Lagged` and `ChannelClosed` as reading does."""
         item = self._take()
-        if item is _NOTHING:
+        if item is NOTHING:
             raise ChannelEmpty("the subscription holds no item now; `recv` waits for one")
         return item
 
@@ -98,7 +91,7 @@ class Place(Generic[T]):
         self._opened = True
         self._ring = self._hub.admit(self)
 
-    def _take(self) -> T | Literal[_Nothing.NOTHING]:
+    def _take(self) -> T | NoItem:
         while True:
             ring, cursor = self._ring, self.cursor
             left = ring.end - cursor
@@ -115,13 +108,13 @@ class Place(Generic[T]):
             elif not self._opened:
                 raise UsageError("a subscription must be entered before it is read: `async with bus.subscribe(...) as events:`")
             elif not (self._over or ring.closed):
-                return _NOTHING
+                return NOTHING
             elif ring.end <= cursor:  # nothing came between the look at `end` and the closing
                 raise ChannelClosed("the subscription is closed, and everything that came before has been read")
 
     def _take_many(self, most: int) -> list[T]:
         first = self._take()
-        if first is _NOTHING:
+        if first is NOTHING:
             return []
         taken = [first]
         ring, cursor = self._ring, self.cursor
@@ -155,17 +148,17 @@ class Place(Generic[T]):
     def _lie_down(self, waiter: Waiter) -> bool:
         ring = self._ring
         with ring.lock:
-            if self._waiter is not None:
+            if self.waiter is not None:
                 raise UsageError("another task or thread is reading this subscription; each reader needs one of its own")
             if self._over or not ring.sleep(self, waiter):
                 return False
-            self._waiter = waiter
+            self.waiter = waiter
             return True
 
     def _get_up(self, waiter: Waiter) -> None:
         ring = self._ring
         with ring.lock:
-            self._waiter = None
+            self.waiter = None
             ring.unsleep(waiter)
 
 
@@ -188,7 +181,7 @@ class Subscription(Place[T]):
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-        if self._reading is not None and not self._reading.ag_running:
+        if self._reading is not None and not getattr(self._reading, "ag_running", False):  # another task may be in it
             await self._reading.aclose()
 
     def __aiter__(self) -> AsyncIterator[T]:
@@ -224,7 +217,7 @@ class Subscription(Place[T]):
 
     async def recv(self) -> T:
         """Wait for the next item. Raises `Lagged` (once, then it goes on) and `ChannelClosed`. A cancelled one loses nothing."""
-        while (item := self._take()) is _NOTHING:
+        while (item := self._take()) is NOTHING:
             await self._arrival()
         return item
 
@@ -243,7 +236,7 @@ class Subscription(Place[T]):
             except BaseException:
                 self._get_up(waiter)
                 raise
-            self._waiter = None
+            self.waiter = None
 
 
 class SyncSubscription(Place[T]):
@@ -274,20 +267,18 @@ class SyncSubscription(Place[T]):
     def recv_many(self, most: int, timeout: Duration | None = None) -> list[T]:
         """Wait for an item, and take up to `most` that are there."""
         whole("most", most, 1)
-        return self._wait(lambda: self._take_many(most) or _NOTHING, timeout)
+        return self._wait(lambda: self._take_many(most) or NOTHING, timeout)
 
-    def _wait(self, take: Callable[[], V | Literal[_Nothing.NOTHING]], timeout: Duration | None) -> V:
+    def _wait(self, take: Callable[[], V | NoItem], timeout: Duration | None) -> V:
         until = None if timeout is None else monotonic() + not_negative("timeout", timeout)
-        while (got := take()) is _NOTHING:
-            waiter = ThreadWaiter()
-            if not self._lie_down(waiter):
-                continue
-            try:
-                woken = waiter.sleep(None if until is None else until - monotonic())
-            finally:
-                self._get_up(waiter)
-            if not woken and (got := take()) is _NOTHING:
+        late = False
+        while (got := take()) is NOTHING:
+            if late:
                 raise ChannelTimeout(f"no event came within {timeout} s", seconds=seconds(timeout or 0))
-            if got is not _NOTHING:
-                break
+            waiter = ThreadWaiter()
+            if self._lie_down(waiter):
+                try:
+                    late = not waiter.sleep(None if until is None else until - monotonic())
+                finally:
+                    self._get_up(waiter)
         return got

@@ -13,8 +13,16 @@ from typing import Protocol
 class Waiter(Protocol):
     """Somebody who sleeps."""
 
+    def claim(self) -> bool:
+        """Become the one who ends the sleep; whether nobody else was. Then `notify` must follow."""
+        ...
+
+    def notify(self) -> bool:
+        """End the sleep; False if nobody is there any more."""
+        ...
+
     def wake(self) -> bool:
-        """End the sleep, from any thread; False if that has been done already, or nobody is there any more."""
+        """Both, from any thread; False if it has been woken already, or nobody is there any more."""
         ...
 
 
@@ -30,14 +38,16 @@ class TaskWaiter:
         # One pop succeeds, whoever comes from however many threads.
         self._asleep = [True]
 
-    def wake(self) -> bool:
-        """End the sleep. From the loop's own thread that costs no call to the system."""
-        if not self._asleep:
-            return False
+    def claim(self) -> bool:
+        """See `Waiter`."""
         try:
             self._asleep.pop()
         except IndexError:
             return False
+        return True
+
+    def notify(self) -> bool:
+        """See `Waiter`. From the loop's own thread this costs no call to the system."""
         if get_ident() == self._thread:
             return self._finish()
         try:
@@ -45,6 +55,10 @@ class TaskWaiter:
         except RuntimeError:  # the loop is closed: nobody will ever come back
             return False
         return True
+
+    def wake(self) -> bool:
+        """See `Waiter`."""
+        return bool(self._asleep) and self.claim() and self.notify()
 
     def _finish(self) -> bool:
         if self._future.done():  # the task was cancelled
@@ -67,16 +81,23 @@ class ThreadWaiter:
         self._gate.acquire()
         self._asleep = [True]
 
-    def wake(self) -> bool:
-        """End the sleep."""
+    def claim(self) -> bool:
+        """See `Waiter`."""
         try:
             self._asleep.pop()
         except IndexError:
             return False
+        return True
+
+    def notify(self) -> bool:
+        """See `Waiter`."""
         self._gate.release()
         return True
+
+    def wake(self) -> bool:
+        """See `Waiter`."""
+        return self.claim() and self.notify()
 
     def sleep(self, seconds: float | None = None) -> bool:
         """Until woken, or so many real seconds; whether it was woken."""
         return self._gate.acquire(timeout=-1 if seconds is None else min(max(seconds, 0.0), threading.TIMEOUT_MAX))
-
