@@ -4,6 +4,7 @@ It must never lose an item because a receiver was cancelled, or send one althoug
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import deque
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ class Channel(Generic[T]):
         # Receivers pop without the lock, which is why who waits looks once more after it is to be seen.
         self._items: deque[T] = deque()
         self._lock = Lock()
-        self._closed = False
+        self._closed = self._threaded = False
         self._receivers: deque[Waiter] = deque()
         self._senders: deque[Waiter] = deque()
 
@@ -56,6 +57,7 @@ class Channel(Generic[T]):
 
     def send_sync(self, item: T, timeout: Duration | None = None) -> None:
         """Send, and block the thread until there is room."""
+        self._threaded = True
         with self._lock:
             if len(self._items) < self._size and not self._closed:
                 self._items.append(item)
@@ -67,6 +69,11 @@ class Channel(Generic[T]):
     async def recv(self) -> T:
         """Wait for the next item."""
         item = self.take()
+        if item is NOTHING and self._threaded:
+            # A thread that has just woken this task would wake it for each item anew. One turn of the loop gives up the interpreter's
+            # lock, and the thread goes on until it has no room or its time is over.
+            await asyncio.sleep(0)
+            item = self.take()
         if item is not NOTHING:
             return item
         operation = Receive(self)
@@ -237,7 +244,7 @@ class Oneshot(Channel[T]):
 
 
 def bounded(size: int) -> Channel[Any]:
-    """Make a channel with room for `size` items; annotate what it carries: `numbers: Channel[int] = bounded(10)`."""
+    """Make a channel with room for `size` items; say what it carries by an annotation, `numbers: Channel[int]`."""
     return Channel(whole("size", size, 1))
 
 
