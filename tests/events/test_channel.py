@@ -311,7 +311,7 @@ async def test_select_does_one_thing() -> None:
     assert [await first.recv(), len(first)] == ["x", 0]
     for empty in ((), (3,)):
         with pytest.raises(UsageError):
-            await select(*empty)  # type: ignore[arg-type]
+            await select(*empty)
 
 
 async def test_select_waits_for_time_on_the_clock() -> None:
@@ -459,4 +459,4 @@ def test_a_loop_that_is_gone_is_passed_over() -> None:
     thread.join()
     assert got == ["item"]
     forgotten._log_destroy_pending = False  # type: ignore[attr-defined]
-    forgotten.get_coro().close()  # type: ignore[union-attr]
+    forgotten.get_coro().close()

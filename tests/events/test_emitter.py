@@ -186,7 +186,7 @@ def test_without_a_loop() -> None:
 def test_what_means_nothing_is_refused() -> None:
     """A handler that can't be called, a name that is a pattern."""
     with pytest.raises(DefinitionError):
-        Emitter().on("n", 5)  # type: ignore[type-var]
+        Emitter().on("n", 5)  # type: ignore[call-overload]
     with pytest.raises(DefinitionError):
         Emitter().on("a.*", print)
 

@@ -142,7 +142,7 @@ class Emitter:
         if isinstance(event, Topic):
             event.check(payload)
             return event.name
-        return topic_name(event)
+        return event if type(event) is str and event in self._entries else topic_name(event)
 
     def _takes(self, name: str, entry: _Entry) -> bool:
         # Whether to call it. One for a single event is taken away before, so that nobody else calls it too.

@@ -70,8 +70,8 @@ class Channel(Generic[T]):
         """Wait for the next item."""
         item = self.take()
         if item is NOTHING and self._threaded:
-            # A thread that has just woken this task would wake it for each item anew. One turn of the loop gives up the interpreter's
-            # lock, and the thread goes on until it has no room or its time is over.
+            # A thread that has just woken this task would wake it for each item anew. One turn of the loop gives up the lock of the
+            # interpreter, and the thread goes on until it has no room or its time is over.
             await asyncio.sleep(0)
             item = self.take()
         if item is not NOTHING:
