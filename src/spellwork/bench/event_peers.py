@@ -23,10 +23,8 @@ def versions() -> Result:
     """The version of each library, or that it is not installed."""
     found: Result = {}
     for name in PACKAGES:
-        try:
-            found[f"{name}_version"] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[f"{name}_version"] = "not installed"
+        there = _library(name) is not None
+        found[f"{name}_version"] = importlib.metadata.version(name) if there else "not installed"
     return found
 
 

@@ -87,11 +87,11 @@ def _fans() -> dict[str, Fan]:
     return ours | event_peers.fans(BOUND)
 
 
-async def _measured_fans(deliveries: int) -> Result:
+async def _measured_fans(deliveries: int, rounds: int) -> Result:
     result: Result = {}
     for subscribers in (1, 10, 100):
         best: dict[str, float] = {}
-        for _ in range(_ROUNDS):  # in turns, so that a busy moment of the machine meets everybody
+        for _ in range(rounds):  # in turns, so that a busy moment of the machine meets everybody
             for name, fan in _fans().items():
                 items = max(deliveries // subscribers // (10 if name == "anyio" else 1), 10)  # it is slow enough
                 gc.collect()
@@ -103,9 +103,9 @@ async def _measured_fans(deliveries: int) -> Result:
     return result
 
 
-def measure_broadcast(deliveries: int) -> Result:
+def measure_broadcast(deliveries: int, rounds: int = _ROUNDS) -> Result:
     """Deliveries a second to 1, 10 and 100 subscribers, each of which gets everything."""
-    return asyncio.run(_measured_fans(deliveries))
+    return asyncio.run(_measured_fans(deliveries, rounds))
 
 
 async def _bridge(items: int) -> float:
@@ -119,12 +119,12 @@ async def _bridge(items: int) -> float:
     return await event_peers.drained(feed, channel)
 
 
-def measure_bridge(items: int) -> Result:
+def measure_bridge(items: int, rounds: int = _ROUNDS) -> Result:
     """Items a second from a thread to a task, through a bounded channel."""
     result: Result = {"thread_to_loop_bound": BRIDGE_BOUND}
     bridges = {"": _bridge, **event_peers.bridges(BRIDGE_BOUND)}
     shares = {"": 1, "janus_": 20, "call_soon_threadsafe_": 4}  # the slower ones get fewer, so that the whole takes seconds
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         for name, bridge in bridges.items():
             count = max(items // shares[name], 10)
             key = f"{name}thread_to_loop_items_per_second"
@@ -215,20 +215,20 @@ async def _measured_patterns(count: int, events: int) -> Result:
     }
 
 
-def measure_patterns(count: int, events: int) -> Result:
+def measure_patterns(count: int, events: int, rounds: int = _ROUNDS) -> Result:
     """What a publish costs among so many patterns, in microseconds; each topic for the first time, and again."""
-    rounds = [asyncio.run(_measured_patterns(count, events)) for _ in range(_ROUNDS)]
-    return {key: min(round_[key] for round_ in rounds) for key in rounds[0]}
+    found = [asyncio.run(_measured_patterns(count, events)) for _ in range(rounds)]
+    return {key: min(result[key] for result in found) for key in found[0]}
 
 
-def run_events(deliveries: int | None = None, *, patterns: int = PATTERNS) -> list[Result]:
-    """One result: ours, the others', and the ratios; further sections only add to it."""
+def run_events(deliveries: int | None = None, *, patterns: int = PATTERNS, rounds: int = _ROUNDS) -> list[Result]:
+    """One result: ours, the others', and the ratios, each the best of some rounds. A further section only adds to it."""
     count = DELIVERIES if deliveries is None else deliveries
     sections: Sequence[Callable[[], Result]] = (
-        lambda: measure_broadcast(count),
-        lambda: measure_bridge(count),
+        lambda: measure_broadcast(count, rounds),
+        lambda: measure_bridge(count, rounds),
         lambda: measure_latency(max(count // 20, 50)),
-        lambda: measure_patterns(patterns, max(count // 20, 50)),
+        lambda: measure_patterns(patterns, max(count // 20, 50), rounds),
     )
     result: Result = {"bench": "events", "deliveries": count, "bound": BOUND, **machine(), **event_peers.versions()}
     for section in sections:

@@ -1,8 +1,8 @@
 """Events in memory: a bus with topics and patterns, broadcast, emitters, and operators over streams of values.
-This face only imports; it must never be imported by `import spellwork`. Channels are in `spellwork.events.channel`.
+This face only imports; it must never be imported by `import spellwork`.
 """
 
-from spellwork.events import ops, processors
+from spellwork.events import channel, ops, processors
 from spellwork.events.broadcast import Broadcast
 from spellwork.events.bus import Bus
 from spellwork.events.emitter import Emitter
@@ -29,6 +29,7 @@ __all__ = [
     "Subscription",
     "SyncSubscription",
     "Topic",
+    "channel",
     "matches",
     "ops",
     "processors",
