@@ -35,6 +35,7 @@ from spellwork.events.channel import (
     unbounded,
     watch,
 )
+from spellwork.events.waiter import ThreadWaiter
 from spellwork.testing.clock import VirtualClock
 from tests.events.timeline import nothing_is_left, virtual
 
@@ -370,6 +371,17 @@ async def test_a_cancelled_select_has_done_nothing() -> None:
     assert await asyncio.wait_for(other, 5) == "item"
     with pytest.raises(ChannelEmpty):
         two.recv_nowait()
+
+
+def test_an_offer_of_one_that_was_woken_elsewhere_is_none() -> None:
+    """A sender that something else has woken, but that has not run yet, is not taken from."""
+    channel, waiter = rendezvous(), ThreadWaiter()
+    operation = send(channel, "offer")
+    channel.enlist_sender(waiter, operation, first=False)
+    assert waiter.wake()
+    with pytest.raises(ChannelEmpty):
+        channel.recv_nowait()
+    assert not operation.taken
 
 
 async def test_select_at_both_ends_of_a_rendezvous() -> None:

@@ -471,7 +471,7 @@ _EVENTS = (
     Mutant(
         "offer-of-one-that-is-gone", "a cancelled send has sent nothing", "events/channel/rendezvous.py",
         "                if not waiter.claim():\n                    continue\n", "                waiter.claim()\n",
-        f"{_CHANNEL} -k 'cancelled_select or at_both_ends or threads_and_tasks'",
+        f"{_CHANNEL} -k woken_elsewhere",
     ),
     Mutant(
         "taken-in-the-dark", "a cancelled recv takes nothing", "events/channel/channel.py",

@@ -1,5 +1,5 @@
 """Channels between tasks and threads: each item goes to one receiver.
-This face only imports.
+This face only imports; it must never do more.
 """
 
 from spellwork.events.channel.barrier import Barrier, barrier
