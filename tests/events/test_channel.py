@@ -139,6 +139,19 @@ async def test_a_cancelled_sender_sends_nothing(kind: str) -> None:
     assert len(channel) == 0
 
 
+@pytest.mark.parametrize("kind", ["bounded", "unbounded", "priority"])
+async def test_who_goes_to_sleep_looks_once_more(kind: str) -> None:
+    """What came between the try and the falling asleep is not slept through: neither an item, nor room, nor the closing."""
+    channel = KINDS[kind]()
+    assert channel.enlist_sender(ThreadWaiter(), send(channel, 1), first=False) is False
+    channel.send_nowait(1)
+    assert channel.enlist_receiver(ThreadWaiter(), first=False) is False
+    channel.recv_nowait()
+    channel.close()
+    assert channel.enlist_receiver(ThreadWaiter(), first=False) is False
+    assert channel.enlist_sender(ThreadWaiter(), send(channel, 1), first=False) is False
+
+
 async def test_a_rendezvous_keeps_nothing() -> None:
     """Nobody but a sender that waits is taken from: a cancelled offer is gone, and `send` returns only when it was received."""
     channel = rendezvous()

@@ -477,7 +477,7 @@ _EVENTS = (
         "taken-in-the-dark", "a cancelled recv takes nothing", "events/channel/channel.py",
         "            if self._items or self._closed:\n                return False\n            enlist(self._receivers",
         "            if self._closed:\n                return False\n            enlist(self._receivers",
-        f"{_RANDOM} -k 'lose_and_double and bounded'",
+        f"{_CHANNEL} -k looks_once_more",
     ),
     Mutant(
         "stale-patterns", "a subscriber gets what its pattern covers", "events/pattern.py",

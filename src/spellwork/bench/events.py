@@ -185,7 +185,7 @@ async def _measured_patterns(count: int, events: int) -> Result:
     index: PatternIndex[int] = PatternIndex()
     for number, pattern in enumerate(_patterns(count)):
         index.add(pattern, number)
-        await bus.subscribe(pattern, overflow="drop_oldest", buffer=8).__aenter__()
+        await bus.subscribe(pattern, overflow="drop_oldest").__aenter__()
     topics = [f"area{number % 97}.device{number}.state" for number in range(events)]
     began = time.perf_counter()
     for topic in topics:

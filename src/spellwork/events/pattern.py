@@ -25,7 +25,9 @@ def topic_name(name: str) -> str:
     """`name` if it can name a topic: tokens between dots, without white space, `*` and `>`; raises `DefinitionError`."""
     if type(name) is not str:
         _refused("a topic", name, "it is no text (str)")
-    if len(name) <= _SHORT and _NAME.fullmatch(name):
+    # Most names are letters and digits, perhaps with `_` and `-`; that is a third of the time of the expression.
+    plain = name.replace(".", "").replace("_", "").replace("-", "").isalnum()
+    if len(name) <= _SHORT and ((plain and ".." not in name and name[0] != "." != name[-1]) or _NAME.fullmatch(name)):
         return name
     for token in _tokens("a topic", name):
         if not _TOKEN.fullmatch(token):
@@ -129,13 +131,15 @@ class PatternIndex(Generic[V]):
                 for node in level:
                     if node.rest:
                         found.update(node.rest)
-                    if (exact := node.next.get(name)) is not None:
-                        following.append(exact)
-                    if (any_one := node.next.get(ONE)) is not None:
-                        following.append(any_one)
+                    after = node.next
+                    if name in after:
+                        following.append(after[name])
+                    if ONE in after:
+                        following.append(after[ONE])
                 level = following
             for node in level:
-                found.update(node.here)
+                if node.here:
+                    found.update(node.here)
             if len(self.cached) >= _CACHED:
                 self.cached = {}
             values = self.cached[topic] = tuple(found)
