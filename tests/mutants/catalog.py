@@ -496,12 +496,12 @@ _STREAMS = (
     Mutant(
         "source-left-open", "leaving closes everything upstream", "events/source.py",
         "        close = getattr(iterator, \"aclose\", None)\n", "        close = None\n",
-        f"{_FAILURES} -k 'leaving and timeout'", core=True,
+        f"{_FAILURES} -k 'leaving and map'", core=True,
     ),
     Mutant(
         "error-overtakes-items", "an error comes after what came before it", "events/buffer.py",
         "        self._entries.append(_Finished(task))\n", "        self._entries.appendleft(_Finished(task))\n",
-        f"{_FAILURES} -k after_what_came",
+        f"{_FAILURES} -k what_is_held",
     ),
     Mutant(
         "read-ahead-without-bound", "a slow consumer holds the source back", "events/buffer.py",
