@@ -137,6 +137,7 @@ class Bus:
         """Let `processor` see the events of a pattern before they are delivered, from now until `remove` of what this returns.
 
         It returns the event, a changed one, or None for an event that is to go no further; `spellwork.events.processors` has some.
+        One that has a method `close()` is closed when it is removed.
         Lower `order` comes first, then who was added first. It runs in the task or thread that publishes. When it raises, that is
         counted and published on the topic `error` (events of that topic are not processed), and the event goes on as if it were not
         there, or, with `on_error="drop"`, goes no further.
@@ -199,7 +200,7 @@ class Bus:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ChannelClosed("nothing was published: the bus is closed")
+            raise ChannelClosed("the bus is closed: nothing is published or subscribed to any more")
 
 
 class _Group:

@@ -75,12 +75,11 @@ class Emitter:
         """Remove a handler, as often as it was added, or all of an event; how many were removed."""
         name = _name(event)
         with self._lock:
-            entries = self._entries.pop(name, ())
+            entries = self._entries.get(name, ())
             gone = [entry for entry in entries if handler is None or entry.handler == handler]
             for entry in gone:
                 entry.removed = True
-            if kept := tuple(entry for entry in entries if not entry.removed):
-                self._entries[name] = kept
+            self._sweep(name)
             return len(gone)
 
     def handlers(self, event: Topic[Any] | str) -> list[Handler[Any]]:
@@ -152,8 +151,15 @@ class Emitter:
             if entry.removed:
                 return False
             entry.removed = True
-            self._entries[name] = tuple(each for each in self._entries.get(name, ()) if each is not entry)
+            self._sweep(name)
             return True
+
+    def _sweep(self, name: str) -> None:
+        # In one step, for others look without the lock.
+        if kept := tuple(entry for entry in self._entries.get(name, ()) if not entry.removed):
+            self._entries[name] = kept
+        else:
+            self._entries.pop(name, None)
 
     async def _failed(self, name: str, entry: _Entry, error: BaseException) -> None:
         failure = self._told(name, entry, error)

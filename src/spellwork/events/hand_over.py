@@ -69,15 +69,16 @@ def hand_over_sync(lock: Lock, rings: Sequence[Ring[T]], item: T, timeout: Durat
     ring = hand_over(lock, rings, item)
     while ring is not None:
         waiter = ThreadWaiter()
-        woken = True
+        late = False
         if _wait(ring, waiter):
+            late = True  # also for an interrupt
             try:
-                woken = waiter.sleep(None if until is None else until - monotonic())
+                late = not waiter.sleep(None if until is None else until - monotonic())
             finally:
-                if not woken:
+                if late:
                     _give_up(ring, waiter)
         ring = _again(lock, rings, item, ring)
-        if ring is not None and not woken:
+        if ring is not None and late:
             raise ChannelTimeout(f"nothing was published: no room within {timeout} s", seconds=seconds(timeout or 0))
 
 

@@ -4,6 +4,7 @@ It must never give an item twice, leave one out without counting it, or give one
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from threading import Lock
 from time import monotonic
@@ -169,10 +170,11 @@ class Subscription(Place[T]):
     followed by another one, which goes on where it was.
     """
 
-    __slots__ = ("_reading",)
+    __slots__ = ("_crossed", "_reading")
 
     def __init__(self, hub: Hub[T], overflow: Overflow, buffer: int) -> None:
         super().__init__(hub, overflow, buffer)
+        self._crossed = False
         self._reading: AsyncGenerator[T, None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -229,6 +231,12 @@ class Subscription(Place[T]):
         return items
 
     async def _arrival(self) -> None:
+        if self._crossed:
+            # A thread that has just woken this task would wake it for each item anew; one turn of the loop lets the thread go on.
+            self._crossed = False
+            await asyncio.sleep(0)
+            if self._ring.end > self.cursor:
+                return
         waiter = TaskWaiter()
         if self._lie_down(waiter):
             try:
@@ -237,6 +245,7 @@ class Subscription(Place[T]):
                 self._get_up(waiter)
                 raise
             self.waiter = None
+            self._crossed = waiter.crossed
 
 
 class SyncSubscription(Place[T]):

@@ -29,12 +29,13 @@ class Waiter(Protocol):
 class TaskWaiter:
     """The running task, which sleeps in `await waiter.sleep()`."""
 
-    __slots__ = ("_asleep", "_future", "_loop", "_thread")
+    __slots__ = ("_asleep", "_future", "_loop", "_thread", "crossed")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[None] = self._loop.create_future()
         self._thread = get_ident()
+        self.crossed = False  # whether another thread has woken it
         # One pop succeeds, whoever comes from however many threads.
         self._asleep = [True]
 
@@ -50,6 +51,7 @@ class TaskWaiter:
         """See `Waiter`. From the loop's own thread this costs no call to the system."""
         if get_ident() == self._thread:
             return self._finish()
+        self.crossed = True
         try:
             self._loop.call_soon_threadsafe(self._finish)
         except RuntimeError:  # the loop is closed: nobody will ever come back
