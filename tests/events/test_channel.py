@@ -18,6 +18,7 @@ from spellwork.errors import (
     DefinitionError,
     UsageError,
 )
+from spellwork.events import Broadcast
 from spellwork.events.channel import (
     Channel,
     Selected,
@@ -371,6 +372,44 @@ async def test_select_of_a_closed_channel_says_which() -> None:
     good.close()
     with pytest.raises(ChannelClosed):
         await waits
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_select_that_fails_passes_its_wake_up_on(seed: int) -> None:
+    """Woken for an item, but finding another channel closed first, it leaves the item to the next receiver."""
+    items, closed = bounded(1), unbounded()
+    failing = asyncio.create_task(select(recv(items), recv(closed), clock=VirtualClock(seed)))
+    await turns()
+    other = asyncio.create_task(items.recv())
+    await turns()
+    items.send_nowait("item")
+    closed.close()
+    got = await asyncio.gather(failing, return_exceptions=True)
+    if got[0] == Selected(0, "item"):
+        items.send_nowait("item")
+    else:
+        assert isinstance(got[0], ChannelClosed)
+    assert await asyncio.wait_for(other, 5) == "item"
+
+
+async def test_select_reads_subscriptions() -> None:
+    """A subscription is one of the things to receive from, again and again; leaving it wakes the select."""
+    broadcast, stop = Broadcast[int](), unbounded()
+    async with broadcast.subscribe() as items:
+        for number in range(3):
+            waits = asyncio.create_task(select(recv(stop), recv(items)) if number % 2 else select(recv(items)))
+            await turns()
+            await broadcast.send(number)
+            assert (await waits).value == number
+        cancelled = asyncio.create_task(select(recv(stop), recv(items)))
+        await turns()
+        cancelled.cancel()
+        await turns()
+        waits = asyncio.create_task(select(recv(stop), recv(items)))
+        await turns()
+        items.close()
+        with pytest.raises(ChannelClosed):
+            await waits
 
 
 async def test_a_cancelled_select_has_done_nothing() -> None:

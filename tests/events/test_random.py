@@ -235,9 +235,9 @@ async def test_a_blocked_thread_does_not_hold_up_the_loop() -> None:
     await bus.publish("work.first", 0)
     await asyncio.to_thread(stuck.wait)
     worst, published = [], 0
-    for _ in range(10):  # the machine has other things to do as well, so the best of ten rounds counts
+    for _ in range(100):  # the machine has other things to do as well, so the best of many short rounds counts
         turns = [time.monotonic()]
-        while turns[-1] - turns[0] < 0.05:
+        for _ in range(200):
             await bus.publish("work.more", published)
             published += 1
             await asyncio.sleep(0)

@@ -182,8 +182,8 @@ class Bus:
         event = Event(f"{self._prefix}{number}", self._source, topic, self._now(), payload, None, number)
         if attributes:
             check_attributes(**attributes)
-            if attributes.get("headers"):
-                attributes["headers"] = dict(attributes["headers"] or {})  # whoever gave it may change it
+            if headers := attributes.get("headers"):
+                attributes["headers"] = dict(headers)  # whoever gave it may change it
             event = msgspec.structs.replace(event, **attributes)
         if self._pipeline.stages:
             return self._processed(event, rings)

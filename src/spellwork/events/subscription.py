@@ -86,6 +86,24 @@ class Place(Generic[T]):
             raise ChannelEmpty("the subscription holds no item now; `recv` waits for one")
         return item
 
+    # What follows is what `select` needs of a thing to receive from; see `Receivable` in the channels.
+
+    def take(self) -> T | NoItem:
+        """The next item, if there is one; raises `Lagged` and `ChannelClosed`."""
+        return self._take()
+
+    def enlist_receiver(self, waiter: Waiter, *, first: bool) -> bool:  # noqa: ARG002 - there is one reader
+        """Wake `waiter` when an item comes; False if there is one now."""
+        return self._lie_down(waiter)
+
+    def delist(self, waiter: Waiter) -> None:
+        """Do not wake it any more."""
+        if self.waiter is waiter:
+            self._get_up(waiter)
+
+    def nudge(self) -> None:
+        """Nobody else waits for the same item."""
+
     def _open(self) -> None:
         if self._opened:
             raise UsageError("a subscription is entered once; subscribe again for another one")
@@ -149,7 +167,7 @@ class Place(Generic[T]):
     def _lie_down(self, waiter: Waiter) -> bool:
         ring = self._ring
         with ring.lock:
-            if self.waiter is not None:
+            if self.waiter is not None and self.waiter.asleep:
                 raise UsageError("another task or thread is reading this subscription; each reader needs one of its own")
             if self._over or not ring.sleep(self, waiter):
                 return False
@@ -244,7 +262,6 @@ class Subscription(Place[T]):
             except BaseException:
                 self._get_up(waiter)
                 raise
-            self.waiter = None
             self._crossed = waiter.crossed
 
 

@@ -13,6 +13,11 @@ from typing import Protocol
 class Waiter(Protocol):
     """Somebody who sleeps."""
 
+    @property
+    def asleep(self) -> bool:
+        """Whether nobody has woken it yet."""
+        ...
+
     def claim(self) -> bool:
         """Become the one who ends the sleep; whether nobody else was. Then `notify` must follow."""
         ...
@@ -38,6 +43,11 @@ class TaskWaiter:
         self.crossed = False  # whether another thread has woken it
         # One pop succeeds, whoever comes from however many threads.
         self._asleep = [True]
+
+    @property
+    def asleep(self) -> bool:
+        """See `Waiter`."""
+        return bool(self._asleep)
 
     def claim(self) -> bool:
         """See `Waiter`."""
@@ -82,6 +92,11 @@ class ThreadWaiter:
         self._gate = threading.Lock()
         self._gate.acquire()
         self._asleep = [True]
+
+    @property
+    def asleep(self) -> bool:
+        """See `Waiter`."""
+        return bool(self._asleep)
 
     def claim(self) -> bool:
         """See `Waiter`."""

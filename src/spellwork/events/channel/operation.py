@@ -164,9 +164,9 @@ async def settled(operations: Sequence[Operation], order: Order) -> int:
     """Wait until one of them is done; its index. Cancelled, none is (but see `Rendezvous`)."""
     again = False
     while True:
-        done = _attempted(operations, order)
+        done = _attempted(operations, order, again)
         if done is not None:
-            return _finish(operations, done, again)
+            return done
         waiter = TaskWaiter()
         try:
             if _enlisted(operations, waiter, again):
@@ -178,7 +178,8 @@ async def settled(operations: Sequence[Operation], order: Order) -> int:
         if len(operations) > 1:  # else who woke it has taken it off the only list
             _delist(operations, waiter)
         if (taken := _taken(operations)) is not None:
-            return _finish(operations, taken, True)
+            _nudge(operations)
+            return taken
         again = True
 
 
@@ -187,9 +188,9 @@ def settled_sync(operations: Sequence[Operation], order: Order, timeout: Duratio
     until = None if timeout is None else monotonic() + not_negative("timeout", timeout)
     again = False
     while True:
-        done = _attempted(operations, order)
+        done = _attempted(operations, order, again)
         if done is not None:
-            return _finish(operations, done, again)
+            return done
         waiter = ThreadWaiter()
         try:
             if _enlisted(operations, waiter, again):
@@ -200,12 +201,13 @@ def settled_sync(operations: Sequence[Operation], order: Order, timeout: Duratio
             raise
         _delist(operations, waiter)
         if (taken := _taken(operations)) is not None:
-            return _finish(operations, taken, True)
+            _nudge(operations)
+            return taken
         again = True
         if until is not None and monotonic() >= until:
-            done = _attempted(operations, order)
-            _nudge(operations)
+            done = _attempted(operations, order, again)
             if done is None:
+                _nudge(operations)
                 raise ChannelTimeout(f"nothing happened within {timeout} s", seconds=seconds(timeout or 0))
             return done
 
@@ -215,11 +217,17 @@ def _left(operations: Sequence[Operation], until: float | None) -> float | None:
     return min(moments) - monotonic() if moments else None
 
 
-def _attempted(operations: Sequence[Operation], order: Order) -> int | None:
-    for index in order(len(operations)):
-        if operations[index].attempt():
-            return index
-    return None
+def _attempted(operations: Sequence[Operation], order: Order, woken: bool) -> int | None:
+    # One who was woken may do another thing than the one he was woken for, or find a channel closed.
+    try:
+        done = next((index for index in order(len(operations)) if operations[index].attempt()), None)
+    except BaseException:
+        if woken:
+            _nudge(operations)
+        raise
+    if woken and done is not None:
+        _nudge(operations)
+    return done
 
 
 def _enlisted(operations: Sequence[Operation], waiter: Waiter, first: bool) -> bool:
@@ -238,9 +246,3 @@ def _taken(operations: Sequence[Operation]) -> int | None:
 def _nudge(operations: Sequence[Operation]) -> None:
     for operation in operations:
         operation.nudge()
-
-
-def _finish(operations: Sequence[Operation], done: int, woken: bool) -> int:
-    if woken:
-        _nudge(operations)
-    return done

@@ -39,7 +39,7 @@ default = Default()
 
 
 def recv(channel: Receivable[Any]) -> Receive[Any]:
-    """In a `select`: receive from a channel or a watcher."""
+    """In a `select`: receive from a channel, a watcher or a subscription."""
     return Receive(channel)
 
 
