@@ -449,6 +449,11 @@ _EVENTS = (
         f"{_CHANNEL} -k cancelled", core=True,
     ),
     Mutant(
+        "wake-up-of-a-failing-select-lost", "no wake-up is lost", "events/channel/operation.py",
+        "    except BaseException:\n        if woken:\n            _nudge(operations)\n        raise\n", "    except BaseException:\n        raise\n",
+        f"{_CHANNEL} -k fails_passes",
+    ),
+    Mutant(
         "room-not-looked-for-again", "no wake-up is lost", "events/ring.py",
         "        while self.waiting and self.has_room():\n", "        while False:\n",
         f"{_BROADCAST} -k 'wait_for_one or who_leaves or cancelled_sender'",
