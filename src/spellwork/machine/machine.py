@@ -14,7 +14,7 @@ from spellwork.machine.chart import Chart
 from spellwork.machine.configuration import Configuration
 from spellwork.machine.event import Event, as_event
 from spellwork.machine.host import STOP, Host, Member, World
-from spellwork.machine.moves import Choice, moves_of
+from spellwork.machine.moves import Choice, key_of, moves_of
 from spellwork.machine.snapshot import pending_of, queued_of, restored, snapshot_of
 from spellwork.machine.step import Outcome
 from spellwork.machine.waiting import PLATFORM, Timers, VirtualTime
@@ -23,8 +23,8 @@ from spellwork.machine.why import Refusal, why_not
 if TYPE_CHECKING:
     from spellwork.machine.log import TransitionLog
 
-_BUSY: dict[str, Any] = {}
-_OFF: dict[str, Any] = {}
+_BUSY: dict[Any, Any] = {}
+_OFF: dict[Any, Any] = {}
 
 
 class Machine:
@@ -153,7 +153,8 @@ class Machine:
             InvalidTransition: nothing handles the event, and the chart is strict; the machine stays where it was.
             QueueFull: it would have to wait, and the queue is full.
         """
-        if event.__class__ is str and data is None:
+        kind = event.__class__
+        if kind is str and data is None:
             choices: tuple[Choice, ...] | None = self._moves.get(event)
             if choices is not None:
                 context = self._context
@@ -161,6 +162,16 @@ class Machine:
                     if guard is None or guard(context, given):
                         if pieces:
                             return self._short(node, moves, pieces, calls, given)
+                        self._node, self._moves = node, moves
+                        return True
+        else:
+            choices = self._moves.get(event if kind is str else type(event))
+            if choices is not None:
+                context, seen = self._context, Event(event, data) if kind is str else event
+                for guard, node, moves, pieces, calls, _ in choices:
+                    if guard is None or guard(context, seen):
+                        if pieces:
+                            return self._short(node, moves, pieces, calls, seen)
                         self._node, self._moves = node, moves
                         return True
         return self._dispatch(event, data, priority)
@@ -205,7 +216,7 @@ class Machine:
         return why_not(self.chart, self.configuration, as_event(event, data))
 
     def _short(
-        self, node: Any, moves: dict[str, Any], pieces: tuple[tuple[bool, Any], ...], calls: tuple[Any, ...], given: Event
+        self, node: Any, moves: dict[Any, Any], pieces: tuple[tuple[bool, Any], ...], calls: tuple[Any, ...], given: Any
     ) -> bool:
         context = self._context
         if calls:
@@ -257,12 +268,13 @@ class Machine:
         if self._host is not None and len(self._host.queue):
             self._drain()
         node = self._node
-        if data is None and not event.typed and self._moves is node.moves and event.name not in node.slow:
+        key = key_of(given)
+        if key is not None and self._moves is node.moves and key not in node.slow:
             choices = moves_of(self.chart, node, event.name)
             if choices is None:
-                node.slow.add(event.name)
+                node.slow.add(key)
             elif len(node.moves) < 1024:
-                node.moves[event.name] = choices
+                node.moves[key] = choices
         handled = self._process(event)
         if not handled and self.chart.options.strict:
             raise self.chart.invalid(self.configuration, event.name)

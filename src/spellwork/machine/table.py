@@ -108,9 +108,9 @@ class Node:
         self.leaves = tuple(vertex.id for vertex in self.atomics)
         self.defer = tuple(name for vertex in active for name in vertex.defer)
         self.candidates: dict[str, tuple[tuple[Arrow, ...], ...]] = {}
-        self.moves: dict[str, Any] = {}
+        self.moves: dict[Any, Any] = {}  # by name, or by the class of a typed event
         self.plans: dict[tuple[int, ...], Plan] = {}
-        self.slow: set[str] = set()
+        self.slow: set[Any] = set()
         self.exits: dict[int, frozenset[int]] = {}
         self.eventless = self._paths(lambda arrow: not arrow.events)
 
