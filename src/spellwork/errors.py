@@ -36,6 +36,12 @@ It must never import another part of the package.
     │   ├── EndlessStep            microsteps without end
     │   ├── QueueFull              more events wait than the machine's queue may hold
     │   └── SnapshotMismatch       a snapshot does not fit the chart
+    ├── ActorError
+    │   ├── ActorFailed            a failure that no supervisor could mend reached the root
+    │   ├── ActorStopped           it has ended, or did before it answered
+    │   ├── AskTimeout             no answer in time; also a TimeoutError
+    │   ├── LinkBroken             an actor that it is linked to failed
+    │   └── MailboxFull            no room, and the mailbox refuses then
     ├── ActivityFailed             an activity failed with an error whose class is not registered
     ├── ActivityTimeout            also a TimeoutError
     ├── StreamTimeout              a stream gave no item in time; also a TimeoutError
@@ -286,6 +292,45 @@ class SnapshotMismatch(MachineError):
     """A snapshot is of another chart, or of another version of it; the machine can't be restored from it."""
 
     code = "snapshot-mismatch"
+
+
+class ActorError(SpellworkError):
+    """The root of what actors report; `actor` is the path of the one concerned."""
+
+    code = "actor"
+    actor: str = ""
+
+
+class ActorFailed(ActorError):
+    """A failure that no supervisor could mend reached the root of the actors; `__cause__` is the failure."""
+
+    code = "actor-failed"
+
+
+class ActorStopped(ActorError):
+    """The actor has ended or is about to, so it takes no message, or it ended before it answered."""
+
+    code = "actor-stopped"
+
+
+class AskTimeout(ActorError, TimeoutError):
+    """An actor gave no answer within `seconds`; it may handle the message all the same."""
+
+    code = "ask-timeout"
+    seconds: float
+
+
+class LinkBroken(ActorError):
+    """The actor `actor`, to which another one is linked, ended by a failure, `__cause__`; so the other one fails, too."""
+
+    code = "link-broken"
+
+
+class MailboxFull(ActorError):
+    """`limit` messages wait for the actor already, and one more was not taken, or dropped."""
+
+    code = "mailbox-full"
+    limit: int
 
 
 class ActivityFailed(SpellworkError):

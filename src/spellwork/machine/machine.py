@@ -344,7 +344,8 @@ class Machine:
             world.sessions[self._host.session] = self
         return self._host
 
-    def _spawn(self, chart: Chart, world: World, parent: tuple[Member, str], data: dict[str, Any] | None) -> Machine:
+    @staticmethod
+    def _spawn(chart: Chart, world: World, parent: tuple[Member, str], data: dict[str, Any] | None) -> Machine:
         child: Machine = Machine.__new__(Machine)
         child.chart, child._log, child._moves = _plain(chart), None, _BUSY
         child._host = Host(world, world.new_session(), parent=parent)

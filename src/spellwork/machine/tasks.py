@@ -60,6 +60,7 @@ class AsyncMachine:
         self._owner: AsyncMachine | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.error: BaseException | None = None
+        self._on_error: Callable[[BaseException], None] | None = None
         host.world.sessions[host.session] = self
 
     async def __aenter__(self) -> AsyncMachine:
@@ -85,8 +86,7 @@ class AsyncMachine:
         caused is raised here.
         """
         self.stop()
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._rest()
         if self.error is not None:
             raise self.error
 
@@ -164,11 +164,18 @@ class AsyncMachine:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            machine: AsyncMachine | None = self
-            while machine is not None:  # nobody but its owner waits for a child
-                machine.error = machine.error or task.exception()
-                machine = machine._owner
+        error = None if task.cancelled() else task.exception()
+        machine: AsyncMachine | None = self
+        while error is not None and machine is not None:  # nobody but its owner waits for a child
+            if machine._on_error is not None:
+                machine._on_error(error)
+            else:
+                machine.error = machine.error or error
+            machine = machine._owner
+
+    async def _rest(self) -> None:
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self) -> None:
         async with self._lock:
