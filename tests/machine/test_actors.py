@@ -157,7 +157,7 @@ async def test_back_off_grows_and_gives_up_within_the_window():
     begun = []
     clock = VirtualTime()
     plan = Supervision(delay=1, factor=2, max_delay=5, max_restarts=4, window=100)
-    with pytest.raises(ActorFailed, match="restarted 4 times|nothing above") as caught:
+    with pytest.raises(ActorFailed, match="nothing above it") as caught:
         async with ActorSystem(clock=clock, supervision=plan) as actors:
             actor = actors.spawn(fresh=lambda: begun.append(clock.now) or fails_on("bad", []), name="w")
             actor.send("bad")
@@ -500,8 +500,7 @@ async def test_mailboxes_are_bounded():
             try:
                 taken.append(actor.send(message))
             except MailboxFull as error:
-                assert error.limit == 2
-                taken.append("full")
+                taken.append(f"{error.limit} full")
         gate.set()
         answer = (await asyncio.gather(asked, return_exceptions=True))[0]
         await actors.idle()
@@ -509,7 +508,7 @@ async def test_mailboxes_are_bounded():
         return told, taken, type(answer).__name__, actor.dropped
 
     async with system() as (actors, _):
-        assert await run("refuse") == ([0, 1, 2], [True, "full"], "NoneType", 0)
+        assert await run("refuse") == ([0, 1, 2], [True, "2 full"], "NoneType", 0)
         assert await run("drop-newest") == ([0, 1, 2], [True, False], "NoneType", 1)
         assert await run("drop-oldest") == ([0, 2, 3], [True, True], "MailboxFull", 1)
 
@@ -785,8 +784,9 @@ async def test_actors_that_can_not_be():
         actors.spawn(print)
 
 
-async def test_ten_thousand_idle_actors_are_cheap():
-    """Less than 100 MB for 10,000 with a machine each, and not one task."""
+@pytest.mark.slow
+async def test_idle_actors_are_cheap():
+    """Less than 10 KB for one with a machine and a timer, so 10,000 take less than 100 MB; and not one task."""
     chart = light()
     async with ActorSystem(clock=VirtualTime()) as actors:
         warm = actors.spawn(chart)
@@ -794,12 +794,11 @@ async def test_ten_thousand_idle_actors_are_cheap():
         gc.collect()
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
-        made = [actors.spawn(chart) for _ in range(10_000)]
+        made = [actors.spawn(chart) for _ in range(2_000)]
         for actor in made:
             actor.send("press")
         await actors.idle()
         used = tracemalloc.get_traced_memory()[0] - before
         tracemalloc.stop()
         assert len(asyncio.all_tasks()) == 1
-        assert used < 100_000_000
-        print(f"{used / len(made):,.0f} bytes an actor")
+        assert used / len(made) < 10_000

@@ -5,7 +5,7 @@ It must never outlive a restart; the next life begins with nothing of it but the
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from spellwork.errors import DefinitionError, InvalidTransition, UsageError
@@ -85,11 +85,17 @@ class Life:
         self._receive: Receive | None = None
         self._on_end: list[Callable[[], Any]] = []
 
-    async def begin(self, recipe: Recipe) -> None:
-        """Make what receives, and start it."""
+    def begin(self, recipe: Recipe) -> Any:
+        """Make what receives, and start it; something to await if that takes time."""
         made = recipe(self.actor)
-        if inspect.isawaitable(made):
-            made = await made
+        return self._later(made) if inspect.isawaitable(made) else self._start(made)
+
+    async def _later(self, made: Awaitable[Any]) -> None:
+        started = self._start(await made)
+        if started is not None:
+            await started
+
+    def _start(self, made: Any) -> Awaitable[None] | None:
         if isinstance(made, Chart):
             made = AsyncMachine(made, clock=self) if made.awaited else self._machine_of(made)
         if isinstance(made, Machine):
@@ -100,13 +106,14 @@ class Life:
             self._machine = made
             made._host.parent, made._on_error = (self, _INVOKED), self.actor.broke
             if made.configuration.node is made.chart.table.nowhere:
-                await made.start()
+                return made.start()
         elif callable(made):
             self._receive = two_arguments(made)
         else:
             raise DefinitionError(
                 f"{self.actor.path} is made of {made!r}; an actor needs a Chart, a machine, or a function of (message, actor)"
             )
+        return None
 
     def handle(self, message: Any) -> Any:
         """Hand over a message; the answer, or something to await for it. A machine answers with its state."""
