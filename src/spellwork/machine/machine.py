@@ -259,6 +259,8 @@ class Machine:
         if self._host is not None:
             self._host.queue.forget_own()
         self._set(self.configuration)
+        if self._host is not None and self._host.queue.remove(STOP):
+            self.stop()
 
     def _dispatch(self, given: Any, data: Any, priority: int) -> bool:
         event = as_event(given, data)
