@@ -33,6 +33,7 @@ It must never import another part of the package.
     │   └── NonDeterminismError    the code no longer matches the journal
     ├── MachineError
     │   ├── InvalidTransition      the state handles no such event
+    │   ├── DrawingFailed          Graphviz is missing, or failed
     │   ├── EndlessStep            microsteps without end
     │   ├── QueueFull              more events wait than the machine's queue may hold
     │   └── SnapshotMismatch       a snapshot does not fit the chart
@@ -273,6 +274,12 @@ class InvalidTransition(MachineError):
     state: tuple[str, ...]
     event: str
     allowed: tuple[str, ...]
+
+
+class DrawingFailed(MachineError):
+    """A picture could not be made: Graphviz is not installed, or it failed."""
+
+    code = "drawing-failed"
 
 
 class EndlessStep(MachineError):

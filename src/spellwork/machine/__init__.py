@@ -11,6 +11,7 @@ from spellwork.machine.check import Fault
 from spellwork.machine.compact import from_text
 from spellwork.machine.configuration import Configuration
 from spellwork.machine.content import Assign, Cancel, Do, Log, Raise, Send
+from spellwork.machine.dot import dot, svg
 from spellwork.machine.event import Event
 from spellwork.machine.jsonform import from_json, to_json
 from spellwork.machine.lifecycle import agent_lifecycle
@@ -86,6 +87,7 @@ __all__ = [
     "agent_lifecycle",
     "chart",
     "current_actor",
+    "dot",
     "entry",
     "every",
     "exit_",
@@ -101,6 +103,7 @@ __all__ = [
     "on",
     "parallel",
     "paths_of",
+    "svg",
     "to_json",
     "to_scxml",
 ]
