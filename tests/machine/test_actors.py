@@ -5,6 +5,7 @@ import contextlib
 import gc
 import logging
 import tracemalloc
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -56,6 +57,11 @@ async def rest():
         await asyncio.sleep(0)
 
 
+def stop_or_restart(error: BaseException) -> Literal["stop", "restart"]:
+    """What the error says."""
+    return "stop" if error.args == ("stop",) else "restart"
+
+
 @contextlib.asynccontextmanager
 async def system(**options):
     """A system on virtual time, `with` its clock."""
@@ -66,7 +72,8 @@ async def system(**options):
 
 async def test_a_function_answers_one_message_at_a_time():
     """A message is handled when the one before has been, however long that takes."""
-    log, gate = [], asyncio.Event()
+    log: list[str] = []
+    gate = asyncio.Event()
 
     async def receive(message):
         log.append(f"begin {message}")
@@ -95,7 +102,7 @@ def test_messages_are_handled_once_in_order_and_none_is_lost(plan, directive, st
     """Whoever sends, whatever fails and is begun anew: all but the messages that failed arrive, once, in order by sender."""
 
     async def main():
-        told = {0: [], 1: [], 2: []}
+        told: dict[int, list[Any]] = {0: [], 1: [], 2: []}
         clock = VirtualTime()
         supervision = Supervision(directive, strategy=strategy, max_restarts=1000, delay=1)
         async with ActorSystem(clock=clock, supervision=supervision) as actors:
@@ -133,10 +140,10 @@ def test_messages_are_handled_once_in_order_and_none_is_lost(plan, directive, st
 
 async def test_a_restart_begins_a_new_life_with_the_same_mailbox():
     """`fresh` is called again, what waited is handled, and only the message that failed is gone."""
-    lives = []
+    lives: list[Any] = []
 
     def fresh(actor):
-        count = []
+        count: list[Any] = []
         lives.append(count)
         return fails_on("bad", count)
 
@@ -154,12 +161,17 @@ async def test_a_restart_begins_a_new_life_with_the_same_mailbox():
 
 async def test_back_off_grows_and_gives_up_within_the_window():
     """Restarts wait 1, 2, 4 and 5 seconds; the one after `max_restarts` is escalated; a quiet window forgets."""
-    begun = []
+    begun: list[Any] = []
     clock = VirtualTime()
     plan = Supervision(delay=1, factor=2, max_delay=5, max_restarts=4, window=100)
     with pytest.raises(ActorFailed, match="nothing above it") as caught:
         async with ActorSystem(clock=clock, supervision=plan) as actors:
-            actor = actors.spawn(fresh=lambda: begun.append(clock.now) or fails_on("bad", []), name="w")
+
+            def fresh():
+                begun.append(clock.now)
+                return fails_on("bad", [])
+
+            actor = actors.spawn(fresh=fresh, name="w")
             actor.send("bad")
             await actors.idle()
             clock.advance(1)
@@ -187,7 +199,7 @@ async def test_back_off_grows_and_gives_up_within_the_window():
 
 async def test_all_for_one_ends_newest_first_and_begins_oldest_first():
     """Siblings share a restart; a message under way is finished before, and what waits is handled after."""
-    told = []
+    told: list[Any] = []
 
     def lives(name):
         def fresh(actor):
@@ -216,7 +228,8 @@ async def test_all_for_one_ends_newest_first_and_begins_oldest_first():
 
 async def test_a_sibling_that_fails_to_begin_makes_all_begin_anew():
     """A restart of all is not over before each of them is there; it waits longer each time."""
-    told, broken = [], [2]
+    told: list[str] = []
+    broken = [2]
 
     def fresh_b():
         told.append("b")
@@ -226,7 +239,12 @@ async def test_a_sibling_that_fails_to_begin_makes_all_begin_anew():
         return fails_on("bad", told)
 
     async with system(supervision=Supervision(strategy="all-for-one", delay=1)) as (actors, clock):
-        a = actors.spawn(fresh=lambda: told.append("a") or fails_on("bad", told))
+
+        def fresh_a():
+            told.append("a")
+            return fails_on("bad", told)
+
+        a = actors.spawn(fresh=fresh_a)
         actors.spawn(fresh=fresh_b)
         await actors.idle()
         a.send("bad")
@@ -240,7 +258,7 @@ async def test_a_sibling_that_fails_to_begin_makes_all_begin_anew():
 
 async def test_resume_goes_on_in_the_old_life_and_stop_ends_it():
     """What `decide` says for each error is done."""
-    lives = []
+    lives: list[Any] = []
 
     def receive_of(actor):
         lives.append([])
@@ -253,7 +271,7 @@ async def test_resume_goes_on_in_the_old_life_and_stop_ends_it():
 
         return receive
 
-    decide = {ValueError: "resume", KeyError: "stop"}
+    decide: dict[Any, Any] = {ValueError: "resume", KeyError: "stop"}
     async with system(supervision=Supervision(decide=lambda error: decide[type(error)])) as (actors, _):
         actor = actors.spawn(fresh=receive_of)
         for message in (1, ValueError("x"), 2):
@@ -268,8 +286,9 @@ async def test_resume_goes_on_in_the_old_life_and_stop_ends_it():
 
 async def test_what_decide_can_not_say_is_escalated():
     """An error in it does not hide the failure."""
+    decide: dict[Any, Any] = {}
     with pytest.raises(ActorFailed) as caught:
-        async with ActorSystem(supervision=Supervision(decide=lambda error: {}[error])) as actors:
+        async with ActorSystem(supervision=Supervision(decide=lambda error: decide[error])) as actors:
             actors.spawn(fails_on("bad", [])).send("bad")
             await asyncio.Event().wait()
     assert isinstance(caught.value.__cause__, Boom)
@@ -278,7 +297,7 @@ async def test_what_decide_can_not_say_is_escalated():
 
 async def test_an_escalated_failure_is_the_parents():
     """The parent begins anew, with new children; the old ones ended with its life."""
-    told = []
+    told: list[Any] = []
 
     def parent(actor):
         told.append("begin parent")
@@ -298,7 +317,7 @@ async def test_an_escalated_failure_is_the_parents():
 
 async def test_a_parent_that_is_resumed_lets_its_child_go_on():
     """What was escalated and then judged harmless stops nobody."""
-    told = []
+    told: list[Any] = []
     async with system(supervision=Supervision("resume")) as (actors, _):
         parent = actors.spawn(lambda message, actor: None, supervision=Supervision("escalate"))
         child = parent.spawn(fails_on("bad", told))
@@ -310,7 +329,7 @@ async def test_a_parent_that_is_resumed_lets_its_child_go_on():
 
 async def test_the_root_interrupts_its_body_and_raises():
     """A body that waits for something else hears of a failure at once, and every other actor has ended in good order."""
-    ended = []
+    ended: list[Any] = []
     with pytest.raises(ActorFailed, match="actors/bad failed") as caught:
         async with ActorSystem(supervision=Supervision("escalate")) as actors:
             actors.spawn(fresh=lambda me: me.on_end(lambda: ended.append("good")) or print, name="good")
@@ -344,7 +363,8 @@ async def test_every_failure_is_logged(caplog):
 
 async def test_a_stop_waits_for_children_and_tells_who_waits():
     """Children end first, newest first; messages that were not handled are refused to their askers."""
-    told, gate = [], asyncio.Event()
+    told: list[Any] = []
+    gate = asyncio.Event()
 
     def fresh(name):
         def made(actor):
@@ -381,7 +401,7 @@ async def test_a_stop_waits_for_children_and_tells_who_waits():
 
 async def test_a_stop_may_drain_first():
     """With `drain`, what waits is handled, and nothing more is taken."""
-    told = []
+    told: list[Any] = []
     async with system() as (actors, _):
         actor = actors.spawn(fails_on("bad", told))
         actor.send(1)
@@ -396,7 +416,7 @@ async def test_a_stop_may_drain_first():
 
 async def test_a_stop_from_inside_only_asks():
     """An actor, or one below it, does not wait for its own end."""
-    told = []
+    told: list[Any] = []
 
     async def child(message, actor):
         await actor.parent.stop()
@@ -418,7 +438,7 @@ async def test_a_stop_from_inside_only_asks():
 
 async def test_grace_cancels_what_hangs():
     """After `grace` seconds the message under way is cancelled, and the end goes on with what is to be cleaned up."""
-    told = []
+    told: list[Any] = []
 
     def fresh(actor):
         actor.on_end(lambda: told.append("cleaned"))
@@ -484,7 +504,7 @@ async def test_mailboxes_are_bounded():
     gate = asyncio.Event()
 
     async def run(overflow):
-        told = []
+        told: list[Any] = []
 
         async def receive(message):
             await gate.wait()
@@ -515,7 +535,8 @@ async def test_mailboxes_are_bounded():
 
 async def test_put_waits_for_room_in_turn():
     """Back-pressure: nothing is refused or lost; who gives up waiting takes nobody's place; an end tells who still waits."""
-    gate, told = asyncio.Event(), []
+    told: list[Any] = []
+    gate = asyncio.Event()
 
     async def receive(message):
         await gate.wait()
@@ -576,7 +597,7 @@ async def test_asking():
 
 async def test_monitors_hear_of_ends_and_not_of_restarts():
     """A `Down` message with the reason, once, and at once for one that has ended already."""
-    told = []
+    told: list[Any] = []
     async with system(supervision=Supervision(decide=lambda e: "stop" if e.args == ("stop",) else "restart", delay=0)) as (
         actors,
         _,
@@ -607,13 +628,13 @@ async def test_monitors_hear_of_ends_and_not_of_restarts():
 
 async def test_links_share_failures():
     """If one ends by a failure the other fails, too; a stop concerns nobody; an undone link is none."""
-    lives = []
+    lives: list[Any] = []
 
     def fresh(actor):
         lives.append(actor.name)
         return fails_on("bad", [])
 
-    decide = {Boom: "stop", LinkBroken: "restart"}
+    decide: dict[Any, Any] = {Boom: "stop", LinkBroken: "restart"}
     async with system(supervision=Supervision(decide=lambda error: decide[type(error)], delay=0)) as (actors, _):
         a, b, c, d = (actors.spawn(fresh=fresh, name=name) for name in "abcd")
         a.link(b)
@@ -661,7 +682,7 @@ async def test_a_chart_is_an_actor():
 
 async def test_a_timer_of_a_machine_waits_its_turn_and_ends_with_its_life():
     """Due while a message is under way it comes after it; withdrawn meanwhile, or of an old life, it never comes."""
-    told = []
+    told: list[Any] = []
     async with system(supervision=Supervision(delay=0)) as (actors, clock):
         actor = actors.spawn(light(do=lambda: told.append("timer")))
         await actor.ask("press")
@@ -701,7 +722,7 @@ async def test_a_step_that_a_timer_caused_fails_under_supervision():
 
 async def test_machines_that_one_makes_oneself():
     """`fresh` gives each life its machine, of either kind; its exit actions run at the end of the life."""
-    told = []
+    told: list[Any] = []
     async with system() as (actors, clock):
         chart = light(on_exit=lambda: told.append("left"))
         for kind in (Machine, AsyncMachine):
@@ -717,7 +738,7 @@ async def test_machines_that_one_makes_oneself():
 
 async def test_a_machine_tells_its_parent_actor():
     """`#_parent` is the actor above; without one that is a failure, not silence."""
-    told = []
+    told: list[Any] = []
     built = ChartBuilder("child").initial("a")
     built.state("a").on("go", "b", do=Send("hello", 7, target="#_parent"))
     built.final("b")
@@ -737,7 +758,7 @@ async def test_a_machine_tells_its_parent_actor():
 
 async def test_the_current_actor_is_known_to_actions():
     """An action of a machine can find its actor; elsewhere there is none."""
-    told = []
+    told: list[Any] = []
     built = ChartBuilder("m").initial("a")
     built.state("a").on("go", "a", do=lambda: told.append(current_actor()))
     async with system() as (actors, _):
@@ -752,12 +773,12 @@ async def test_the_current_actor_is_known_to_actions():
     "wrong",
     [
         lambda: Mailbox(0),
-        lambda: Mailbox(1, "explode"),
-        lambda: Supervision("ignore"),
-        lambda: Supervision(strategy="some-for-one"),
+        lambda: Mailbox(1, "explode"),  # type: ignore[arg-type]
+        lambda: Supervision("ignore"),  # type: ignore[arg-type]
+        lambda: Supervision(strategy="some-for-one"),  # type: ignore[arg-type]
         lambda: Supervision(window=0),
         lambda: Supervision(delay=2, max_delay=1),
-        lambda: ActorSystem(on_error="hide"),
+        lambda: ActorSystem(on_error="hide"),  # type: ignore[arg-type]
     ],
 )
 def test_options_that_mean_nothing_are_refused(wrong):
@@ -772,7 +793,8 @@ async def test_actors_that_can_not_be():
         ActorSystem().spawn(print)
     with pytest.raises(ActorFailed, match="an actor needs a Chart"):
         async with ActorSystem(supervision=Supervision("escalate")) as actors:
-            for options in ({}, {"receive": print, "fresh": print}):
+            wrong: tuple[dict[str, Any], ...] = ({}, {"receive": print, "fresh": print})
+            for options in wrong:
                 with pytest.raises(DefinitionError, match="give one of them"):
                     actors.spawn(**options)
             actors.spawn(print, name="a")

@@ -272,7 +272,7 @@ async def test_an_action_may_send_from_tasks_of_its_own():
     machine: AsyncMachine
 
     async def fan_out():
-        assert await asyncio.gather(machine.send("x"), machine.send("y")) == [True, True]
+        assert all(await asyncio.gather(machine.send("x"), machine.send("y")))
         order.append("out")
 
     built = ChartBuilder("m").initial("a")

@@ -14,7 +14,8 @@ needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz's p
 
 def rich():
     """Regions, history, a final state, timers, guards, names that need quoting, and a state called `any`."""
-    built = ChartBuilder('the "chart"').initial("p").on("reset", "p")
+    built = ChartBuilder('the "chart"').initial("p")
+    built.on("reset", "p")
     regions = built.parallel("p").on("self", "p").on("out", "any").on_entry("hello").on_exit(Raise("bye"))
     for name in "xy":
         region = regions.state(name).initial(f"{name}1").history(f"h{name}", f"{name}1", deep=name == "y")

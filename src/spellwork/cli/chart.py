@@ -248,9 +248,9 @@ def _parsed(chart: Chart, text: str) -> tuple[str, Any, Any]:
     kind = {event: kind for kind, event in chart.kinds.items()}.get(name)
     if kind is None:
         return name, name, data
-    made, error = attempt(lambda: kind(**(data or {})))
-    if error is not None:
-        raise click.UsageError(f"{name} can't be made of {payload or '{}'}: {error}")
+    made, failed = attempt(lambda: kind(**(data or {})))
+    if failed is not None:
+        raise click.UsageError(f"{name} can't be made of {payload or '{}'}: {failed}")
     return name, made, None
 
 
@@ -293,6 +293,6 @@ async def _traced(chart: Chart, events: list[tuple[str, Any, Any]]) -> list[_Ste
 
 
 async def _outcome(work: Any) -> BaseException | None:
-    task = asyncio.ensure_future(work)
+    task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
     await asyncio.wait([task])
     return task.exception()
