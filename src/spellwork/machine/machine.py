@@ -132,9 +132,9 @@ class Machine:
         """The delayed events that wait for their time."""
         return self._host.waiting if self._host is not None else ()
 
-    def is_in(self, state: str) -> bool:
-        """Whether the state is active."""
-        return state in self._node.ids
+    def is_in(self, state: str | type) -> bool:
+        """Whether the state, by its id or by the class that declares it, is active."""
+        return (state if isinstance(state, str) else state.__name__) in self._node.ids
 
     def advance(self, seconds: float) -> None:
         """Move its `VirtualTime`."""
