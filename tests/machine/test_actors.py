@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spellwork.errors import (
+    ActorError,
     ActorFailed,
     ActorStopped,
     AskTimeout,
@@ -824,3 +825,127 @@ async def test_idle_actors_are_cheap():
         tracemalloc.stop()
         assert len(asyncio.all_tasks()) == 1
         assert used / len(made) < 10_000
+
+
+async def test_a_cancelled_message_is_an_error_for_its_asker():
+    """Not a cancellation of its own; the actor goes on as its supervisor says."""
+
+    async def receive(message):
+        if message == "bad":
+            raise asyncio.CancelledError
+        return message
+
+    async with system(supervision=Supervision("resume")) as (actors, _):
+        actor = actors.spawn(receive)
+        with pytest.raises(ActorError, match="was cancelled"):
+            await actor.ask("bad")
+        assert await actor.ask("x") == "x"
+
+
+async def test_nobody_waits_for_an_end_that_waits_for_him():
+    """An actor that would wait for its own end, or for one above it, is told so."""
+    async with system(supervision=Supervision("resume")) as (actors, _):
+        parent = actors.spawn(lambda message: None)
+        child = parent.spawn(lambda message, actor: actor.parent.ended(), supervision=Supervision("resume"))
+        with pytest.raises(UsageError, match="use monitor"):
+            await child.ask("x")
+        closing = actors.spawn(lambda message: actors.close())
+        with pytest.raises(UsageError, match="leave `async with`"):
+            await closing.ask("x")
+        idling = actors.spawn(lambda message: actors.idle())
+        with pytest.raises(UsageError, match="from outside"):
+            await idling.ask("x")
+
+
+async def test_what_fails_at_the_end_of_a_life_is_logged_and_the_rest_is_done(caplog):
+    """Each part of the end gets its turn, the machine's exit actions first."""
+    told = []
+
+    def fail(what):
+        told.append(what)
+        raise Boom(what)
+
+    def fresh(actor):
+        actor.on_end(lambda: fail("first"))
+        actor.on_end(lambda: told.append("second"))
+        return Machine(light(on_exit=lambda: fail("exit")), clock=actor.timers)
+
+    async with system() as (actors, clock):
+        actor = actors.spawn(fresh=fresh)
+        await actor.ask("press")
+        assert await actor.stop() is None
+        assert told == ["exit", "second", "first"]
+        clock.advance(100)
+    assert [record.args[1].args for record in caplog.records] == [("exit",), ("first",)]
+
+
+OPERATIONS = st.sampled_from(
+    ["send", "send", "send", "bad", "bad", "ask", "stop", "drain", "spawn", "link", "monitor", "advance", "yield", "yield", "put"]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(OPERATIONS, st.integers(0, 9), st.integers(0, 9)), max_size=40),
+    st.lists(st.sampled_from(["restart", "restart", "resume", "stop", "escalate"]), min_size=4, max_size=4),
+    st.sampled_from(["one-for-one", "all-for-one"]),
+)
+def test_whatever_happens_everything_ends_and_every_asker_hears(operations, directives, strategy):
+    """Stops, failures, links and restarts at any moment: no message twice, no asker left waiting, no task left over."""
+
+    async def main():
+        clock, number = VirtualTime(), 0
+        told: list[int] = []
+
+        def fresh(actor):
+            async def receive(message):
+                if isinstance(message, Down):
+                    return
+                await asyncio.sleep(0)
+                if message[1] == "bad":
+                    raise Boom(message)
+                told.append(message[0])
+
+            actor.on_end(lambda: asyncio.sleep(0))
+            return receive
+
+        def plan(n):
+            return Supervision(directives[n % 4], strategy=strategy, delay=n % 3, max_restarts=3, window=20)
+
+        asks = []
+        async with asyncio.timeout(20), ActorSystem(clock=clock, supervision=plan(0), on_error="log") as actors:
+            made = [actors.spawn(fresh=fresh, supervision=plan(n)) for n in range(3)]
+            for verb, one, two in operations:
+                actor, other = made[one % len(made)], made[two % len(made)]
+                number += 1
+                with contextlib.suppress(ActorStopped, UsageError):
+                    match verb:
+                        case "send" | "bad":
+                            actor.send((number, verb))
+                        case "ask":
+                            asks.append(asyncio.create_task(actor.ask((number, "ask"), timeout=50)))
+                        case "put":
+                            asks.append(asyncio.create_task(actor.put((number, "put"))))
+                        case "stop" | "drain":
+                            asks.append(asyncio.create_task(actor.stop(drain=verb == "drain")))
+                        case "spawn":
+                            made.append(actor.spawn(fresh=fresh, supervision=plan(two)))
+                        case "link":
+                            actor.link(other)
+                        case "monitor":
+                            actor.monitor(other)
+                        case "advance":
+                            clock.advance(one)
+                        case "yield":
+                            for _ in range(one):
+                                await asyncio.sleep(0)
+        for _ in range(100):
+            clock.advance(1)  # what nobody answered runs into its time
+            await asyncio.sleep(0)
+        answers = await asyncio.wait_for(asyncio.gather(*asks, return_exceptions=True), 5)
+        assert not [each for each in answers if each is not None and not isinstance(each, (ActorError, Boom))]
+        assert len(told) == len(set(told))
+        assert not any(actor.running or not actor._over for actor in made)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())

@@ -4,6 +4,7 @@ It must never hold one that behaves like the original.
 
 from __future__ import annotations
 
+from tests.mutants.machines import MACHINES
 from tests.mutants.mutant import Mutant
 
 _LAWS = "tests/testing/test_laws.py"
@@ -380,4 +381,4 @@ _COMMITS = (
     ),
 )  # fmt: skip
 
-MUTANTS = (*_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS)
+MUTANTS = (*_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *MACHINES)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from spellwork.errors import ActorStopped, AskTimeout, DefinitionError, LinkBroken, MailboxFull, UsageError
+from spellwork.errors import ActorError, ActorStopped, AskTimeout, DefinitionError, LinkBroken, MailboxFull, UsageError
 from spellwork.machine.event import as_event
 from spellwork.machine.life import Life, Receive, Recipe, recipe_of
 from spellwork.machine.mailbox import Box, Letter, Mailbox
@@ -160,8 +160,14 @@ class Actor(Worker):
             timer.cancel()
 
     async def ended(self) -> BaseException | None:
-        """Wait until it has ended, with all its children; why, if it did not end by itself or by a stop."""
+        """Wait until it has ended, with all its children; why, if it did not end by itself or by a stop.
+
+        Raises:
+            UsageError: the actor itself, or one below it, would wait for ever.
+        """
         if not self._over:
+            if self._inside(below=True):
+                raise UsageError(f"{self.path} can't end while this waits for it; use monitor() to hear of the end")
             waiter: asyncio.Future[None] = self.system.loop.create_future()
             self._waiters = [*(self._waiters or ()), waiter]
             await waiter
@@ -319,7 +325,7 @@ class Actor(Worker):
         if life is None:
             return
         value, error = await (self.guarded(life.handle, letter.message) if letter.timer is None else self.guarded(letter.timer))
-        letter.answer(value, error)
+        letter.answer(value, self._cancelled() if isinstance(error, asyncio.CancelledError) else error)
         if error is not None and not (letter.reply is not None and life.refused(error, letter.message)):
             await self._failed(error)
         if life.unsettled and not self._settling:
@@ -368,15 +374,8 @@ class Actor(Worker):
             await self._family.stop()
         life, self._life = self._life, None
         if life is not None:
-            _, error = await self.guarded_end(life)
-            if error is not None:
+            for error in await life.end():
                 log.warning("the end of a life of %s failed: %r", self.path, error, exc_info=error, extra={"actor": self.path})
-
-    async def guarded_end(self, life: Life) -> tuple[Any, BaseException | None]:
-        """End a life: its own parts are guarded one by one, so that one that hangs can be cancelled without the others."""
-        ending = self.system.loop.create_task(life.end())
-        await asyncio.wait([ending])
-        return None, ending.exception()
 
     async def _end(self) -> None:
         if self._over:
@@ -433,6 +432,10 @@ class Actor(Worker):
         while actor is not None and actor is not self and below:
             actor = actor.parent
         return actor is self
+
+    def _cancelled(self) -> ActorError:
+        # as a CancelledError it would look to an asker as if it had been cancelled itself
+        return self._stopped() if self._closing else ActorError(f"a message to {self.path} was cancelled", actor=self.path)
 
     def _stopped(self) -> ActorStopped:
         return ActorStopped(f"{self.path} has ended or is about to; the message was not handled", actor=self.path)

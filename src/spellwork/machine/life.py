@@ -125,8 +125,8 @@ class Life:
             return machine.state
         return self._awaited(machine, message)
 
-    async def end(self) -> None:
-        """End the machine with its exit actions, then clean up, newest first; the first error is raised at the end."""
+    async def end(self) -> list[BaseException]:
+        """End the machine with its exit actions, then clean up, newest first; what failed of it."""
         errors: list[BaseException] = []
         machine = self._machine
         if machine is not None:
@@ -138,10 +138,7 @@ class Life:
             errors += [error] if error is not None else []
         for timer in list(self.timers):
             timer.cancel()
-        if errors:
-            for other in errors[1:]:
-                errors[0].add_note(f"cleaning up failed as well: {other!r}")
-            raise errors[0]
+        return errors
 
     def refused(self, error: BaseException, message: Any) -> bool:
         """Whether the error says that the machine does not handle this message, and stays where it was."""

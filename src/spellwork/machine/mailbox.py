@@ -48,8 +48,6 @@ class Letter:
             return
         if error is None:
             self.reply.set_result(value)
-        elif isinstance(error, asyncio.CancelledError):
-            self.reply.cancel()
         else:
             # a future can't hold a StopIteration
             self.reply.set_exception(RuntimeError(repr(error)) if isinstance(error, StopIteration) else error)

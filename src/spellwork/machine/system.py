@@ -76,13 +76,7 @@ class ActorSystem:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._leaving = True
         ours = self._interrupted and self._body is not None and self._body.uncancel() == 0
-        try:
-            await self.close()
-        except asyncio.CancelledError:
-            # our own interruption, which the body had no more time to see
-            if not ours or isinstance(error, asyncio.CancelledError):
-                raise
-            await self.close()
+        await self.close()
         if self.failure is None:
             return
         if error is None or isinstance(error, ActorStopped) or (ours and isinstance(error, asyncio.CancelledError)):
