@@ -9,8 +9,8 @@ from pathlib import Path
 import apsw
 import pytest
 
-from spellwork.errors import Fenced, Lagged, StoreClosed, StoreError, StoreFailed, StoreUnavailable
-from spellwork.store import Batch, Durability, Keyspace, Store, open_store
+from spellwork.errors import Conflict, Fenced, Lagged, MergeRefused, StoreClosed, StoreError, StoreFailed, StoreUnavailable
+from spellwork.store import Batch, Durability, Keyspace, Store, fingerprint, open_store
 from spellwork.store.committer import FEED_RETAINED
 from spellwork.store.keyspace import PARTITIONS, successor
 from spellwork.store.sqlite import SqliteBackend
@@ -313,4 +313,92 @@ async def test_a_range_delete_in_a_group_takes_what_came_before_it_and_nothing_a
     first, middle, last = Batch().put(b"\x90a", b"1"), Batch().delete_range(b"\x90", b"\x91"), Batch().put(b"\x90b", b"2")
     await asyncio.gather(*(store.commit(batch) for batch in (first, middle, last)))
     assert await store.scan(b"\x90", b"\x91") == [(b"\x90b", b"2")]
+    await store.close()
+
+
+async def test_a_merge_that_fails_refuses_its_batch_and_no_other(url: str) -> None:
+    """An operator that raises leaves no trace of its batch, and its neighbours of the same turn are written."""
+
+    def broken(old: bytes | None, operand: bytes) -> bytes:
+        raise ArithmeticError("too much")
+
+    def longest(old: bytes | None, operand: bytes) -> bytes | None:
+        return max(old or b"", operand, key=len) or None
+
+    store = open_store(url)
+    await store.commit(Batch().put(key("a"), b"kept").put(key("gone"), b""))
+    outcomes = await asyncio.gather(
+        store.commit(Batch().put(key("b"), b"").delete_range(key("a"), key("b")).merge(key("a"), broken, b"")),
+        store.commit(Batch().merge(key("a"), longest, b"longer").merge(key("gone"), longest, b"")),
+        store.commit(Batch().delete_range(key("a"), key("b")).put(key("c"), b"1").merge(key("c"), "append", b"2")),
+        return_exceptions=True,
+    )
+    assert isinstance(outcomes[0], MergeRefused)
+    assert outcomes[0].key == key("a")
+    assert isinstance(outcomes[0].__cause__, ArithmeticError)
+    assert await store.scan(*PLAIN.range()) == [(key("c"), b"12")]
+    await store.close()
+
+
+async def test_appends_are_numbered_without_gaps_in_the_order_of_commits(url: str) -> None:
+    """Concurrent appends get numbers from 1 on, each log its own; a refused batch uses none; reopened it goes on."""
+    log, other = key("log"), key("other")
+
+    async def add(store: Store, value: bytes) -> list[int]:
+        batch = Batch().append(log, value).append(other, value).append(log, value + b"!")
+        await store.commit(batch)
+        return batch.sequences
+
+    store = open_store(url)
+    with pytest.raises(Conflict):
+        await store.commit(Batch().append(log, b"never").require_version(key("none"), 5))
+    numbers = await asyncio.gather(*(add(store, str(i).encode()) for i in range(20)))
+    assert sorted(n for first, _, second in numbers for n in (first, second)) == list(range(1, 41))
+    for i, (first, _, second) in enumerate(numbers):
+        assert await store.get(log + first.to_bytes(8, "big")) == str(i).encode()
+        assert second == first + 1
+    if url != "memory:":
+        await store.close()
+        store = open_store(url)
+    assert await add(store, b"x") == [41, 21, 42]
+    await store.close()
+
+
+async def test_a_range_that_changed_refuses_the_batch_that_relied_on_it(url: str) -> None:
+    """A put, a delete, and a key that is new or gone within the range are noticed, also within one turn; others are not."""
+    store = open_store(url)
+    await store.commit(Batch().put(key("a"), b"1").put(key("b"), b"2").put(key("z"), b"3"))
+    start, end = key("a"), key("c")
+
+    async def seen() -> bytes:
+        return await store.read(lambda reader: fingerprint((k, version) for k, _, version in reader.rows(start, end)))
+
+    for change in (
+        Batch().put(key("a"), b"1"),
+        Batch().delete(key("b")),
+        Batch().put(key("bb"), b""),
+        Batch().delete_range(start, end),
+    ):
+        before = await seen()
+        same_turn = await asyncio.gather(
+            store.commit(change),
+            store.commit(Batch().put(key("z"), b"").require_unchanged(start, end, before)),
+            return_exceptions=True,
+        )
+        assert isinstance(same_turn[1], Conflict)
+        with pytest.raises(Conflict):
+            await store.commit(Batch().require_unchanged(start, end, before))
+    now = await seen()
+    await store.commit(Batch().put(key("z"), b"4").put(key("c"), b""))
+    await store.commit(Batch().put(key("b"), b"").require_unchanged(start, end, now))
+    await store.close()
+
+
+async def test_rows_come_with_their_versions(url: str) -> None:
+    """`rows` gives keys, values and the revisions that wrote them, forwards, backwards and limited."""
+    store = open_store(url)
+    versions = [await store.commit(Batch().put(key(name), name.encode())) for name in "abc"]
+    everything = [(key(name), name.encode(), version) for name, version in zip("abc", versions, strict=True)]
+    assert await store.read(lambda reader: reader.rows(*PLAIN.range())) == everything
+    assert await store.read(lambda reader: reader.rows(*PLAIN.range(), reverse=True, limit=2)) == everything[:0:-1]
     await store.close()

@@ -30,6 +30,10 @@ class Reader(Protocol):
         """
         ...
 
+    def rows(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[Row]:
+        """As `scan`, with the version of each row; one that is not as it was written raises `RowDamaged`."""
+        ...
+
     def close(self) -> None:
         """End the view."""
         ...
@@ -69,6 +73,10 @@ class Backend(Protocol):
 
     def get(self, key: bytes) -> tuple[bytes, int] | None:
         """Value and version inside the write transaction."""
+        ...
+
+    def versions(self, start: bytes, end: bytes) -> list[tuple[bytes, int]]:
+        """Keys and versions of the rows with start <= key < end inside the write transaction, in key order."""
         ...
 
     def write(self, rows: list[Row], deletes: list[bytes]) -> None:

@@ -4,27 +4,42 @@ It must never be changed after it was sealed, which happens when the turn of the
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Iterable
+
+Operator = Callable[[bytes | None, bytes], bytes | None]
+"""The value of a key (None: it has none) and an operand to the new value (None: delete it). Runs in the writer's thread, where it
+must not block; whatever it raises refuses its batch with `MergeRefused`."""
+
+SEQUENCE_BYTES = 8
+
 
 class Batch:
-    """Puts, deletes, range deletes, merges and requirements that apply as a whole or not at all.
+    """Puts, deletes, range deletes, merges, appends and requirements that apply as a whole or not at all.
 
-    Range deletes come first, then `rows` (the last word on each key; None deletes it), then merges. Requirements are
+    Range deletes come first, then `rows` (the last word on each key; None deletes it), then merges, then appends. Requirements are
     checked against the state before the batch:
 
     - `absent`: keys that must not exist;
     - `versions`: keys that must have this version (the revision that wrote them);
+    - `unchanged`: ranges whose keys must have the versions of this `fingerprint`: none changed, came or went;
     - `epochs`: partitions that must have this epoch, else the batch is `Fenced`.
+
+    `sequences` has the numbers that the appends got, in their order, once the batch is committed.
     """
 
-    __slots__ = ("absent", "epochs", "merges", "ranges", "rows", "sealed", "versions")
+    __slots__ = ("absent", "appends", "epochs", "merges", "ranges", "rows", "sealed", "sequences", "unchanged", "versions")
 
     def __init__(self) -> None:
         self.sealed = False
         self.rows: dict[bytes, bytes | None] = {}
         self.ranges: list[tuple[bytes, bytes]] = []
-        self.merges: list[tuple[bytes, str, bytes]] = []
+        self.merges: list[tuple[bytes, Operator, bytes]] = []
+        self.appends: list[tuple[bytes, bytes]] = []
+        self.sequences: list[int] = []
         self.absent: list[bytes] = []
         self.versions: list[tuple[bytes, int]] = []
+        self.unchanged: list[tuple[bytes, bytes, bytes]] = []
         self.epochs: list[tuple[int, int]] = []
 
     def put(self, key: bytes, value: bytes) -> Batch:
@@ -42,11 +57,23 @@ class Batch:
         self.ranges.append((start, end))
         return self
 
-    def merge(self, key: bytes, operator: str, operand: bytes) -> Batch:
-        """Combine the value of `key` with `operand`: "add" and "max" (signed 8-byte big-endian integers) or "append"."""
-        if operator not in MERGES:
+    def merge(self, key: bytes, operator: str | Operator, operand: bytes) -> Batch:
+        """Combine the value of `key` with `operand`.
+
+        `operator` is "add" or "max" (signed 8-byte big-endian integers), "append", or a function.
+        """
+        function = MERGES.get(operator) if isinstance(operator, str) else operator
+        if function is None:
             raise ValueError(f"unknown merge operator {operator!r}; there are {', '.join(sorted(MERGES))}")
-        self.merges.append((key, operator, operand))
+        self.merges.append((key, function, operand))
+        return self
+
+    def append(self, log: bytes, value: bytes) -> Batch:
+        """Put `value` at the end of a log: under the key `log` + its number (8 bytes, big-endian), counting from 1 without gaps.
+
+        The key `log` itself holds the newest number. The order of the numbers is the order of the commits.
+        """
+        self.appends.append((log, value))
         return self
 
     def require_absent(self, key: bytes) -> Batch:
@@ -57,6 +84,11 @@ class Batch:
     def require_version(self, key: bytes, version: int) -> Batch:
         """Refuse the batch with `Conflict` unless `key` was last written at this revision (0: does not exist)."""
         self.versions.append((key, version))
+        return self
+
+    def require_unchanged(self, start: bytes, end: bytes, seen: bytes) -> Batch:
+        """Refuse the batch with `Conflict` unless the rows with start <= key < end have the fingerprint `seen`."""
+        self.unchanged.append((start, end, seen))
         return self
 
     def require_epoch(self, partition: int, epoch: int) -> Batch:
@@ -82,4 +114,12 @@ def _number(data: bytes | None) -> int:
     return int.from_bytes(data, "big", signed=True) if data else 0
 
 
-MERGES = {"add": _add, "max": _max, "append": _append}
+MERGES: dict[str, Operator] = {"add": _add, "max": _max, "append": _append}
+
+
+def fingerprint(rows: Iterable[tuple[bytes, int]]) -> bytes:
+    """What stands for the keys and versions of a range of rows."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key, version in rows:
+        digest.update(len(key).to_bytes(4, "big") + key + version.to_bytes(8, "big"))
+    return digest.digest()

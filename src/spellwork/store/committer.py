@@ -12,9 +12,9 @@ from collections.abc import Callable
 import msgspec
 
 from spellwork.clock import Clock
-from spellwork.errors import Conflict, Fenced, RowDamaged, StoreClosed, StoreError, StoreFailed
+from spellwork.errors import Conflict, Fenced, MergeRefused, RowDamaged, StoreClosed, StoreError, StoreFailed
 from spellwork.store.backend import Backend
-from spellwork.store.batch import MERGES, Batch
+from spellwork.store.batch import SEQUENCE_BYTES, Batch, fingerprint
 from spellwork.store.keyspace import FEED, FEED_FLOOR, PARTITIONS, REVISION, WATCHED
 from spellwork.supervision import attempt
 
@@ -224,7 +224,7 @@ class Committer:
         for batch, done in group:
             try:
                 outcomes.append((done, work.apply(batch)))
-            except (Conflict, Fenced, RowDamaged) as error:
+            except (Conflict, Fenced, MergeRefused, RowDamaged) as error:
                 self.stats.conflicts += 1
                 outcomes.append((done, error))
         work.prune_feed(revision)
@@ -248,30 +248,48 @@ class _Transaction:
 
     def apply(self, batch: Batch) -> int:
         self._check(batch)
+        # all of it is worked out before anything is touched: a batch that is refused leaves no trace
+        rows = self._worked_out(batch) if batch.merges or batch.appends else batch.rows
         revision = self.revision = self.revision + 1
         for start, end in batch.ranges:
             self.flush()
             self._backend.delete_range(start, end)
         overlay = self._overlay
-        for key, value in batch.rows.items():
+        for key, value in rows.items():
             overlay[key] = None if value is None else (value, revision)
             if key[0] == PARTITIONS.prefix:
                 self._epochs.pop(int.from_bytes(key[1:3], "big"), None)
-        for key, operator, operand in batch.merges:
-            old = self._get(key)
-            overlay[key] = (MERGES[operator](old[0] if old else None, operand), revision)
-        self._feed(batch, revision)
+        self._feed(batch.ranges, rows, revision)
         return revision
 
-    def _feed(self, batch: Batch, revision: int) -> None:
+    def _worked_out(self, batch: Batch) -> dict[bytes, bytes | None]:
+        """The rows of a batch with what its merges and appends come to."""
+        rows = dict(batch.rows)
+
+        def value_of(key: bytes) -> bytes | None:
+            if key in rows:
+                return rows[key]
+            old = None if any(start <= key < end for start, end in batch.ranges) else self._get(key)
+            return old[0] if old else None
+
+        for key, operator, operand in batch.merges:
+            rows[key], problem = attempt(operator, value_of(key), operand)
+            if problem is not None:
+                raise MergeRefused(f"the merge into {key!r} was refused: {problem}", key=key) from problem
+        sequences = []
+        for log, value in batch.appends:
+            sequence = int.from_bytes(value_of(log) or b"", "big") + 1
+            rows[log] = number = sequence.to_bytes(SEQUENCE_BYTES, "big")
+            rows[log + number] = value
+            sequences.append(sequence)
+        batch.sequences = sequences
+        return rows
+
+    def _feed(self, ranges: list[tuple[bytes, bytes]], rows: dict[bytes, bytes | None], revision: int) -> None:
         changes: list[tuple[bytes, bytes | None, bytes | None]] = [
-            (start, None, end) for start, end in batch.ranges if start[0] >= WATCHED
+            (start, None, end) for start, end in ranges if start[0] >= WATCHED
         ]
-        changes += [(key, value, None) for key, value in batch.rows.items() if key[0] >= WATCHED]
-        for key, _, _ in batch.merges:
-            merged = self._overlay[key]
-            if key[0] >= WATCHED and merged is not None:
-                changes.append((key, merged[0], None))
+        changes += [(key, value, None) for key, value in rows.items() if key[0] >= WATCHED]
         if changes:
             self._overlay[FEED.key(revision.to_bytes(8, "big"))] = (msgspec.msgpack.encode(changes), revision)
 
@@ -293,6 +311,10 @@ class _Transaction:
             row = self._get(key)
             if (row[1] if row else 0) != version:
                 raise Conflict(f"the key {key!r} was changed by someone else", key=key)
+        for start, end, seen in batch.unchanged:
+            self.flush()
+            if fingerprint(self._backend.versions(start, end)) != seen:
+                raise Conflict(f"something from {start!r} up to {end!r} was changed by someone else", key=start)
 
     def _get(self, key: bytes) -> tuple[bytes, int] | None:
         if key in self._overlay:

@@ -61,7 +61,10 @@ class MemoryReader:
         limit: int | None = None,
         damaged: bytes | None = None,  # noqa: ARG002 - memory takes no damage
     ) -> list[tuple[bytes, bytes]]:
-        found: list[tuple[bytes, bytes]] = []
+        return [(key, value) for key, value, _ in self.rows(start, end, reverse=reverse, limit=limit)]
+
+    def rows(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[Row]:
+        found: list[Row] = []
         for prefix in sorted(self._tables, reverse=reverse):
             table = self._tables[prefix]
             low, high = bisect.bisect_left(table.keys, start), bisect.bisect_left(table.keys, end)
@@ -70,7 +73,7 @@ class MemoryReader:
                 keys.reverse()
             else:
                 keys = table.keys[low : high if limit is None else min(high, low + limit)]
-            found += [(key, table.rows[key][0]) for key in keys]
+            found += [(key, *table.rows[key]) for key in keys]
             if limit is not None and len(found) >= limit:
                 return found[:limit]
         return found
@@ -111,6 +114,11 @@ class MemoryBackend:
                 return None
         table = self._tables.get(key[0])
         return table.rows.get(key) if table else None
+
+    def versions(self, start: bytes, end: bytes) -> list[tuple[bytes, int]]:
+        keys = {key for key, _, _ in MemoryReader(self._tables).rows(start, end)}
+        keys |= {key for kind, key, _, _ in self._pending if kind == "put" and start <= key < end}
+        return [(key, row[1]) for key in sorted(keys) if (row := self.get(key)) is not None]
 
     def write(self, rows: list[Row], deletes: list[bytes]) -> None:
         self._pending += [("delete", key, b"", 0) for key in deletes]

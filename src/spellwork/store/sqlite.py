@@ -83,14 +83,8 @@ class SqliteReader:
     def scan(
         self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None, damaged: bytes | None = None
     ) -> list[tuple[bytes, bytes]]:
-        order = "DESC" if reverse else "ASC"
-        with translated(self._path):
-            rows: list[Any] = self._connection.execute(
-                f"SELECT {_COLUMNS} FROM kv WHERE k >= ? AND k < ? ORDER BY k {order} LIMIT ?",  # noqa: S608 - a constant
-                (start, end, -1 if limit is None else limit),
-            ).fetchall()
         found = []
-        for key, value, sealed in rows:
+        for key, value, sealed in self._select(start, end, reverse=reverse, limit=limit):
             if is_whole(key, value, sealed):
                 found.append((key, value))
             elif damaged is None:
@@ -98,6 +92,16 @@ class SqliteReader:
             else:
                 found.append((key, damaged))
         return found
+
+    def rows(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[Row]:
+        return [
+            (key, value, version_of(key, value, sealed))
+            for key, value, sealed in self._select(start, end, reverse=reverse, limit=limit)
+        ]
+
+    def _select(self, start: bytes, end: bytes, *, reverse: bool, limit: int | None) -> list[Any]:
+        with translated(self._path):
+            return _select(self._connection, start, end, reverse=reverse, limit=limit)
 
     def close(self) -> None:
         with translated(self._path):
@@ -262,6 +266,11 @@ class SqliteBackend:
         with translated(self.path):
             return _row(self._writer, key)
 
+    def versions(self, start: bytes, end: bytes) -> list[tuple[bytes, int]]:
+        with translated(self.path):
+            found = _select(self._writer, start, end, reverse=False, limit=None)
+        return [(key, version_of(key, value, sealed)) for key, value, sealed in found]
+
     def write(self, rows: list[Row], deletes: list[bytes]) -> None:
         with translated(self.path):
             if deletes:
@@ -321,6 +330,14 @@ class SqliteBackend:
 def _stored_revision(connection: apsw.Connection) -> int:
     row = _row(connection, REVISION)
     return int.from_bytes(row[0], "big") if row else 0
+
+
+def _select(connection: apsw.Connection, start: bytes, end: bytes, *, reverse: bool, limit: int | None) -> list[Any]:
+    order = "DESC" if reverse else "ASC"
+    return connection.execute(
+        f"SELECT {_COLUMNS} FROM kv WHERE k >= ? AND k < ? ORDER BY k {order} LIMIT ?",  # noqa: S608 - a constant
+        (start, end, -1 if limit is None else limit),
+    ).fetchall()
 
 
 def _row(connection: apsw.Connection, key: bytes) -> tuple[bytes, int] | None:

@@ -142,6 +142,11 @@ class SimBackend:
             return None
         return self._disk.tables.get(key)
 
+    def versions(self, start: bytes, end: bytes) -> list[tuple[bytes, int]]:
+        """Keys and versions of a range inside the transaction."""
+        keys = {key for key, _, _ in self._disk.reader.rows(start, end)} | {row[0] for row in self._rows if start <= row[0] < end}
+        return [(key, row[1]) for key in sorted(keys) if (row := self.get(key)) is not None]
+
     def write(self, rows: list[Row], deletes: list[bytes]) -> None:
         """Add to the transaction."""
         gone = set(deletes)
