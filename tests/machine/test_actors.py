@@ -721,6 +721,27 @@ async def test_a_step_that_a_timer_caused_fails_under_supervision():
         assert isinstance(caught.value.__cause__, Boom)
 
 
+async def test_an_actor_ends_with_its_machine_whatever_ended_that():
+    """A child that is done at once ends a machine to which nobody ever sent anything, and `idle` waits for both."""
+    worked = []
+
+    async def work():
+        await asyncio.sleep(0)
+        worked.append(True)
+
+    child = ChartBuilder("child").initial("w")
+    child.state("w").on_entry(work).always("end")
+    child.final("end")
+    built = ChartBuilder("m").initial("busy")
+    built.state("busy").invoke(child.build(), id="c").on("done.invoke.c", "over").on("never", do=work)
+    built.final("over")
+    async with system() as (actors, _):
+        actor = actors.spawn(built.build())
+        await actors.idle()
+        assert worked == [True]
+        assert not actor.running
+
+
 async def test_machines_that_one_makes_oneself():
     """`fresh` gives each life its machine, of either kind; its exit actions run at the end of the life."""
     told: list[Any] = []

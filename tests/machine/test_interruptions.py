@@ -337,6 +337,7 @@ def test_raised_events_are_deferred_too():
 def test_timers_of_a_shared_machine_hold_its_lock():
     """A clock with a thread of its own never delivers in the middle of a step, nor what was withdrawn meanwhile."""
     calls: list[Callable[[], None]] = []
+    owned: list[bool] = []
 
     class Clock:
         def call_later(self, seconds, callback):
@@ -356,7 +357,13 @@ def test_timers_of_a_shared_machine_hold_its_lock():
         order.append("end")
 
     built = ChartBuilder("m").initial("a")
-    built.state("a").after(1, do=lambda: order.append("timer")).on("work", do=slow).on("leave", "b", do=slow)
+
+    def timer_action():
+        order.append("timer")
+        owned.append(machine._lock._is_owned())  # type: ignore[attr-defined]
+
+    machine: LockedMachine
+    built.state("a").after(1, do=timer_action).on("work", do=slow).on("leave", "b", do=slow)
     built.state("b")
     machine = LockedMachine(Machine(built.build(), clock=Clock()))
     for event, expected in (("work", ["begin", "end", "timer"]), ("leave", ["begin", "end"])):
@@ -376,3 +383,6 @@ def test_timers_of_a_shared_machine_hold_its_lock():
         sender.join(5)
         timer.join(5)
         assert order == expected
+    machine = LockedMachine(Machine(built.build(), clock=Clock()))
+    calls[-1]()
+    assert owned == [True, True]

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from spellwork.errors import ChartRefused, EndlessStep
-from spellwork.machine import Chart, ChartBuilder, Machine
+from spellwork.machine import Chart, ChartBuilder, Event, Machine
 from spellwork.machine.builder import StateBuilder
 from spellwork.machine.content import Assign
 from spellwork.machine.model import Options
@@ -146,3 +146,15 @@ def _exits_match_entries(before, after, names):
             active.discard(id_)
     if after.running:
         assert active == set(after.states) - finals
+
+
+def test_the_short_cut_sees_each_event_as_it_was_sent():
+    """The second time, too, guards and actions get the payload, the object, or an event without one."""
+    told = []
+    built = ChartBuilder("m").initial("a")
+    built.state("a").on("x", "a", guard=lambda c, e: amount(e) > 0, do=lambda c, e: told.append(e))
+    machine = Machine(built.build())
+    sends: list[tuple[Any, Any]] = [("x", None), ("x", 7), ("x", 8), (TYPED["x"](1), None), (TYPED["x"](2), None), ("x", None)]
+    for event, data in sends * 2:
+        machine.send(event, data)
+    assert told == [Event("x"), Event("x", 7), Event("x", 8), TYPED["x"](1), TYPED["x"](2), Event("x")] * 2

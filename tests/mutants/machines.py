@@ -14,7 +14,7 @@ MACHINES = (
     Mutant(
         "payload-not-seen-by-the-short-cut", "the short cut equals the full step", "machine/machine.py",
         "Event(event, data) if kind is str else event", "Event(event) if kind is str else event",
-        _LAWS,
+        f"{_LAWS} -k sees_each",
     ),
     Mutant(
         "raised-event-dropped-where-it-is-deferred", "a deferred event comes back", "machine/step.py",
@@ -39,8 +39,8 @@ MACHINES = (
     ),
     Mutant(
         "failed-message-handled-again", "a message is handled once", "machine/actor.py",
-        "            await self._failed(error)\n        if life.unsettled",
-        "            self._box.add(letter)\n            await self._failed(error)\n        if life.unsettled",
+        "            await self._failed(error)\n        await self._look_after",
+        "            self._box.add(letter)\n            await self._failed(error)\n        await self._look_after",
         f"{_ACTORS} -k 'same_mailbox or resume_goes_on'",
     ),
     Mutant(

@@ -328,6 +328,9 @@ class Actor(Worker):
         letter.answer(value, self._cancelled() if isinstance(error, asyncio.CancelledError) else error)
         if error is not None and not (letter.reply is not None and life.refused(error, letter.message)):
             await self._failed(error)
+        await self._look_after(life, error)
+
+    async def _look_after(self, life: Life, error: BaseException | None) -> None:
         if life.unsettled and not self._settling:
             self._settling = True
             self.system.run(self._settle(life))
@@ -359,7 +362,7 @@ class Actor(Worker):
             await self._end_life()
             await self._failed(error)
         else:
-            await self._done(life)
+            await self._look_after(life, None)
 
     async def _resume(self) -> None:
         if self._over or (self._closing and not self._draining):
