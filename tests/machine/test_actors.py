@@ -472,18 +472,23 @@ async def test_a_close_that_is_interrupted_leaves_nothing_behind():
     async def hang(message):
         await asyncio.Event().wait()
 
+    asked = []
+
     async def body():
         async with ActorSystem() as actors:
             actors.spawn(hang).send("x")
-            actors.spawn(hang).spawn(hang).send("y")
-            await asyncio.sleep(0)
+            actor = actors.spawn(hang).spawn(hang)
+            asked.extend(asyncio.create_task(actor.ask(n, timeout=None)) for n in range(2))
+            await rest()
 
     task = asyncio.create_task(body())
-    await rest()
+    for _ in range(3):
+        await rest()
     assert not task.done()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert [type(each) for each in await asyncio.gather(*asked, return_exceptions=True)] == [ActorStopped] * 2
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
@@ -625,6 +630,10 @@ async def test_monitors_hear_of_ends_and_not_of_restarts():
         watcher.monitor(second)
         await actors.idle()
         assert told[1] == Down(second, None)
+        lasting = actors.spawn(print)
+        watcher.monitor(lasting)
+        await watcher.stop()
+        assert not lasting._watchers  # nobody is kept for the sake of one that has ended
 
 
 async def test_links_share_failures():
@@ -700,6 +709,37 @@ async def test_a_timer_of_a_machine_waits_its_turn_and_ends_with_its_life():
         assert await actor.ask("press") == ("on",)
 
 
+async def test_a_function_sets_timers_of_its_life():
+    """Withdrawn while it waited for its turn, or set by a life that has ended, one never comes; otherwise it does, once."""
+    told, pending = [], []
+
+    def receive(message, actor):
+        if message == "set":
+            pending.append(actor.timers.call_later(5, lambda: told.append("late")))
+        elif message == "cancel":
+            pending[-1].cancel()
+        else:
+            raise Boom
+
+    async with system(supervision=Supervision(delay=0)) as (actors, clock):
+        actor = actors.spawn(receive)
+        await actor.ask("set")
+        actor.send("cancel")
+        clock.advance(5)  # due, but "cancel" was there before
+        await actors.idle()
+        assert told == []
+        await actor.ask("set")
+        actor.send("bad")
+        await actors.idle()
+        clock.advance(10)
+        await actors.idle()
+        assert told == []
+        await actor.ask("set")
+        clock.advance(10)
+        await actors.idle()
+        assert told == ["late"]
+
+
 async def test_a_step_that_a_timer_caused_fails_under_supervision():
     """Nobody waits for it, and it isn't lost, in either kind of machine."""
 
@@ -740,6 +780,17 @@ async def test_an_actor_ends_with_its_machine_whatever_ended_that():
         await actors.idle()
         assert worked == [True]
         assert not actor.running
+
+
+async def test_a_machine_whose_last_step_failed_is_over_all_the_same():
+    """What its final step sends has nobody to go to: judged harmless, the actor ends, for its machine has."""
+    built = ChartBuilder("m").initial("a")
+    built.state("a").on("go", "b", do=Send("hello", target="#_parent"))
+    built.final("b")
+    async with system(supervision=Supervision("resume")) as (actors, _):
+        actor = actors.spawn(built.build())
+        actor.send("go")
+        assert await actor.ended() is None
 
 
 async def test_machines_that_one_makes_oneself():

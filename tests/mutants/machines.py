@@ -71,12 +71,12 @@ MACHINES = (
     Mutant(
         "timers-outlive-their-life", "a timer of an old life never comes", "machine/life.py",
         "        for timer in list(self.timers):\n            timer.cancel()\n", "",
-        f"{_ACTORS} -k waits_its_turn",
+        f"{_ACTORS} -k sets_timers",
     ),
     Mutant(
         "withdrawn-timer-comes-all-the-same", "a timer that was withdrawn never comes", "machine/life.py",
         "        if alive is not None:\n            callback()", "        if alive is not None or callback:\n            callback()",
-        f"{_ACTORS} -k waits_its_turn",
+        f"{_ACTORS} -k sets_timers",
     ),
     Mutant(
         "failure-vanishes-at-the-root", "errors never vanish", "machine/system.py",

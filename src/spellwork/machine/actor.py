@@ -51,7 +51,8 @@ class Actor(Worker):
 
     __slots__ = (
         "__weakref__", "_box", "_closing", "_draining", "_family", "_held", "_life", "_links", "_mailbox", "_over", "_reason",
-        "_recipe", "_restarts", "_settling", "_siblings", "_supervision", "_waiters", "_watchers", "name", "parent",
+        "_recipe", "_restarts", "_settling", "_siblings", "_supervision", "_waiters", "_watchers", "_watches", "name",
+        "parent",
     )  # fmt: skip
 
     def __init__(
@@ -64,8 +65,9 @@ class Actor(Worker):
         self._life: Life | None = None
         self._family: Family | None = None
         self._restarts: Restarts | None = None
-        self._watchers: list[Actor] | None = None
-        self._links: list[Actor] | None = None
+        self._watchers: dict[Actor, None] | None = None
+        self._watches: dict[Actor, None] | None = None
+        self._links: dict[Actor, None] | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
         self._reason: BaseException | None = None
         self._held = self._closing = self._draining = self._over = self._settling = False
@@ -169,7 +171,8 @@ class Actor(Worker):
             if self._inside(below=True):
                 raise UsageError(f"{self.path} can't end while this waits for it; use monitor() to hear of the end")
             waiter: asyncio.Future[None] = self.system.loop.create_future()
-            self._waiters = [*(self._waiters or ()), waiter]
+            self._waiters = self._waiters or []
+            self._waiters.append(waiter)
             await waiter
         return self._reason
 
@@ -207,12 +210,14 @@ class Actor(Worker):
         """Get a `Down` message when the other has ended, at once if it has already. A restart is no end."""
         if other._over:
             self._tell(Down(other, other._reason))
-        elif self not in (other._watchers or ()):
-            other._watchers = [*(other._watchers or ()), self]
+        else:
+            other._watchers, self._watches = other._watchers or {}, self._watches or {}
+            other._watchers[self] = self._watches[other] = None
 
     def unmonitor(self, other: Actor) -> None:
         """Get no `Down` message after all; one that waits already stays."""
-        other._watchers = [each for each in other._watchers or () if each is not self]
+        (other._watchers or {}).pop(self, None)
+        (self._watches or {}).pop(other, None)
 
     def link(self, other: Actor) -> None:
         """Share fates: if one ends by a failure, the other fails with `LinkBroken`, and its supervisor decides about it."""
@@ -221,13 +226,14 @@ class Actor(Worker):
         for one, two in ((self, other), (other, self)):
             if two._over:
                 one._order(functools.partial(one._link_broken, two))
-            elif two not in (one._links or ()):
-                one._links = [*(one._links or ()), two]
+            else:
+                one._links = one._links or {}
+                one._links[two] = None
 
     def unlink(self, other: Actor) -> None:
         """Undo `link`."""
         for one, two in ((self, other), (other, self)):
-            one._links = [each for each in one._links or () if each is not two]
+            (one._links or {}).pop(two, None)
 
     @property
     def alive(self) -> bool:
@@ -306,6 +312,7 @@ class Actor(Worker):
         if self._doing is not None:
             self._doing.cancel()
         self._closing = self._over = True
+        self._box.empty(self._stopped)
         self._farewell()
 
     async def _next(self) -> bool:
@@ -324,8 +331,12 @@ class Actor(Worker):
         life = self._life
         if life is None:
             return
-        value, error = await (self.guarded(life.handle, letter.message) if letter.timer is None else self.guarded(letter.timer))
-        letter.answer(value, self._cancelled() if isinstance(error, asyncio.CancelledError) else error)
+        try:
+            value, error = await (self.guarded(life.handle, letter.message) if letter.timer is None else self.guarded(letter.timer))
+            letter.answer(value, self._cancelled() if isinstance(error, asyncio.CancelledError) else error)
+        finally:
+            if letter.reply is not None:  # the whole system may have been interrupted
+                letter.answer(None, self._stopped())
         if error is not None and not (letter.reply is not None and life.refused(error, letter.message)):
             await self._failed(error)
         await self._look_after(life, error)
@@ -369,8 +380,10 @@ class Actor(Worker):
             return
         self._held = False
         await self._begin()
-        if self._family is not None and self._life is not None:
-            self._family.resume()
+        if self._life is not None:
+            if self._family is not None:
+                self._family.resume()
+            await self._look_after(self._life, None)
 
     async def _end_life(self) -> None:
         if self._family is not None:
@@ -391,11 +404,13 @@ class Actor(Worker):
         if self._restarts is not None:
             self._restarts.clear()
         self._siblings.children.pop(self.name, None)
-        for watcher in self._watchers or ():
+        for watched in tuple(self._watches or ()):
+            self.unmonitor(watched)
+        for watcher in tuple(self._watchers or ()):
             watcher._tell(Down(self, self._reason))
-        links, self._links, self._watchers = self._links or (), None, None
-        for other in links:
-            other._links = [each for each in other._links or () if each is not self]
+            watcher.unmonitor(self)
+        for other in tuple(self._links or ()):
+            self.unlink(other)
             if self._reason is not None:
                 other._order(functools.partial(other._link_broken, self))
         self._farewell()
