@@ -47,6 +47,10 @@ It must never import another part of the package.
     │   ├── AskTimeout             no answer in time; also a TimeoutError
     │   ├── LinkBroken             an actor that it is linked to failed
     │   └── MailboxFull            no room, and the mailbox refuses then
+    ├── TopicError
+    │   ├── DeliveryLost           the event was given to somebody else, or its time was up; it is not acknowledged
+    │   ├── TopicDiffers           the topic is declared with other options
+    │   └── TopicNotFound          no such topic, group or dead letter
     ├── ActivityFailed             an activity failed with an error whose class is not registered
     ├── ActivityTimeout            also a TimeoutError
     ├── StreamTimeout              a stream gave no item in time; also a TimeoutError
@@ -370,6 +374,32 @@ class MailboxFull(ActorError):
 
     code = "mailbox-full"
     limit: int
+
+
+class TopicError(SpellworkError):
+    """The root of what durable topics report; `topic` names the topic."""
+
+    code = "topic"
+    topic: str
+
+
+class DeliveryLost(TopicError):
+    """The event at `offset` is no longer this consumer's: its time was up, or its lane has another owner. It is delivered again."""
+
+    code = "delivery-lost"
+    offset: int
+
+
+class TopicDiffers(TopicError):
+    """The topic is declared with other options; nothing was changed."""
+
+    code = "topic-differs"
+
+
+class TopicNotFound(TopicError):
+    """There is no such topic, or no such group or dead letter of it."""
+
+    code = "topic-not-found"
 
 
 class ActivityFailed(SpellworkError):
