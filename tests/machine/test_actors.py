@@ -472,7 +472,7 @@ async def test_a_close_that_is_interrupted_leaves_nothing_behind():
     async def hang(message):
         await asyncio.Event().wait()
 
-    asked = []
+    asked: list[asyncio.Task[Any]] = []
 
     async def body():
         async with ActorSystem() as actors:
