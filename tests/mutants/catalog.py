@@ -4,6 +4,7 @@ It must never hold one that behaves like the original.
 
 from __future__ import annotations
 
+from tests.mutants.machines import MACHINES
 from tests.mutants.mutant import Mutant
 
 _LAWS = "tests/testing/test_laws.py"
@@ -574,4 +575,6 @@ _STREAMS = (
     ),
 )  # fmt: skip
 
-MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_TOPICS, *_EVENTS, *_STREAMS)
+MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_TOPICS, *MACHINES)
+
+MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_TOPICS, *_EVENTS, *_STREAMS, *MACHINES)
