@@ -205,11 +205,20 @@ class Holding:
             self.queue.append(Ticket(held, following, following.ticket))
         held.changed = True
 
-    def put_back(self, lanes: Iterable[Held]) -> None:
-        """Take back what is out of lanes and nobody has looked at."""
+    def put_back(self, lanes: Iterable[Held], *, handed: bool = False) -> None:
+        """Take back what is out of lanes and nobody has looked at (or, with `handed`, all of it) without counting that."""
         for held in lanes:
-            held.lane.withdraw()
+            held.lane.withdraw(handed=handed)
             held.changed = True
+
+    def in_hand(self) -> list[Ticket]:
+        """What the user has."""
+        return [
+            Ticket(held, entry, entry.ticket)
+            for held in self.lanes.values()
+            for entry in held.lane.entries.values()
+            if entry.handed
+        ]
 
     def changed(self, *, all_moved: bool = False) -> list[Held]:
         """The lanes with something to store. One that has only moved on is stored now and then, or with `all_moved`."""

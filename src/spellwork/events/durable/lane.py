@@ -69,7 +69,7 @@ class Lane:
             if entry is not None:
                 entry.attempts = pending.attempts - (pending.out and not pending.suspect)
                 entry.due = pending.due
-                entry.suspect = pending.out
+                entry.suspect = pending.out or pending.suspect
                 lane._add(entry)
         return lane
 
@@ -190,9 +190,9 @@ class Lane:
             self._withdraw(list(self._keys[entry.key])[1:])
         self._may_go(entry)
 
-    def withdraw(self) -> None:
-        """All that is out and not with the user comes back: nobody has looked at it."""
-        self._withdraw([entry for entry in self.entries.values() if not entry.handed])
+    def withdraw(self, *, handed: bool = False) -> None:
+        """All that is out comes back without having been tried; what the user has, only if `handed`."""
+        self._withdraw([entry for entry in self.entries.values() if handed or not entry.handed])
         for entry in list(self.entries.values()):
             line = None if entry.key is None else self._keys[entry.key]
             if entry.ticket and line is not None and not entry.suspect:
