@@ -220,7 +220,9 @@ async def asleep() -> None:
     """What a stopped process does about its lanes."""
 
 
-async def test_a_consumer_that_slept_beyond_its_lease_can_acknowledge_nothing(tmp_path: Path) -> None:
+async def test_a_consumer_that_slept_beyond_its_lease_can_acknowledge_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The zombie is fenced: its lanes are another's, and that one decides."""
     url, clock, other = f"sqlite:{tmp_path / 'store.db'}", VirtualClock(1), VirtualClock(2)
     async with open_topics(url, clock=clock) as here, open_topics(url, clock=other) as there:
@@ -228,7 +230,7 @@ async def test_a_consumer_that_slept_beyond_its_lease_can_acknowledge_nothing(tm
         await one.publish(7)
         async with one.consume("mail", lease=10, visibility=10_000) as sleeper:
             (first,) = await take(sleeper, 1)
-            organise, sleeper._organise = sleeper._organise, asleep
+            monkeypatch.setattr(sleeper, "_organise", asleep)
             async with two.consume("mail", lease=10) as consumer:
                 await nothing_more(consumer)
                 for _ in range(6):  # its clock goes, the sleeper's stands still
@@ -239,7 +241,7 @@ async def test_a_consumer_that_slept_beyond_its_lease_can_acknowledge_nothing(tm
                 with pytest.raises(DeliveryLost):
                     await first.ack()
                 await second.ack()
-                sleeper._organise = organise
+                monkeypatch.undo()
                 clock.advance(5)  # the sleeper wakes: it joins anew
                 await nothing_more(sleeper)
         assert await floors(there, "orders", "mail") == [1]
@@ -264,6 +266,7 @@ async def test_what_was_out_with_a_consumer_that_died_goes_alone(tmp_path: Path)
                 done.append(delivery.data)
                 await delivery.ack()
             # as kill -9 would: no goodbye
+            assert consumer._task is not None
             consumer._task.cancel()
             await asyncio.wait([consumer._task])
             consumer._membership.close()
@@ -273,6 +276,7 @@ async def test_what_was_out_with_a_consumer_that_died_goes_alone(tmp_path: Path)
     assert lives == 5
     async with open_topics(url) as topics:
         (letter,) = await topics.dead_letters("orders", "mail")
+        assert letter.event is not None
         assert (letter.event.data, letter.attempts) == (5, 3)
         assert "ended 3 times while it had the event" in letter.reason
 

@@ -92,8 +92,11 @@ class Holding:
         return self.out - sum(held.lane.handed for held in self.lanes.values())
 
     def hungry(self, ahead: int) -> list[Held]:
-        """The lanes that can take in more, and may find it in the log."""
-        return [held for held in self.lanes.values() if held.behind and not held.leaving and held.lane.wants(ahead)]
+        """The lanes to read for: if one wants more, all that have room, so that they go over the log together."""
+        lanes = [held for held in self.lanes.values() if held.behind and not held.leaving]
+        if not any(held.lane.wants(ahead) for held in lanes):
+            return []
+        return [held for held in lanes if held.lane.has_room(ahead)]
 
     def take_in(self, hungry: list[Held], page: list[Found], *, whole: bool) -> None:
         """Give lanes their events of a page; unless it is `whole`, it was the last one."""

@@ -48,6 +48,7 @@ class Lane:
     def __init__(self, partition: int, position: int = 0):
         self.partition = partition
         self.position = position
+        self._top = position
         self.entries: dict[int, Entry] = {}
         self.out = 0
         self.handed = 0
@@ -74,12 +75,19 @@ class Lane:
         return lane
 
     def progress(self) -> Progress:
-        """What is to be stored."""
-        return Progress(self.position, [entry.stored() for entry in self.entries.values()])
+        """What is to be stored. Events behind all that ever went out are left to be read again: they are most of what waits."""
+        position, entries = self.position, list(self.entries.values())
+        while entries and entries[-1].offset > self._top:
+            position = entries.pop().offset - 1
+        return Progress(position, [entry.stored() for entry in entries])
 
     def wants(self, ahead: int) -> bool:
         """Whether it can take in more, to have `ahead` events that are not out."""
-        return len(self.entries) - self.out < ahead and len(self.entries) < MOST_PENDING + ahead
+        return len(self.entries) - self.out < ahead and self.has_room(ahead)
+
+    def has_room(self, ahead: int) -> bool:
+        """Whether it may take in more at all."""
+        return len(self.entries) < MOST_PENDING + ahead
 
     def take_in(self, offset: int, record: Record | None, *, revived: bool = False) -> None:
         """One more event; the lane is behind its position unless it was revived."""
@@ -132,6 +140,7 @@ class Lane:
     def _let_out(self, entry: Entry) -> None:
         self._tickets += 1
         entry.ticket = self._tickets
+        self._top = max(self._top, entry.offset)
         entry.eligible = False
         entry.attempts += 1
         self.out += 1
