@@ -34,6 +34,7 @@ _VERBS = {
     "update": ("spellwork.cli.messages:update", "Apply an update to a run and print its answer."),
     "cancel": ("spellwork.cli.messages:cancel", "Ask a run to unwind and end."),
     "terminate": ("spellwork.cli.messages:terminate", "End a run at once."),
+    "state": ("spellwork.cli.state:state", "Read, write and watch the state that programs keep in a store."),
     "events": ("spellwork.cli.events:events", "Durable topics: tail, publish, topics, groups, dead letters."),
     "replay": ("spellwork.cli.replay:replay", "Check stored runs against today's code."),
     "bench": ("spellwork.bench.command:bench", "Measure this machine and this version."),

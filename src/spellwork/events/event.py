@@ -210,4 +210,3 @@ def _data(fields: dict[str, Any], annotation: Any) -> Any:
         return msgspec.convert(data, annotation)
     except (msgspec.ValidationError, TypeError) as error:
         raise PayloadError(f"$.data: {error}", path="$.data") from error
-

@@ -24,6 +24,10 @@ class Keys:
     INBOX = 0x06  # partition, time, random → Message
     REPLIES = 0x07  # request id → Reply
     TIMERS = 0x08  # partition, due, number → nothing
+    RECEIPTS = 0x40  # number, command → the entry of a transaction that is committed and not yet in the journal
+    SUBSCRIPTIONS = 0x41  # partition, pattern, run id → nothing; its version says since when
+    CURSORS = 0x42  # partition → Cursor of the events that were brought to its runs
+    TRIGGERS = 0x43  # name of a trigger → Cursor of the events that have started runs
     JOURNAL = 0x10  # number, position → entry
     RUNS = 0x11  # number → RunRow
     IDS = 0x12  # user id → number, partition
@@ -99,6 +103,21 @@ def journal_range(number: int) -> tuple[bytes, bytes]:
     return _RUN.pack(Keys.JOURNAL, number), _RUN.pack(Keys.JOURNAL, number + 1)
 
 
+def receipt_key(number: int, n: int) -> bytes:
+    """The key of the receipt for one command of a run."""
+    return _JOURNAL.pack(Keys.RECEIPTS, number, n)
+
+
+def receipt_range(number: int) -> tuple[bytes, bytes]:
+    """All receipts of one run."""
+    return _RUN.pack(Keys.RECEIPTS, number), _RUN.pack(Keys.RECEIPTS, number + 1)
+
+
+def command_of(key: bytes) -> int:
+    """The number of the command at the end of a receipt's key."""
+    return int.from_bytes(key[-4:], "big")
+
+
 def run_key(number: int) -> bytes:
     """The key of a run's row."""
     return _RUN.pack(Keys.RUNS, number)
@@ -132,6 +151,32 @@ def timer_of(key: bytes) -> tuple[int, int]:
     except struct.error as error:
         raise StoreCorrupt(f"the timer {key.hex()} cannot be read: {error}; restore it from a backup") from error
     return due, number
+
+
+def subscription_key(partition: int, pattern: str, run_id: str) -> bytes:
+    """The key of a run's subscription to a pattern of topics."""
+    return bytes((Keys.SUBSCRIPTIONS,)) + partition.to_bytes(2, "big") + pattern.encode() + b"\0" + run_id.encode()
+
+
+def subscription_range(partition: int) -> tuple[bytes, bytes]:
+    """All subscriptions of the runs of a partition."""
+    return partition_range(Keys.SUBSCRIPTIONS, partition)
+
+
+def subscription_of(key: bytes) -> tuple[str, str]:
+    """Pattern and run id of a subscription."""
+    pattern, _, run_id = key[3:].partition(b"\0")
+    return pattern.decode(), run_id.decode()
+
+
+def cursor_key(partition: int) -> bytes:
+    """The key of how far events were brought to the runs of a partition."""
+    return bytes((Keys.CURSORS,)) + partition.to_bytes(2, "big")
+
+
+def trigger_key(name: str) -> bytes:
+    """The key of how far a trigger is."""
+    return bytes((Keys.TRIGGERS,)) + name.encode()
 
 
 def partition_range(keyspace: int, partition: int) -> tuple[bytes, bytes]:
