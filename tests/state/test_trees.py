@@ -135,6 +135,7 @@ async def test_what_does_not_fit_is_refused_before_it_is_written(url: str) -> No
     async with open_store(url, codec=Codec(limits=Limits(size=100))) as store:
         numbers, any_ = store.tree("numbers", int), store.scope("user", "u").tree("any")
         cases: list[tuple[Tree, object]] = [(numbers, "x"), (any_, "x" * 101), (any_, object())]
+        cases += [(store.tree("bare", dict), [1]), (store.tree("bare", list), {"a": 1})]
         for tree, value in cases:
             with pytest.raises(PayloadError, match=rf"tree {tree.rows}, key 'k': "):
                 await tree.set("k", value)

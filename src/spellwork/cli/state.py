@@ -202,7 +202,10 @@ def scan(
             click.echo(f"{_shown(key)}  {to_json(value)}")
     if len(found) == limit and not as_json:
         last = found[-1][0]
-        note(f"there may be more: --after {shlex.quote(to_json(last) if json_key else str(last))}")
+        if isinstance(last, str) and not json_key:
+            note(f"there may be more: --after {shlex.quote(last)}")
+        else:
+            note(f"there may be more: --json-key --after {shlex.quote(to_json(last))}")
 
 
 @state.command(

@@ -55,7 +55,8 @@ class Sweeper:
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
         self._next: int | None = None
-        self._period = min(clock.longest_wait, _LOOK_EVERY)
+        # a clock that jumps to the next timer would find one for ever
+        self._period = _LOOK_EVERY if clock.longest_wait < float("inf") else float("inf")
 
     def start(self) -> None:
         """Begin."""
@@ -122,7 +123,7 @@ class Sweeper:
             await self._wait(pause)
 
     async def _wait(self, pause: float) -> None:
-        """Until `pause` seconds are over, or something is due earlier. A clock that stands still until it is told has no period."""
+        """Until `pause` seconds are over, or something is due earlier."""
         timer: Cancellable | None = None
         if pause != float("inf"):
             timer = self._clock.call_later(pause, self._woken.set)

@@ -230,9 +230,9 @@ def _widened(own: Batch, span: Span) -> Span:
     if span.limit is None or span.limit == 0:
         return span
     if any(start < span.end and span.start < end for start, end in own.ranges):
-        return Span(span.start, span.end, span.reverse)
+        return Span(span.start, span.end, span.reverse, names=span.names)
     hidden = sum(row is None and span.start <= key < span.end for key, row in own.rows.items())
-    return Span(span.start, span.end, span.reverse, span.limit + hidden)
+    return Span(span.start, span.end, span.reverse, span.limit + hidden, span.names)
 
 
 def _overlaid(own: Batch, span: Span, found: Found) -> Found:
