@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from spellwork.codec import Codec, Limits
-from spellwork.errors import Conflict, DefinitionError, PayloadError, StoreBusy
+from spellwork.errors import Conflict, DefinitionError, PayloadError, StoreBusy, StoreClosed
 from spellwork.state import StateStore, Tree, Versioned, open_store
 from spellwork.store import Batch
 from spellwork.store import open_store as open_low_level
@@ -185,6 +185,17 @@ async def test_writes_are_functions_on_a_batch(url: str) -> None:
         assert not await tree.exists("l")
     assert await low.get(b"\x40mine") == b""  # leaving the store leaves open what it did not open
     await low.close()
+
+
+async def test_a_closed_store_says_so(url: str) -> None:
+    """Reads and writes raise StoreClosed."""
+    async with open_store(url) as store:
+        tree = store.tree("t", int)
+        await tree.set("k", 1)
+    with pytest.raises(StoreClosed):
+        await tree.get("k")
+    with pytest.raises(StoreClosed):
+        await tree.set("k", 2)
 
 
 async def test_a_snapshot_stays_as_it_is(url: str) -> None:

@@ -35,9 +35,7 @@ def state() -> None:
 
 def _place(function: F) -> F:
     """`--tree`, `--scope`, `--json-key`, and the common options."""
-    function = click.option("--json-key", is_flag=True, help="Keys are JSON: a text, number, true, false or a list of such.")(
-        function
-    )
+    function = click.option("--json-key", is_flag=True, help="Keys are JSON: a text, a number or a list of such.")(function)
     function = click.option(
         "--scope", default="global", type=TEXT, metavar="KIND:ID", show_default=True, help="Whose tree it is."
     )(function)  # fmt: skip

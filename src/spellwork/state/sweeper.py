@@ -8,7 +8,6 @@ another due time is dropped.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 
 import msgspec
@@ -66,8 +65,7 @@ class Sweeper:
         """End, and wait for that."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
             self._task = None
 
     def expect(self, due: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from spellwork.clock import Cancellable, Clock, SystemClock
-from spellwork.errors import DefinitionError, Lagged, StoreError, StoreUnavailable
+from spellwork.errors import DefinitionError, Lagged, StoreClosed, StoreError, StoreUnavailable
 from spellwork.store.backend import Backend, Reader
 from spellwork.store.batch import Batch
 from spellwork.store.committer import CommitStats, Committer, Done, Probe
@@ -166,8 +166,14 @@ class Store:
     async def read(self, query: Callable[[Reader], T]) -> T:
         """Run `query` on a consistent view, off the event loop; it must not block on anything else."""
         if self._readers is None:
+            if self._closed:
+                raise StoreClosed("the store is closed; open it again")
             return query(self._live_reader())
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        try:
+            reading = asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        except RuntimeError as error:  # its thread has ended
+            raise StoreClosed("the store is closed; open it again") from error
+        return await reading
 
     def _live_reader(self) -> Reader:
         backend = self._backend
