@@ -58,8 +58,9 @@ class Sweeper:
         self._period = _LOOK_EVERY if clock.longest_wait < float("inf") else float("inf")
 
     def start(self) -> None:
-        """Begin."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="spellwork-sweeper")
+        """Begin, unless it has."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="spellwork-sweeper")
 
     async def stop(self) -> None:
         """End, and wait for that."""
@@ -118,7 +119,8 @@ class Sweeper:
                 self._next = None
             if self._next is not None:
                 pause = min(pause, max(self._next - self._clock.now(), 0) / MICROSECONDS)
-            await self._wait(pause)
+            if pause > 0:  # else it has come due since the look
+                await self._wait(pause)
 
     async def _wait(self, pause: float) -> None:
         """Until `pause` seconds are over, or something is due earlier."""
