@@ -30,6 +30,7 @@ _ROWS_A_READ = 100
 _BYTES = 4 << 20
 _ERRORS_KEPT = 10
 _FIRST_VERSION = 1
+_UNNAMED = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,13 +144,14 @@ class _Step:
             found = reader.rows(start, self._old.end, limit=_ROWS_A_READ)
             is_last = len(found) < _ROWS_A_READ
             for full, row, version in found:
-                key = self._old.key_of(full)
-                changed, problem = attempt(self._changed, key, row)
+                changed, problem = attempt(self._changed, _UNNAMED, row)
                 if problem is None:
                     rows.append((full, row, version, changed))
                     size += len(row) + len(changed)
                 else:
-                    errors.append((key, f"{type(problem).__name__}: {problem}"))
+                    key = self._old.key_of(full)  # only an error needs it, and it costs a quarter of the rest
+                    _, named = attempt(self._changed, key, row)
+                    errors.append((key, f"{type(named or problem).__name__}: {named or problem}"))
             if found:
                 start = found[-1][0] + b"\x00"
         return _Page(rows, errors, start[:-1], is_last)
