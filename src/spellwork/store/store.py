@@ -24,7 +24,7 @@ from spellwork.store.memory import MemoryBackend
 T = TypeVar("T")
 # How often other processes are listened for: by an owner for its mail, by a watcher, and by somebody who waits for an answer.
 _LISTEN_EVERY = 0.05
-_WATCH_EVERY = 0.025
+_WATCH_EVERY = 0.03
 _AWAIT_EVERY = 0.005
 _FEED_PAGE = 1000
 _REST = 300.0
@@ -217,7 +217,7 @@ class Store:
         """Call back (on the loop) when something may have been committed; returns how to stop.
 
         With `foreign_only` it is called for commits of other processes alone. Those are noticed within 5 ms, with `calm` within
-        25 ms, which costs a process that merely watches a tenth of a percent of a processor.
+        30 ms, which costs a process that merely watches some tenths of a percent of a processor.
         """
         listeners = self._foreign if foreign_only else self._watchers if calm else self._listeners
         listeners.append(callback)
