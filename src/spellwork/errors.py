@@ -47,6 +47,11 @@ It must never import another part of the package.
     ├── ActivityFailed             an activity failed with an error whose class is not registered
     ├── ActivityTimeout            also a TimeoutError
     ├── StreamTimeout              a stream gave no item in time; also a TimeoutError
+    ├── EventError
+    │   ├── ChannelClosed          nothing goes in any more, and nothing is left in it
+    │   ├── ChannelEmpty           nothing is there now, and the caller would not wait
+    │   ├── ChannelFull            no room now, and the caller would not wait
+    │   └── ChannelTimeout         a thread waited as long as it would; also a TimeoutError
     ├── QueryFailed
     ├── UpdateRejected             refused by its validator; left no trace
     └── InternalError              a bug in Spellwork: please report it
@@ -139,7 +144,10 @@ class Fenced(StoreError):
 
 
 class Lagged(StoreError):
-    """A watcher fell behind what the feed retains; `missed` revisions (at least) are gone. Read the state and watch anew."""
+    """A watcher fell behind what is retained; `missed` revisions (at least), or events of a subscription (exactly), are gone.
+
+    Of a store, read the state and watch anew; a subscription goes on with what it still holds.
+    """
 
     code = "lagged"
     missed: int
@@ -372,6 +380,41 @@ class StreamTimeout(SpellworkError, TimeoutError):
     """A stream gave no item in time; `seconds` says how long it was waited for."""
 
     code = "stream-timeout"
+    seconds: float
+
+
+class EventError(SpellworkError):
+    """The root of what buses, channels and subscriptions report."""
+
+    code = "event"
+
+
+class ChannelClosed(EventError):
+    """A channel, bus or subscription is closed: nothing can be sent, and what was in it has been received.
+
+    `channel` is the channel, if it was one.
+    """
+
+    code = "channel-closed"
+    channel: object = None
+
+
+class ChannelEmpty(EventError):
+    """There is nothing to receive now, and the caller would not wait."""
+
+    code = "channel-empty"
+
+
+class ChannelFull(EventError):
+    """There is no room now, and the caller would not wait; nothing was sent, to nobody."""
+
+    code = "channel-full"
+
+
+class ChannelTimeout(EventError, TimeoutError):
+    """A thread waited for a channel, bus or subscription for as long as it would; `seconds` says how long."""
+
+    code = "channel-timeout"
     seconds: float
 
 
