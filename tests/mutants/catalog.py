@@ -16,6 +16,7 @@ _SIM = "-m spellwork.testing.sim --seeds 60 --jobs 1"
 _GROUPS = "tests/events/durable"
 _ASYNCIO = "tests/workflow/test_asyncio.py"
 _FOUND = "tests/workflow/test_found.py"
+_STATE_TESTS = "tests/state"
 _BROADCAST = "tests/events/test_broadcast.py"
 _BUS = "tests/events/test_bus.py"
 _CHANNEL = "tests/events/test_channel.py"
@@ -433,6 +434,49 @@ _COMMITS = (
     ),
 )  # fmt: skip
 
+_STATE = (
+    Mutant(
+        "reads-not-required", "transactions are serializable", "state/transaction.py",
+        "            batch.require_version(key, version)\n", "            pass\n",
+        f"{_STATE_TESTS}/test_transactions.py -k 'lost_transaction'",
+    ),
+    Mutant(
+        "phantoms", "transactions are serializable", "state/transaction.py",
+        "            batch.require_unchanged(start, end, seen)\n", "            pass\n",
+        f"{_STATE_TESTS}/test_transactions.py -k 'lost_transaction or skew'",
+    ),
+    Mutant(
+        "half-of-another-transaction-seen", "the reads of a transaction are of one moment", "state/look.py",
+        "        broken = look.held.broken(reader)\n", "        broken = None\n",
+        f"{_STATE_TESTS}/test_transactions.py -k 'half or fit_together'",
+    ),
+    Mutant(
+        "swept-though-written-anew", "expiry deletes nothing that was written since", "state/sweeper.py",
+        "        batch.require_version(self.target, self.version)\n", "",
+        f"{_STATE_TESTS}/test_expiry.py -k never_deletes",
+    ),
+    Mutant(
+        "zero-byte-not-escaped", "no key reaches another's place", "state/keys.py",
+        'b"\\x02" + key.encode().replace(_END, _ESCAPED_ZERO) + _END', 'b"\\x02" + key.encode() + _END',
+        f"{_STATE_TESTS}/test_keys.py",
+    ),
+    Mutant(
+        "merge-done-twice", "a merge with an id is done once", "state/rows.py",
+        "        batch.require_absent(operation.key).put(", "        batch.put(",
+        f"{_STATE_TESTS}/test_merges.py -k do_not_conflict",
+    ),
+    Mutant(
+        "resumed-in-the-middle", "a watch that resumes loses nothing", "state/watching.py",
+        "change.revision if is_last else change.revision - 1", "change.revision",
+        f"{_STATE_TESTS}/test_watch.py -k in_part",
+    ),
+    Mutant(
+        "old-value-not-kept", "a rollback is byte-equal", "state/migration.py",
+        "batch.put(key, changed).put(ASIDE.key(key), row)", "batch.put(key, changed).put(ASIDE.key(key), changed)",
+        f"{_STATE_TESTS}/test_migrations.py -k byte_equal",
+    ),
+)  # fmt: skip
+
 _TOPICS = (
     Mutant(
         "key-not-waited-for", "events of a key go one after the other", "events/durable/lane.py",
@@ -575,6 +619,4 @@ _STREAMS = (
     ),
 )  # fmt: skip
 
-MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_TOPICS, *MACHINES)
-
-MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_TOPICS, *_EVENTS, *_STREAMS, *MACHINES)
+MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_STATE, *_TOPICS, *_EVENTS, *_STREAMS, *MACHINES)
