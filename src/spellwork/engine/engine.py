@@ -149,6 +149,7 @@ class Engine:
         self._alarm = Alarm(self._host, self._clock, self._recovery)
         self._store = store
         if not self._client:
+            store.stop_at_failure()
             self._partition_count = await self._ownership.partition_count(self._partition_count)
             await self._claim()
             if not self._host.partitions and not self._standby:

@@ -5,8 +5,10 @@ It must never know what the bytes mean.
 from spellwork.store.backend import Backend, Reader, Row
 from spellwork.store.batch import SEQUENCE_BYTES, Batch, Operator, fingerprint
 from spellwork.store.committer import CommitStats
+from spellwork.store.durability import Durability
 from spellwork.store.keyspace import Keyspace, successor
-from spellwork.store.store import Change, Durability, Store, open_store
+from spellwork.store.opening import Place, open_store, register_backend
+from spellwork.store.store import Change, Store
 
 __all__ = [
     "SEQUENCE_BYTES",
@@ -17,10 +19,12 @@ __all__ = [
     "Durability",
     "Keyspace",
     "Operator",
+    "Place",
     "Reader",
     "Row",
     "Store",
     "fingerprint",
     "open_store",
+    "register_backend",
     "successor",
 ]

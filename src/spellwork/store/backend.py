@@ -92,7 +92,14 @@ class Backend(Protocol):
         ...
 
     def rollback(self) -> None:
-        """Forget the write transaction."""
+        """Forget the write transaction; raises when it is not certain that nothing of it will be there."""
+        ...
+
+    def reopen(self) -> None:
+        """Open anew what the write transactions go through, after one whose outcome is not known; raises `StoreError`.
+
+        Readers go on, or fail with `StoreClosed`.
+        """
         ...
 
     def reader(self) -> Reader:
