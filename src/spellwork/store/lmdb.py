@@ -5,6 +5,7 @@ It must never move the map under a reader, nor wait for LMDB's own lock, whose w
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ _LOCK_WAIT = 30.0
 _VIEWS_WAIT = 10.0
 _CHECKED_AT_ONCE = 4 << 20
 _ROWS_A_LOOK = 500
+_ROOM = 1 << 20
+_FULL = "the disk is full; free some space and try again (an engine is opened again): every acknowledged step is kept"
 _STALE_EVERY = 256
 _KEYS = LongKeys(511)
 
@@ -113,7 +116,8 @@ class LmdbBackend:
         self._txn: Txn | None = None
         self._steps: list[Callable[[Txn], None]] = []
         self._sync = True
-        self._begun = self._ours = self._before = self._foreign = self._revision = 0
+        self._unsure = False
+        self._begun = self._bytes = self._ours = self._before = self._foreign = self._revision = 0
         prepare_file(path, "lmdb", create=create)
         with translated(path):
             self._turn = Turn(f"{path}-turn")
@@ -128,7 +132,7 @@ class LmdbBackend:
 
     # Opening
 
-    def _open(self, *, create: bool) -> None:
+    def _open(self, *, create: bool, checked: bool = False) -> None:
         self._take_lock()
         try:
             with translated(self.path):
@@ -143,7 +147,7 @@ class LmdbBackend:
                 self._ours = self._env.info()["last_txnid"]
         finally:
             self._give_lock()
-        if self.size() <= _CHECKED_AT_ONCE:
+        if not checked and self.size() <= _CHECKED_AT_ONCE:
             after = b""
             while not self.checked:
                 after = self.check(after)
@@ -157,7 +161,7 @@ class LmdbBackend:
                 )
             except lmdb.Error as error:
                 # a limit on address space (ulimit -v): what is needed at first is far less
-                if "allocate memory" not in str(error) or size <= _SMALLEST_MAP:
+                if error.code != errno.ENOMEM or size <= _SMALLEST_MAP:
                     raise
                 size //= 4
 
@@ -204,7 +208,7 @@ class LmdbBackend:
     def begin(self, *, sync: bool) -> tuple[int, bool]:
         self._turn.let_others_in()
         self._take_lock()
-        self._sync, self._steps = sync, []
+        self._sync, self._steps, self._bytes = sync, [], 0
         with translated(self.path):
             self._begun += 1
             if self._begun % _STALE_EVERY == 0:
@@ -272,6 +276,7 @@ class LmdbBackend:
     def write(self, rows: list[Row], deletes: list[bytes]) -> None:
         items = [_KEYS.stored(key, seal(key, value, version), value) for key, value, version in rows]
         gone = [_KEYS.place(key) for key in deletes]
+        self._bytes += sum(len(place) + len(data) for place, data in items)
 
         def step(txn: Txn) -> None:
             for place in gone:
@@ -286,15 +291,29 @@ class LmdbBackend:
     def commit(self, revision: int) -> None:
         with translated(self.path):
             try:
-                self._writer.commit()
-            except lmdb.MapFullError:
-                self._grow()
-                self._writer.commit()
-            self._txn = None
-            if self._sync and not self._strict:
-                self._env.sync(True)
+                self._committed()
+            except lmdb.Error as error:
+                raise (self._full(error) or error) from error
         self._revision = revision
         self._give_lock()
+
+    def _committed(self) -> None:
+        try:
+            self._writer.commit()
+        except lmdb.MapFullError:
+            self._grow()
+            self._writer.commit()
+        self._txn = None
+        if self._sync and not self._strict:
+            self._env.sync(True)
+
+    def _full(self, error: lmdb.Error) -> StoreFull | None:
+        """LMDB calls it an error of the disk when a full one has cut a write short."""
+        free = os.statvfs(self.path)
+        if error.code != errno.EIO or free.f_bavail * free.f_frsize > _ROOM + 4 * self._bytes:
+            return None
+        self._unsure = True
+        return StoreFull(f"{self.path}: {_FULL}")
 
     def rollback(self) -> None:
         txn, self._txn = self._txn, None
@@ -304,11 +323,14 @@ class LmdbBackend:
             if txn is not None:
                 txn.abort()
         self._give_lock()
+        if self._unsure:
+            raise StoreFailed(f"{self.path}: whether the last batch is there is not known until the store is opened again")
 
     def reopen(self) -> None:
         with self._views.none(_VIEWS_WAIT):
             self._env.close()
-        self._open(create=False)
+            self._open(create=False, checked=True)
+        self._unsure = False
 
     # Reading
 
@@ -411,14 +433,12 @@ def translated(path: str) -> Iterator[None]:
 
 
 def _translation(path: str, error: lmdb.Error) -> Exception:
-    said = str(error)
-    if "No space left" in said or "quota" in said.lower():
-        return StoreFull(f"{path}: the disk is full; free some space and try again (an engine is opened again): "
-                         "every acknowledged step is kept")  # fmt: skip
+    if isinstance(error, lmdb.DiskError) or error.code == errno.EDQUOT:
+        return StoreFull(f"{path}: {_FULL}")
     if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)):
         return StoreCorrupt(f"{path} is damaged or no LMDB file ({error}); restore a backup, or move it away to start anew")
     if isinstance(error, lmdb.ReadersFullError):
         return StoreUnavailable(f"{path}: {_READERS} readers have it open; close some")
-    if isinstance(error, (lmdb.ReadonlyError, lmdb.LockError)) or "Permission" in said or "allocate memory" in said:
+    if isinstance(error, (lmdb.ReadonlyError, lmdb.LockError, lmdb.MemoryError)) or error.code in (errno.EPERM, errno.EROFS):
         return StoreUnavailable(f"{path} cannot be opened or written ({error}); check permissions, ulimit -v and the file system")
     return StoreFailed(f"{path}: reading or writing failed ({error}); check the disk and open the engine again")

@@ -1,15 +1,12 @@
-"""Owns the RocksDB backend: a folder that belongs to one process, transactions as an overlay, native snapshots for readers.
+"""Owns the RocksDB backend: a folder that belongs to one process, transactions as an overlay, views that a commit publishes.
 It must never write with `sync=True`: rocksdict keeps the GIL through that, and `flush_wal(True)` does the same without it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
-from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 from rocksdict import (
     AccessType,
@@ -17,7 +14,7 @@ from rocksdict import (
     DBRecoveryMode,
     Options,
     Rdict,
-    ReadOptions,
+    RdictIter,
     WriteBatch,
 )
 
@@ -49,25 +46,28 @@ _SETTINGS = "rocksdict-config.json"
 
 
 class RocksReader:
-    """Reads through a native snapshot."""
+    """Reads through the iterator that the newest commit has published: it stays at its moment. Readers share it, and so a thread.
+
+    (A `Snapshot` would name the same moment, but rocksdict's iterators over one see what came later.)
+    """
 
     def __init__(self, backend: RocksBackend):
         self._backend = backend
-        self._snapshot: Any = backend.view()
+        self._view: RdictIter | None = backend.view()
 
-    def _open(self) -> Any:
-        if self._snapshot is None:
+    def _open(self) -> RdictIter:
+        if self._view is None:
             raise StoreClosed("this view was closed")
-        return self._snapshot
+        return self._view
 
     def _row(self, key: bytes) -> tuple[bytes, int] | None:
-        data, error = attempt(self._open().__getitem__, key)
-        if error is None:
-            return _opened(key, data)
-        if str(error) == "key not found":  # rocksdict has no class of its own for that
-            return None
+        view = self._open()
         with _Translated(self._backend.path):
-            raise error
+            view.seek(key)
+            if not view.valid() or view.key() != key:
+                view.status()
+                return None
+            return _opened(key, view.value())
 
     def get(self, key: bytes) -> bytes | None:
         row = self._row(key)
@@ -96,11 +96,11 @@ class RocksReader:
 
     def _select(self, start: bytes, end: bytes, *, reverse: bool, limit: int | None) -> list[tuple[bytes, bytes]]:
         with _Translated(self._backend.path):
-            return select(self._open().iter, start, end, reverse=reverse, limit=limit)
+            return select(self._open(), start, end, reverse=reverse, limit=limit)
 
     def close(self) -> None:
-        if self._snapshot is not None:
-            self._snapshot = None  # with it goes what rocksdict holds of the database
+        if self._view is not None:
+            self._view = None
             self._backend.end_view()
 
     def again(self) -> RocksReader:
@@ -136,6 +136,7 @@ class RocksBackend:
         self._db = self._opened(create=create)
         try:
             self._open_format()
+            self._view: RdictIter | None = self._viewed()
             if self.size() <= _CHECKED_AT_ONCE:
                 after = b""
                 while not self.checked:
@@ -208,9 +209,8 @@ class RocksBackend:
         view = self.view()
         try:
             with _Translated(self.path):
-                found = select(view.iter, after + b"\0", b"\xff" * 64, reverse=False, limit=_ROWS_A_LOOK)
+                found = select(view, after + b"\0", b"\xff" * 64, reverse=False, limit=_ROWS_A_LOOK)
         finally:
-            del view
             self.end_view()
         rows = [(key, data[SEAL_BYTES:], data[:SEAL_BYTES]) for key, data in found]
         strays = sum(not is_whole(*row) and not names_its_row(row[0], row[2]) for row in rows)
@@ -244,7 +244,7 @@ class RocksBackend:
 
     def versions(self, start: bytes, end: bytes) -> list[tuple[bytes, int]]:
         with _Translated(self.path):
-            stored = select(self._db.iter, start, end, reverse=False, limit=None)
+            stored = select(self._db.iter(), start, end, reverse=False, limit=None)
         keys = {key for key, _ in stored} | {key for key in self._rows if start <= key < end}
         return [(key, row[1]) for key in sorted(keys) if (row := self.get(key)) is not None]
 
@@ -271,6 +271,8 @@ class RocksBackend:
         with _Translated(self.path):
             self._write(batch, sync=self._sync)
         self._unsure = False
+        # now and not when somebody reads: rows can be seen as soon as they are written, but they are durable only now
+        self._view = self._viewed()
         self._lazy = self._lazy or LAZY in self._rows
         self._rows, self._ranges, self._revision = {}, [], revision
 
@@ -293,13 +295,15 @@ class RocksBackend:
             # it could be closed and not be opened: as it is, it can still be read
             raise StoreFull(f"{self.path}: the disk is full; free {needed >> 20} MB and try again: every acknowledged step is kept")
         with self._views.none(_VIEWS_WAIT):
+            self._view = None  # it holds the database, and that its lock
             attempt(self._db.close)
-            gc.collect()  # whatever still holds an iterator holds the lock
             try:
                 self._db = self._opened(create=False)
             except StoreError:
                 self._db = self._readable()
                 raise
+            finally:
+                self._view = self._viewed()
         self._unsure = False
 
     def _readable(self) -> Rdict:
@@ -309,18 +313,20 @@ class RocksBackend:
 
     # Reading
 
-    def view(self) -> Any:
-        """A snapshot; the database stays open until `end_view`."""
+    def _viewed(self) -> RdictIter:
+        with _Translated(self.path):
+            return self._db.iter()
+
+    def view(self) -> RdictIter:
+        """What the newest commit has published; the database stays open until `end_view`."""
         self._views.enter()
-        try:
-            with _Translated(self.path):
-                return self._db.snapshot()
-        except BaseException:
+        if self._view is None:
             self._views.leave()
-            raise
+            raise StoreClosed(f"{self.path}: the database was closed")
+        return self._view
 
     def end_view(self) -> None:
-        """A snapshot was let go."""
+        """A view was let go."""
         self._views.leave()
 
     def reader(self) -> RocksReader:
@@ -338,19 +344,18 @@ class RocksBackend:
         with _Translated(self.path):
             self._db.flush()
             self._db.compact_range(None, None)
+        self._view = self._viewed()  # the old one keeps the old files
 
     def close(self) -> None:
+        self._view = None
         attempt(self._db.close)  # one that failed complains once more
 
 
-def select(
-    iterator_of: Callable[[ReadOptions | None], Any], start: bytes, end: bytes, *, reverse: bool, limit: int | None
-) -> list[tuple[bytes, bytes]]:
+def select(iterator: RdictIter, start: bytes, end: bytes, *, reverse: bool, limit: int | None) -> list[tuple[bytes, bytes]]:
     """Keys and stored bytes with start <= key < end."""
     found: list[tuple[bytes, bytes]] = []
     left = -1 if limit is None else limit
     # not `items()`: that ends where a block is damaged, as if there were no more
-    iterator = iterator_of(None)
     valid, key_of, value_of = iterator.valid, iterator.key, iterator.value
     if reverse:
         step = iterator.prev
