@@ -5,6 +5,7 @@ It must never know what the bytes mean.
 from spellwork.store.backend import Backend, Reader, Row
 from spellwork.store.batch import SEQUENCE_BYTES, Batch, Operator, fingerprint
 from spellwork.store.committer import CommitStats
+from spellwork.store.copy import Contents, contents, copy_store
 from spellwork.store.durability import Durability
 from spellwork.store.keyspace import Keyspace, successor
 from spellwork.store.opening import Place, open_store, register_backend
@@ -16,6 +17,7 @@ __all__ = [
     "Batch",
     "Change",
     "CommitStats",
+    "Contents",
     "Durability",
     "Keyspace",
     "Operator",
@@ -23,6 +25,8 @@ __all__ = [
     "Reader",
     "Row",
     "Store",
+    "contents",
+    "copy_store",
     "fingerprint",
     "open_store",
     "register_backend",

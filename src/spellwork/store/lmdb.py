@@ -375,14 +375,24 @@ class LmdbBackend:
     def doorbell(self) -> int:
         if self._views.enter(wait=False):  # looking reads the map
             try:
-                newest = self._env.info()["last_txnid"]
-            except lmdb.Error:  # it is being opened anew
-                newest = 0
+                newest = self._newest()
             finally:
                 self._views.leave()
             if newest > self._ours:
                 self._foreign = newest
+            elif newest < 0:
+                return newest
         return self._foreign
+
+    def _newest(self) -> int:
+        """The newest transaction that a reader would see; `info()` tells of one that is still being synced."""
+        try:
+            with self._env.begin() as txn:
+                return txn.id()
+        except lmdb.MapResizedError:
+            return -int(self._env.info()["last_txnid"])  # the next reader takes the larger map, and then it is another number
+        except lmdb.Error:
+            return 0  # no slot is free, or it is being opened anew: the next look tells
 
     def size(self) -> int:
         return os.path.getsize(self.path)

@@ -329,6 +329,12 @@ class SqliteBackend:
     def size(self) -> int:
         return sum(os.path.getsize(file) for file in (self.path, f"{self.path}-wal") if os.path.exists(file))
 
+    def compact(self) -> None:
+        """Write the file anew; needs as much room once more, and waits for a moment without writers."""
+        with translated(self.path), contextlib.closing(self._connect()) as connection:
+            connection.execute("VACUUM")
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
     def close(self) -> None:
         with translated(self.path):
             self._bell.close()

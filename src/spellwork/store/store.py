@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from spellwork.clock import Cancellable, Clock
-from spellwork.errors import Lagged, StoreError, StoreUnavailable
-from spellwork.store.backend import Backend, Reader
+from spellwork.errors import Lagged, StoreError, StoreUnavailable, UsageError
+from spellwork.store.backend import Backend, Compacting, Reader, Row
 from spellwork.store.batch import Batch
 from spellwork.store.committer import CommitStats, Committer, Done, Probe
 from spellwork.store.durability import Durability
@@ -203,6 +203,24 @@ class Store:
             after = await loop.run_in_executor(self._readers, self._backend.check, after)
             await asyncio.sleep(min(_REST * (self._clock.monotonic() - began), _LONGEST_REST))
 
+    async def load(self, rows: list[Row], revision: int) -> None:
+        """Put rows as they are, with their versions, while nobody else writes: for copies and restores of whole stores.
+
+        `revision` is that of the newest commit they come from, 0 while there are more to come.
+        """
+        await self._off_loop(lambda: _load(self._backend, rows, revision))
+
+    async def compact(self) -> None:
+        """Give back what deleted rows took on the medium; raises `UsageError` where a backend cannot do that in place."""
+        if not isinstance(self._backend, Compacting):
+            raise UsageError(f"{self.url} cannot be compacted in place; copy it to a new store, which is compact")
+        await self._off_loop(self._backend.compact)
+
+    async def _off_loop(self, work: Callable[[], T]) -> T:
+        if self._readers is None:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
     async def revision(self) -> int:
         """The revision of the newest commit."""
         return int.from_bytes(await self.get(REVISION) or b"", "big")
@@ -246,6 +264,16 @@ class Store:
         self._backend.close()
 
 
+def _load(backend: Backend, rows: list[Row], revision: int) -> None:
+    try:
+        backend.begin(sync=True)
+        backend.write(rows, [])
+        backend.commit(revision)
+    except BaseException:
+        backend.rollback()
+        raise
+
+
 def no_thread(error: BaseException) -> str:
     """What to say when a thread cannot be started."""
     return f"no thread can be started ({error}); raise the limit on threads or memory (ulimit -u, ulimit -v) and open it again"
@@ -270,6 +298,10 @@ class Snapshot:
     async def scan(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[tuple[bytes, bytes]]:
         """The pairs with start <= key < end when the snapshot was made."""
         return await self._call(lambda: self._reader.scan(start, end, reverse=reverse, limit=limit))
+
+    async def read(self, query: Callable[[Reader], T]) -> T:
+        """Run `query` on the view, off the event loop."""
+        return await self._call(lambda: query(self._reader))
 
     async def close(self) -> None:
         """Let the view go."""
