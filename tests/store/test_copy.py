@@ -28,7 +28,7 @@ async def filled(store: Store) -> int:
     return await store.commit(Batch().delete(b"\x90" + b"3"))
 
 
-@pytest.mark.parametrize(("source", "target"), itertools.permutations(SCHEMES, 2))
+@pytest.mark.parametrize(("source", "target"), list(itertools.permutations(SCHEMES, 2)))
 async def test_a_copy_holds_the_same_and_goes_on(tmp_path: Path, source: str, target: str) -> None:
     """Digest, versions, revision, logs and the feed are equal on both, whatever the backends; watchers and writers go on."""
     durability = None if source == "memory" else "relaxed"
@@ -85,9 +85,8 @@ async def test_a_copy_that_differs_is_not_accepted(tmp_path: Path, monkeypatch: 
     """What was written is read back, and one wrong byte or version is told."""
     there = open_store("memory:")
     await filled(there)
-    for number, change in enumerate(
-        (lambda k, v, r: (k, v, r + 1), lambda k, v, r: (k, v + b"!", r), lambda k, v, r: (k + b"!", v, r))
-    ):
+    changes = (lambda k, v, r: (k, v, r + 1), lambda k, v, r: (k, v + b"!", r), lambda k, v, r: (k + b"!", v, r))
+    for number, change in enumerate(changes):
         here = open_store(f"sqlite:{tmp_path / str(number)}")
         load = here.load
 
