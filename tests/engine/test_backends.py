@@ -78,6 +78,7 @@ async def test_a_full_disk_ends_the_engine_and_nothing_that_was_acknowledged(url
         full += [False] * 50 + [True]
         with pytest.raises(StoreFull):
             await run.signal(go, 5)
+        with pytest.raises(StoreFull):
             await run.result(10)
         with pytest.raises(StoreFull):
             await engine.start(waits, 2, id="x")

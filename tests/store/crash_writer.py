@@ -1,6 +1,6 @@
 """A writer that may kill itself: `python -m tests.store.crash_writer URL ACKS FIRST [POINT PASSAGE]`.
 
-Commits groups of batches without end; each batch is two rows and an entry of a log, and its number is noted when it is acknowledged.
+Commits groups of batches without end; each batch is rows and an entry of a log, and its number is noted when it is acknowledged.
 """
 
 from __future__ import annotations

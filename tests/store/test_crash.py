@@ -1,4 +1,4 @@
-"""kill -9 in every phase of a batch, and anywhere: nothing acknowledged is lost, nothing is there by half, and the next life goes on."""
+"""kill -9 in every phase of a batch, and anywhere: nothing acknowledged is lost, nothing is there by half."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ _VERBS = {
     "cancel": ("spellwork.cli.messages:cancel", "Ask a run to unwind and end."),
     "terminate": ("spellwork.cli.messages:terminate", "End a run at once."),
     "replay": ("spellwork.cli.replay:replay", "Check stored runs against today's code."),
+    "state": ("spellwork.cli.state:state", "Look at, copy and care for what a store holds."),
     "bench": ("spellwork.bench.command:bench", "Measure this machine and this version."),
     "chaos": ("spellwork.testing.chaos.command:chaos", "Break it on purpose: kill -9, full disks, clock jumps, and check."),
     "demo": ("spellwork.demo.command:demo", "See durable workflows survive kill -9."),

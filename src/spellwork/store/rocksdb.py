@@ -39,7 +39,7 @@ from spellwork.supervision import attempt
 
 _SCHEMA = b"1"
 _VIEWS_WAIT = 10.0
-_CHECKED_AT_ONCE = 4 << 20
+_CHECKED_AT_ONCE = 10_000
 _ROWS_A_LOOK = 500
 _ROOM = 2 << 20
 _SETTINGS = "rocksdict-config.json"
@@ -137,7 +137,8 @@ class RocksBackend:
         try:
             self._open_format()
             self._view: RdictIter | None = self._viewed()
-            if self.size() <= _CHECKED_AT_ONCE:
+            # by rows and not by bytes, which are compressed
+            if (self._db.property_int_value("rocksdb.estimate-num-keys") or 0) <= _CHECKED_AT_ONCE:
                 after = b""
                 while not self.checked:
                     after = self.check(after)

@@ -5,13 +5,13 @@ It must never know which backend it runs on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, cast
 
 from spellwork.clock import SystemClock
-from spellwork.errors import Conflict, Fenced, MergeRefused
+from spellwork.errors import Conflict, Fenced, MergeRefused, StoreError
 from spellwork.store import Backend, Batch, Change, Durability, Store, fingerprint
 from spellwork.store.keyspace import PARTITIONS
 from spellwork.testing.laws import LawBroken
@@ -75,7 +75,7 @@ class StoreConformance:
             finally:
                 await store.close()
 
-        asyncio.run(run())
+        _run(run())
 
     # What is written
 
@@ -333,7 +333,7 @@ class StoreConformance:
             finally:
                 await again.close()
 
-        asyncio.run(run())
+        _run(run())
 
     def test_another_process_is_heard_and_not_overwritten(self, tmp_path: Path) -> None:
         """What another one commits rings the bell, is seen at once, and counts for requirements and merges."""
@@ -360,7 +360,7 @@ class StoreConformance:
                 await here.close()
                 await there.close()
 
-        asyncio.run(run())
+        _run(run())
 
     def test_it_agrees_with_a_dict(self, tmp_path: Path) -> None:
         """Random batches, groups, scans, snapshots and reopenings give what a sorted dict gives. Needs hypothesis."""
@@ -371,6 +371,13 @@ def expect(found: object, expected: object, what: str) -> None:
     """Raise `LawBroken` unless both are equal."""
     if found != expected:
         raise LawBroken(f"{what}: found {_short(found)}, expected {_short(expected)}")
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.run(work)
+    except StoreError as error:
+        raise LawBroken(f"a step that must succeed was refused: {error!r}") from error
 
 
 def _short(value: object) -> str:

@@ -157,8 +157,8 @@ class Comparison:
         try:
             self.end_snapshots()
             self.look(b"\x40", b"\xff", None, reverse=False)
-            changes = [change for change in self._model.changes if change[0] > since]
-            self._same(self._run(self._changes(since)), changes)
+            since = min(since, self._run(self._store.revision()))
+            self._same(self._run(self._changes(since)), [change for change in self._model.changes if change[0] > since])
         finally:
             self.close()
 
