@@ -16,10 +16,9 @@ def filled(url: str) -> str:
 
     async def fill() -> None:
         store = open_store(url)
+        rng = random.Random(7)
         for number in range(30):
-            await store.commit(
-                Batch().put(b"\x40%02d" % number, random.Random(number).randbytes(20_000)).put(b"\x90%d" % number, b"v")
-            )
+            await store.commit(Batch().put(b"\x40%02d" % number, rng.randbytes(20_000)).put(b"\x90%d" % number, b"v"))
         await store.commit(Batch().delete_range(b"\x40", b"\x4020"))
         await store.close()
 

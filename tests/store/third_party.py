@@ -36,7 +36,10 @@ class FileBackend:
 
     def __init__(self, path):
         self._path = path
-        self._revision, self._rows = msgspec.msgpack.decode(path.read_bytes()) if path.exists() else (0, {})
+        self._load()
+
+    def _load(self):
+        self._revision, self._rows = msgspec.msgpack.decode(self._path.read_bytes()) if self._path.exists() else (0, {})
         self._rows = {key: (value, version) for key, (value, version) in self._rows.items()}
 
     def check(self, after):
@@ -69,7 +72,7 @@ class FileBackend:
         self._new = {}
 
     def reopen(self):
-        self.__init__(self._path)
+        self._load()
 
     def reader(self):
         return FileReader(self._rows)

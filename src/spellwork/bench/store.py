@@ -37,9 +37,8 @@ def run_store(backends: tuple[str, ...] = (), *, big: bool = False, rounds: int 
         with scratch() as folder:
             figures = asyncio.run(_measured(name, Path(folder), rounds))
             figures |= asyncio.run(_reopened(name, Path(folder), keys or (BIG if big else KEYS)))
-            results.append(
-                {"bench": "store", "backend": name, **figures, **machine(), "load": load(), "filesystem": filesystem(folder)}
-            )
+            where: Result = {**machine(), "load": load(), "filesystem": filesystem(folder)}
+            results.append({"bench": "store", "backend": name, **figures, **where})
     return results
 
 
@@ -50,7 +49,7 @@ async def _measured(name: str, folder: Path, rounds: int) -> Result:
     try:
         for size, times in _BATCHES.items():
             found |= await _writes(ours, raw, numbers, size, times, rounds)
-        found |= await _reads(ours, raw, random.Random(7), next(numbers), rounds)
+        found |= await _reads(ours, raw, next(numbers), rounds)
         return found
     finally:
         raw.close()
@@ -73,7 +72,9 @@ async def _writes(ours: Store, raw: Raw, numbers: Iterator[int], size: int, time
     return _figures("put" if size == 1 else f"batch_of_{size}", [seconds / times for seconds in taken])
 
 
-async def _reads(ours: Store, raw: Raw, rng: random.Random, end: int, rounds: int) -> Result:
+async def _reads(ours: Store, raw: Raw, end: int, rounds: int) -> Result:
+    rng = random.Random(7)  # noqa: S311 - the same keys each time
+
     def some(number: int) -> Callable[[], list[bytes]]:
         return lambda: [_key(rng.randrange(end)) for _ in range(number)]
 

@@ -17,7 +17,7 @@ from spellwork.store.backend import Row
 from spellwork.store.keyspace import FORMAT, REVISION
 from spellwork.store.longkeys import Found, LongKeys
 from spellwork.store.place import prepare_file
-from spellwork.store.seal import damage, is_whole, names_its_row, seal, version_of
+from spellwork.store.seal import damage, is_whole, names_its_row, seal_rows, version_of
 from spellwork.store.turn import Turn, WriteLock
 from spellwork.store.views import Views
 
@@ -174,7 +174,7 @@ class LmdbBackend:
             raise StoreMissing(f"{self.path} is empty, not a store; check --store, or start a run to create one")
         if found is None:
             with self._env.begin(write=True) as txn:
-                txn.put(*_KEYS.stored(FORMAT, seal(FORMAT, _SCHEMA, 0), _SCHEMA))
+                txn.put(*_KEYS.placed(seal_rows([(FORMAT, _SCHEMA, 0)]))[0])
             self._env.sync(True)
             return
         version_of(FORMAT, *found)
@@ -274,9 +274,9 @@ class LmdbBackend:
         return [(key, version_of(key, value, sealed)) for key, value, sealed in found]
 
     def write(self, rows: list[Row], deletes: list[bytes]) -> None:
-        items = [_KEYS.stored(key, seal(key, value, version), value) for key, value, version in rows]
+        items = _KEYS.placed(seal_rows(rows))
         gone = [_KEYS.place(key) for key in deletes]
-        self._bytes += sum(len(place) + len(data) for place, data in items)
+        self._bytes += sum([len(data) for _, data in items])
 
         def step(txn: Txn) -> None:
             for place in gone:
@@ -414,7 +414,7 @@ def _judge(path: str) -> None:
     except ImportError:
         return
     try:
-        problems = [problem for problem in verify(path, subdir=False) if "a leak" not in problem]
+        problems = [problem for problem in verify(path, False) if "a leak" not in problem]
     except VerifyError as error:
         problems = [str(error)]
     if problems:

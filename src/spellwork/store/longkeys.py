@@ -32,11 +32,14 @@ class LongKeys:
             return key
         return key[: self._direct] + hashlib.blake2b(key, digest_size=_DIGEST).digest()
 
-    def stored(self, key: bytes, sealed: bytes, value: bytes) -> tuple[bytes, bytes]:
-        """The place of a row and what is put there."""
-        if len(key) < self._direct:
-            return key, sealed + value
-        return self.place(key), sealed + len(key).to_bytes(_LENGTH, "big") + key + value
+    def placed(self, rows: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """The places of rows and what is put there, from keys and their values behind seals."""
+        direct = self._direct
+        return [row if len(row[0]) < direct else self._grouped(*row) for row in rows]
+
+    def _grouped(self, key: bytes, data: bytes) -> tuple[bytes, bytes]:
+        named = len(key).to_bytes(_LENGTH, "big") + key
+        return self.place(key), data[:SEAL_BYTES] + named + data[SEAL_BYTES:]
 
     def _row(self, place: bytes, data: bytes) -> Found:
         if len(place) < self._direct:

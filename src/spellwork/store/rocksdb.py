@@ -33,7 +33,7 @@ from spellwork.store.backend import Row
 from spellwork.store.keyspace import FORMAT, LAZY, REVISION
 from spellwork.store.place import prepare_folder
 from spellwork.store.rockspresets import PRESETS
-from spellwork.store.seal import SEAL_BYTES, damage, is_whole, names_its_row, seal, version_of
+from spellwork.store.seal import SEAL_BYTES, damage, is_whole, names_its_row, seal_rows, version_of
 from spellwork.store.views import Views
 from spellwork.supervision import attempt
 
@@ -126,7 +126,7 @@ class RocksBackend:
         self._strict = strict
         self._preset = preset
         self._views = Views(path)
-        self._rows: dict[bytes, tuple[bytes, int] | None] = {}
+        self._rows: dict[bytes, Row | None] = {}
         self._ranges: list[tuple[bytes, bytes]] = []
         self._sync = True
         self._unsure = False
@@ -198,7 +198,7 @@ class RocksBackend:
                 if iterator.valid():
                     raise StoreCorrupt(f"{self.path} is a RocksDB folder of another application; choose another path")
                 batch = WriteBatch(raw_mode=True)
-                batch.put(FORMAT, seal(FORMAT, _SCHEMA, 0) + _SCHEMA)
+                batch.put(*seal_rows([(FORMAT, _SCHEMA, 0)])[0])
                 self._write(batch, sync=True)
                 return
             self._lazy = self._db.get(LAZY) is not None
@@ -226,7 +226,7 @@ class RocksBackend:
         self._rows, self._ranges, self._sync = {}, [], sync
         if not sync and not self._lazy:
             # before the first commit that is not synced: from then on a power cut may leave gaps in the log
-            self._rows[LAZY] = (b"", 0)
+            self._rows[LAZY] = (LAZY, b"", 0)
             self._sync = True
         changed = self._revision < 0
         if changed:
@@ -236,7 +236,8 @@ class RocksBackend:
 
     def get(self, key: bytes) -> tuple[bytes, int] | None:
         if key in self._rows:
-            return self._rows[key]
+            row = self._rows[key]
+            return row and row[1:]
         if any(start <= key < end for start, end in self._ranges):
             return None
         with _Translated(self.path):
@@ -251,8 +252,7 @@ class RocksBackend:
 
     def write(self, rows: list[Row], deletes: list[bytes]) -> None:
         self._rows.update(dict.fromkeys(deletes))
-        for key, value, version in rows:
-            self._rows[key] = (value, version)
+        self._rows.update([(row[0], row) for row in rows])
 
     def delete_range(self, start: bytes, end: bytes) -> None:
         if start < end:  # RocksDB fails where there is nothing to delete
@@ -263,11 +263,12 @@ class RocksBackend:
         batch = WriteBatch(raw_mode=True)
         for start, end in self._ranges:
             batch.delete_range(start, end)
+        put = batch.put
+        for key, data in seal_rows([row for row in self._rows.values() if row is not None]):
+            put(key, data)
         for key, row in self._rows.items():
             if row is None:
                 batch.delete(key)
-            else:
-                batch.put(key, seal(key, *row) + row[0])
         self._unsure = True
         with _Translated(self.path):
             self._write(batch, sync=self._sync)
