@@ -12,6 +12,7 @@ import pytest
 
 from spellwork.errors import Conflict, StoreError, StoreFailed, StoreFull
 from spellwork.store import Batch, Keyspace, Store
+from spellwork.store.rocksdb import RocksBackend
 from spellwork.testing.chaos import disk
 from tests.store.faulty import MAKERS, WRITES, Faulty, broken, full, store_over
 
@@ -251,3 +252,21 @@ def test_a_full_disk_is_told_reads_go_on_and_writes_resume(tmp_path: Path, schem
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "refused" in done.stdout
+
+
+async def test_readers_of_rocksdb_never_see_what_a_failed_sync_takes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RocksDB shows rows as soon as they are written; ours are seen when they are synced, or not at all."""
+    backend = RocksBackend(str(tmp_path / "store"))
+    store = store_over(backend)
+    await store.commit(Batch().put(PLAIN.key(b"a"), b"1"))
+
+    def write(batch, *, sync: bool) -> None:
+        backend._db.write(batch)
+        raise StoreFailed("the sync failed")
+
+    monkeypatch.setattr(backend, "_write", write)
+    with pytest.raises(StoreFailed):
+        await store.commit(Batch().put(PLAIN.key(b"a"), b"2"))
+    assert await store.get(PLAIN.key(b"a")) == b"1"
+    assert await store.scan(*PLAIN.range()) == [(PLAIN.key(b"a"), b"1")]
+    await store.close()

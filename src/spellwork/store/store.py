@@ -318,10 +318,6 @@ class Snapshot:
         """The pairs with start <= key < end when the snapshot was made."""
         return await self._call(lambda: self._reader.scan(start, end, reverse=reverse, limit=limit))
 
-    async def read(self, query: Callable[[Reader], T]) -> T:
-        """Run `query` on the view, off the event loop."""
-        return await self._call(lambda: query(self._reader))
-
     async def close(self) -> None:
         """Let the view go."""
         await self._call(self._reader.dispose)
