@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,8 +86,8 @@ async def test_an_engine_stops_at_the_first_failure(url: str, monkeypatch: pytes
         with pytest.raises(StoreFull):
             await engine.start(waits, 2, id="x")
         assert await store.revision() == before
-    async with Engine(url, workflows=[waits]) as engine:
-        run = await engine.get("w")
+    async with Engine(url, workflows=[waits]) as again:
+        run = await again.get("w")
         await run.signal(go, 6)
         assert await run.result(10) == 10
 
@@ -96,6 +97,7 @@ async def test_an_engine_stops_at_the_first_failure(url: str, monkeypatch: pytes
 def test_killed_processes_lose_nothing(url: str, tmp_path: Path) -> None:
     """A run that kills its process is set aside after three deaths; the runs beside it finish, each step once."""
     ledger = tmp_path / "ledger"
+    done: Any = None
     for _ in range(12):
         done = subprocess.run(
             [sys.executable, "-m", "tests.engine.killer_run", url, str(ledger)],
@@ -149,7 +151,7 @@ async def test_a_second_engine_on_rocksdb_is_told_why_not(tmp_path: Path) -> Non
                 pass
 
 
-def _owner(url: str, mode: str) -> subprocess.Popen[str]:
+def _owner(url: str, mode: str) -> Any:
     return subprocess.Popen(
         [sys.executable, "-m", "tests.engine.owner", url, "1.0", "0", mode],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -157,10 +159,10 @@ def _owner(url: str, mode: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def _tell(process: subprocess.Popen[str], line: str) -> None:
+def _tell(process: Any, line: str) -> None:
     process.stdin.write(line + "\n")
     process.stdin.flush()
 
 
-def _hear(process: subprocess.Popen[str]) -> str:
+def _hear(process: Any) -> str:
     return process.stdout.readline().strip()

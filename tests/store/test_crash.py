@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ async def test_a_killed_writer_loses_nothing_acknowledged(tmp_path: Path, scheme
     first = 0
     for point, count in deaths:
         command = [sys.executable, "-m", "tests.store.crash_writer", url, str(acks), str(first), point, str(count)]
-        writer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        writer: Any = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         if not point:
             writer.stdout.read(count)  # so many groups are acknowledged; it is writing the next one
             writer.send_signal(signal.SIGKILL)

@@ -15,7 +15,8 @@ import rocksdict
 
 from spellwork.errors import RowDamaged, StoreCorrupt, StoreError, StoreMissing, StoreTooNew, StoreUnavailable
 from spellwork.store import Batch, Store, open_store
-from spellwork.store.keyspace import FORMAT
+from spellwork.store.keyspace import FORMAT, REVISION
+from spellwork.store.lmdb import LmdbBackend
 from spellwork.store.longkeys import LongKeys
 from spellwork.store.seal import seal_rows
 
@@ -57,12 +58,12 @@ async def test_a_damaged_value_in_lmdb_is_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_flipped_bits_and_cut_files_are_told_or_harmless(tmp_path: Path, scheme: str) -> None:
     """After each of many damages a process reads what was written, or is told; it neither dies nor reads anything else."""
-    command = [sys.executable, "-m", "tests.store.damager", scheme, str(tmp_path), "120"]
+    command = [sys.executable, "-m", "tests.store.damager", scheme, str(tmp_path), "50"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     told, harmless = map(int, done.stdout.split()[-2:])
-    assert told + harmless == 120
-    assert told > 20
+    assert told + harmless == 50
+    assert told >= 10
 
 
 async def crashed(place: Path, *, durability: str = "full") -> Path:
@@ -186,3 +187,21 @@ def test_places_of_long_keys_keep_apart_and_in_order() -> None:
     places = [keys.place(b"k" * n) for n in range(200)]
     assert len(set(places)) == 200
     assert places[:24] == [b"k" * n for n in range(24)]
+
+
+def test_what_lmdb_itself_leaves_is_never_taken_for_damage(tmp_path: Path) -> None:
+    """Transactions that write, shorten, delete and write again leave files that are opened again, whatever the verifier counts."""
+    rng = random.Random(1)
+    path = str(tmp_path / "store")
+    for trial in range(4):
+        backend = LmdbBackend(path)
+        for number in range(20):
+            revision = backend.begin(sync=False)[0] + 1
+            keys = [b"\x40%02d" % rng.randrange(60) for _ in range(8)]
+            backend.write([(key, bytes(rng.choice((0, 50, 3_000, 9_000))), revision) for key in keys], keys[:3])
+            backend.write([(key, bytes(rng.choice((10, 5_000))), revision) for key in keys[::2]], keys[1::3])
+            if number % 5 == trial:
+                backend.delete_range(keys[0], b"\x41")
+            backend.write([(REVISION, revision.to_bytes(8, "big"), revision)], [])
+            backend.commit(revision)
+        backend.close()

@@ -99,8 +99,8 @@ class RocksRaw:
 
         options = rocksdict.Options(raw_mode=True)
         options.create_if_missing(True)
-        self._batch = lambda: rocksdict.WriteBatch(raw_mode=True)
-        self._synced = rocksdict.WriteOptions()  # type: ignore[no-untyped-call] # theirs
+        self._batch: Callable[[], Any] = lambda: rocksdict.WriteBatch(raw_mode=True)
+        self._synced = rocksdict.WriteOptions()
         self._synced.sync = True
         self._db = rocksdict.Rdict(str(path), options)
 

@@ -291,8 +291,8 @@ class RocksBackend:
 
     def reopen(self) -> None:
         free = os.statvfs(self.path)
-        with _Translated(self.path):
-            needed = _ROOM + (self._db.property_int_value("rocksdb.cur-size-all-mem-tables") or 0)
+        unwritten, _ = attempt(self._db.property_int_value, "rocksdb.cur-size-all-mem-tables")
+        needed = _ROOM + (unwritten or 0)
         if free.f_bavail * free.f_frsize < needed:
             # it could be closed and not be opened: as it is, it can still be read
             raise StoreFull(f"{self.path}: the disk is full; free {needed >> 20} MB and try again: every acknowledged step is kept")
@@ -303,9 +303,9 @@ class RocksBackend:
                 self._db = self._opened(create=False)
             except StoreError:
                 self._db = self._readable()
-                raise
-            finally:
                 self._view = self._viewed()
+                raise
+            self._view = self._viewed()
         self._unsure = False
 
     def _readable(self) -> Rdict:
