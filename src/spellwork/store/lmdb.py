@@ -424,8 +424,8 @@ def _judge(path: str) -> None:
     problems = [problem for problem in found if not any(words in problem for words in _HARMLESS)]
     if problems:
         raise StoreCorrupt(
-            f"{path} is damaged or no LMDB file ({problems[0]}); restore a backup, or open it with durability='relaxed' and copy what "
-            "can be read"
+            f"{path} is damaged or no LMDB file ({problems[0]}); restore a backup, or open it with durability='relaxed' "
+            "and copy what can be read"
         )
 
 
