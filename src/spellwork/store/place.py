@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable
 
 from spellwork.errors import StoreMissing, StoreUnavailable
+from spellwork.store import handles
 
 
 def prepare_file(path: str, scheme: str, *, create: bool) -> None:
@@ -19,7 +20,7 @@ def prepare_file(path: str, scheme: str, *, create: bool) -> None:
             raise StoreUnavailable(f"{path} is a directory; name a file in it, such as {scheme}:{path}/spellwork.db")
         _check_folder(path, mode, create=create)
         # made here and not by the library, so that nobody else can read it from the first moment on
-        os.close(os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
+        handles.close(path, os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
     except PermissionError as error:
         raise StoreUnavailable(f"{path} cannot be opened for writing: {error.strerror}; check the permissions") from error
     except OSError as error:

@@ -22,6 +22,7 @@ from spellwork.errors import (
     StoreTooNew,
     StoreUnavailable,
 )
+from spellwork.store import handles
 from spellwork.store.backend import Row
 from spellwork.store.keyspace import LAZY, REVISION
 from spellwork.store.place import prepare_file
@@ -138,6 +139,15 @@ class SqliteBackend:
         self.checked = False
         prepare_file(path, "sqlite", create=create)
         log = Log.of(path)
+        handles.enter(path)
+        try:
+            self._open(log, create=create, strict=strict)
+        except BaseException:
+            handles.leave(path)
+            raise
+
+    def _open(self, log: Log, *, create: bool, strict: bool) -> None:
+        path = self.path
         self._writer = self._connect()
         try:
             if strict:
@@ -339,6 +349,7 @@ class SqliteBackend:
         with translated(self.path):
             self._bell.close()
             self._writer.close()
+        handles.leave(self.path)
         self._turn.close()
 
 
