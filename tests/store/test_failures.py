@@ -151,6 +151,23 @@ async def test_what_was_submitted_before_a_failure_was_known_fails_with_it(made,
     await store.close()
 
 
+async def test_a_batch_that_was_told_takes_no_more_rows(made) -> None:
+    """What is submitted while a failure is told hears of it at once, sealed, so that nobody adds rows to what is not written."""
+    left = [True]
+    store = store_over(Faulty(made(), lambda name, _number: full(name) if name == "commit" and left and left.pop() else None))
+    second, told = Batch().put(PLAIN.key(b"b"), b""), asyncio.get_running_loop().create_future()
+    store.submit(
+        Batch().put(PLAIN.key(b"a"), b""),
+        lambda _outcome: store.submit(second, lambda outcome: told.set_result((outcome, second.sealed))),
+    )
+    outcome, sealed = await told
+    assert isinstance(outcome, StoreFull)
+    assert sealed
+    await store.commit(Batch().put(PLAIN.key(b"c"), b""))
+    assert [key for key, _ in await store.scan(*PLAIN.range())] == [PLAIN.key(b"c")]
+    await store.close()
+
+
 async def test_who_keeps_trying_while_it_fails_hears_of_it_each_time_and_gets_through(made) -> None:
     """Writers that try again at once neither block each other nor keep the store from going on."""
     left = 5

@@ -208,6 +208,8 @@ class Committer:
         error, self._failed, self._holding = self._failed, None, False
         items, self._ready, self._ready_rows, self._turn = self._ready + self._turn, [], 0, []
         self.pending -= len(items)
+        for batch, _ in items:
+            batch.sealed = True  # whoever collects rows in it must begin another one
         told = [attempt(done, error) for _, done in items]
         return [problem for _, problem in told if problem is not None]
 
