@@ -129,7 +129,7 @@ async def _in_turns(rounds: int, work: Callable[[], T], ways: tuple[Callable[[T]
 async def _reopened(name: str, folder: Path, keys: int) -> Result:
     """Seconds to open a store with many keys and read one, and the bytes it takes."""
     url = f"{name}:{folder / 'large'}"
-    ours, raw = open_store(url, durability="relaxed"), RAW[name](folder / "large-raw")
+    ours, raw = open_store(url, durability="relaxed"), RAW[name](folder / "raw-large")
     for start in range(0, keys, _FILL):
         pairs = [(_key(number), _VALUE) for number in range(start, min(start + _FILL, keys))]
         await ours.commit(_batch(pairs))
@@ -144,11 +144,11 @@ async def _reopened(name: str, folder: Path, keys: int) -> Result:
         times.append(time.perf_counter() - began)
         await ours.close()
         began = time.perf_counter()
-        raw = RAW[name](folder / "large-raw")
+        raw = RAW[name](folder / "raw-large")
         raw.get(wanted)
         raw_times.append(time.perf_counter() - began)
         raw.close()
-    sizes = _size(folder / "large"), _size(folder / "large-raw")
+    sizes = _size(folder / "large"), _size(folder / "raw-large")
     return {
         "keys": keys,
         "reopen_seconds": statistics.median(times),
