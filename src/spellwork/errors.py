@@ -11,10 +11,14 @@ It must never import another part of the package.
     ├── StoreError
     │   ├── Conflict               a requirement of a batch did not hold; nothing was written
     │   ├── Fenced                 another owner has taken over; nothing was written
+    │   ├── KeyMissing             the store is encrypted, and a key that it needs was not given
+    │   ├── KeyRefused             the key given is not the store's, or was retired
     │   ├── Lagged                 a watcher fell behind what is retained
     │   ├── MergeRefused           a merge could not be worked out; nothing of its batch was written
+    │   ├── NotEncrypted           a key was given, and the store holds plain rows
     │   ├── StoreClosed
     │   ├── StoreCorrupt           damaged data, or not a store at all
+    │   │   ├── BackupDamaged      a backup is not as it was written, or incomplete
     │   │   └── RowDamaged         one row is not as it was written; the others are not concerned
     │   ├── StoreFailed            the disk refused a write or a sync
     │   │   └── StoreFull
@@ -124,6 +128,20 @@ class Fenced(StoreError):
     partition: int
 
 
+class KeyMissing(StoreError):
+    """The store is encrypted and a key that it needs was not given; `key_id` names it. Nothing was written."""
+
+    code = "key-missing"
+    key_id: str = ""
+
+
+class KeyRefused(StoreError):
+    """The key given is not one of the store's, or was retired by a rotation; `key_id` says which. Nothing was written."""
+
+    code = "key-refused"
+    key_id: str = ""
+
+
 class Lagged(StoreError):
     """A watcher fell behind what the feed retains; `missed` revisions (at least) are gone. Read the state and watch anew."""
 
@@ -138,6 +156,12 @@ class MergeRefused(StoreError):
     key: bytes
 
 
+class NotEncrypted(StoreError):
+    """A key was given, and the store holds rows that are not encrypted; nothing was written."""
+
+    code = "not-encrypted"
+
+
 class StoreClosed(StoreError):
     """The store was closed."""
 
@@ -148,6 +172,12 @@ class StoreCorrupt(StoreError):
     """Damaged data was detected, or the file is not a Spellwork store."""
 
     code = "store-corrupt"
+
+
+class BackupDamaged(StoreCorrupt):
+    """A backup is not as it was written, or what it builds on is missing; nothing was restored."""
+
+    code = "backup-damaged"
 
 
 class RowDamaged(StoreCorrupt):

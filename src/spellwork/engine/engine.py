@@ -40,7 +40,7 @@ from spellwork.errors import (
     UsageError,
 )
 from spellwork.journal import ErrorRegistry, RunRow, Status
-from spellwork.store import Store, open_store
+from spellwork.store import Encryption, Store, open_store
 from spellwork.store.committer import Probe
 from spellwork.workflow import Activity, Workflow
 from spellwork.workflow.guard import install_guard
@@ -60,6 +60,7 @@ class Engine:
             print(await engine.run(report, ["a", "b"]))
 
     - `store`: `memory:` or `sqlite:PATH`; `durability`: see `Durability`.
+    - `encryption`: the keys with which everything is encrypted before it is written.
     - `errors`: exception classes that come back as themselves from activities and runs (built-ins always do).
     - `standby`: with another owner present, wait as its successor instead of raising `StoreOwned`. `client`: never own anything.
     - `partitions`: fixed when the store is made; `max_partitions`: how many this engine takes. `lease`: seconds without a sign
@@ -89,6 +90,7 @@ class Engine:
         cache: int = 256,
         max_recoveries: int = 5,
         grace: float = 0.0,
+        encryption: Encryption | None = None,
         clock: Clock | None = None,
         probe: Probe | None = None,
     ) -> None:
@@ -101,7 +103,7 @@ class Engine:
         self.codec = codec or Codec()
         self.registry = Registry(workflows, activities)
         self._errors = ErrorRegistry(errors)
-        self._options = (durability, create, probe)
+        self._options = (durability, create, probe, encryption)
         self._standby, self._client = standby, client
         self._partition_count = partitions
         self._max_partitions = 0 if client else (max_partitions or partitions)
@@ -133,8 +135,8 @@ class Engine:
         return self
 
     def _make_store(self) -> Store:
-        durability, create, probe = self._options
-        return open_store(self.url, durability=durability, clock=self._clock, create=create, probe=probe)
+        durability, create, probe, encryption = self._options
+        return open_store(self.url, durability=durability, clock=self._clock, create=create, probe=probe, encryption=encryption)
 
     async def _open(self, store: Store) -> None:
         self._failed = None

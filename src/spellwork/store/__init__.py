@@ -5,6 +5,7 @@ It must never know what the bytes mean.
 from spellwork.store.backend import Backend, Reader, Row
 from spellwork.store.batch import SEQUENCE_BYTES, Batch, Operator, fingerprint
 from spellwork.store.committer import CommitStats
+from spellwork.store.keyring import Encryption
 from spellwork.store.keyspace import Keyspace, successor
 from spellwork.store.store import Change, Durability, Store, open_store
 
@@ -15,6 +16,7 @@ __all__ = [
     "Change",
     "CommitStats",
     "Durability",
+    "Encryption",
     "Keyspace",
     "Operator",
     "Reader",

@@ -25,10 +25,25 @@ class Batch:
     - `unchanged`: ranges whose keys must have the versions of this `fingerprint`: none changed, came or went;
     - `epochs`: partitions that must have this epoch, else the batch is `Fenced`.
 
+    `rewrites` are keys whose rows are written again as they are, value and version unchanged, and no watcher is told: so that a
+    backend that encrypts does it with its current key.
+
     `sequences` has the numbers that the appends got, in their order, once the batch is committed.
     """
 
-    __slots__ = ("absent", "appends", "epochs", "merges", "ranges", "rows", "sealed", "sequences", "unchanged", "versions")
+    __slots__ = (
+        "absent",
+        "appends",
+        "epochs",
+        "merges",
+        "ranges",
+        "rewrites",
+        "rows",
+        "sealed",
+        "sequences",
+        "unchanged",
+        "versions",
+    )
 
     def __init__(self) -> None:
         self.sealed = False
@@ -36,6 +51,7 @@ class Batch:
         self.ranges: list[tuple[bytes, bytes]] = []
         self.merges: list[tuple[bytes, Operator, bytes]] = []
         self.appends: list[tuple[bytes, bytes]] = []
+        self.rewrites: list[bytes] = []
         self.sequences: list[int] = []
         self.absent: list[bytes] = []
         self.versions: list[tuple[bytes, int]] = []
@@ -74,6 +90,11 @@ class Batch:
         The key `log` itself holds the newest number. The order of the numbers is the order of the commits.
         """
         self.appends.append((log, value))
+        return self
+
+    def rewrite(self, key: bytes) -> Batch:
+        """Write the row of `key` again as it is when the batch is applied, if there is one."""
+        self.rewrites.append(key)
         return self
 
     def require_absent(self, key: bytes) -> Batch:

@@ -250,7 +250,9 @@ class _Transaction:
         self._check(batch)
         # all of it is worked out before anything is touched: a batch that is refused leaves no trace
         rows = self._worked_out(batch) if batch.merges or batch.appends else batch.rows
+        kept = [(key, self._get(key)) for key in batch.rewrites]
         revision = self.revision = self.revision + 1
+        self._overlay.update((key, row) for key, row in kept if row is not None)
         for start, end in batch.ranges:
             self.flush()
             self._backend.delete_range(start, end)

@@ -18,6 +18,8 @@ from spellwork.errors import DefinitionError, Lagged, StoreError, StoreUnavailab
 from spellwork.store.backend import Backend, Reader
 from spellwork.store.batch import Batch
 from spellwork.store.committer import CommitStats, Committer, Done, Probe
+from spellwork.store.encrypted import EncryptedBackend, encrypted
+from spellwork.store.keyring import Encryption
 from spellwork.store.keyspace import FEED, FEED_FLOOR, REVISION
 from spellwork.store.memory import MemoryBackend
 
@@ -70,21 +72,36 @@ def open_store(
     clock: Clock | None = None,
     create: bool = True,
     probe: Probe | None = None,
+    encryption: Encryption | None = None,
 ) -> Store:
-    """Open `memory:` or `sqlite:PATH` on the running event loop."""
+    """Open `memory:` or `sqlite:PATH` on the running event loop.
+
+    With `encryption` every value is encrypted before it is written; raises `KeyMissing`, `KeyRefused` or `NotEncrypted` when the
+    keys and the store do not fit.
+    """
+    level, backend = open_backend(url, durability=durability, create=create)
+    try:
+        used = encrypted(backend, encryption)
+    except BaseException:
+        backend.close()
+        raise
+    return Store(url, used, level, clock or SystemClock(), probe)
+
+
+def open_backend(url: str, *, durability: str | None = None, create: bool = True) -> tuple[Durability, Backend]:
+    """The durability and the backend of a URL, whose rows are as the medium has them (encrypted ones stay so)."""
     scheme, colon, rest = url.partition(":")
-    clock = clock or SystemClock()
     if scheme == "memory" and colon and not rest:
         if durability not in (None, "memory"):
             raise DefinitionError(f"a memory: store cannot be {durability!r}; use sqlite:PATH for durable work")
-        return Store(url, MemoryBackend(), Durability.parse("memory"), clock, probe)
+        return Durability.parse("memory"), MemoryBackend()
     if scheme == "sqlite" and rest:
         level = Durability.parse(durability or "full")
         if level.name == "memory":
             raise DefinitionError('durability "memory" is for memory: stores; for sqlite: use "relaxed"')
         from spellwork.store.sqlite import SqliteBackend  # noqa: PLC0415 - brings a database library
 
-        return Store(url, SqliteBackend(rest, create=create, strict=level.name == "full"), level, clock, probe)
+        return level, SqliteBackend(rest, create=create, strict=level.name == "full")
     raise StoreUnavailable(f"unknown store {url!r}; use memory: or sqlite:PATH, for example sqlite:work.db")
 
 
@@ -163,7 +180,7 @@ class Store:
 
     def _live_reader(self) -> Reader:
         backend = self._backend
-        return backend.live_reader() if isinstance(backend, MemoryBackend) else backend.reader()
+        return backend.live_reader() if isinstance(backend, (MemoryBackend, EncryptedBackend)) else backend.reader()
 
     def _read(self, query: Callable[[Reader], T]) -> T:
         reader = self._backend.reader() if self._connection is None else self._connection.again()
@@ -172,6 +189,24 @@ class Store:
             return query(reader)
         finally:
             reader.close()
+
+    async def examine(self, query: Callable[[Reader], T], *, raw: bool = False) -> T:
+        """Run a long `query` on a consistent view, in a thread of its own, so that nobody else waits for it.
+
+        With `raw` it sees the rows of an encrypted store as they lie there.
+        """
+        backend = self._backend
+        if raw and isinstance(backend, EncryptedBackend):
+            backend = backend.inner
+
+        def run() -> T:
+            reader = backend.reader()
+            try:
+                return query(reader)
+            finally:
+                reader.dispose()
+
+        return await asyncio.to_thread(run)
 
     async def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
