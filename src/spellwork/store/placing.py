@@ -16,7 +16,8 @@ from spellwork.store.durable import alone, move, sync_folder
 from spellwork.store.store import open_backend
 
 _BUILDING, _LOCK, _REPLACED = ".building", ".restore-lock", ".replaced-"
-_SIDES = ("-wal", "-shm", "-turn", "-lock", "-journal")
+_HARMLESS = ("-shm", "-turn", "-lock")
+_SIDES = ("-wal", "-journal", *_HARMLESS)
 
 
 @contextlib.contextmanager
@@ -39,8 +40,11 @@ def built(url: str, *, replace: bool = False, probe: Callable[[str], None] = lam
             _, backend = open_backend(f"{scheme}:{new}")
             try:
                 yield backend
-            finally:
+            except BaseException:
                 backend.close()
+                _remove(new)
+                raise
+            backend.close()
             _tidy(new)
             probe("built")
             if replace:
@@ -52,7 +56,8 @@ def built(url: str, *, replace: bool = False, probe: Callable[[str], None] = lam
 
 
 def _refuse(url: str, place: Path, *, replace: bool) -> None:
-    there = [path for path in (place, *_sides(place)) if path.exists()]
+    # a log without its database would become that of the new one
+    there = [path for path in (place, *_sides(place)) if path.exists() and not path.name.endswith(_HARMLESS)]
     if there and not replace:
         raise StoreUnavailable(f"{there[0]} is there already; name another place, or replace it (it is moved aside)")
     if place.exists() and url.startswith("sqlite:") and _is_used(place):
