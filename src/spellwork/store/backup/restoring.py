@@ -27,6 +27,9 @@ def verify_backup(place: str | Path, number: int | None = None) -> Manifest:
     manifests = chain(Path(place), number)
     for _ in _rows(Path(place), manifests):
         pass
+    for older in manifests[1:]:  # which restoring does not need
+        for _ in read_blocks(Path(place) / older.name / INDEX_FILE, older.files[INDEX_FILE], MARKS):
+            pass
     return manifests[0]
 
 
