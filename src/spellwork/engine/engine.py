@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from spellwork.clock import Clock, SystemClock, new_id
-from spellwork.codec import Codec
+from spellwork.codec import Codec, Redaction
 from spellwork.codec.text import check_name
 from spellwork.engine import listing, rows
 from spellwork.engine import messages as m
@@ -28,6 +28,7 @@ from spellwork.engine.partition import Partition
 from spellwork.engine.recovery import Recovery
 from spellwork.engine.registry import Registry
 from spellwork.engine.run import Run, RunInfo
+from spellwork.engine.silence import redact_logs
 from spellwork.engine.waiting import Waiting
 from spellwork.errors import (
     DefinitionError,
@@ -60,7 +61,8 @@ class Engine:
             print(await engine.run(report, ["a", "b"]))
 
     - `store`: `memory:` or `sqlite:PATH`; `durability`: see `Durability`.
-    - `encryption`: the keys with which everything is encrypted before it is written.
+    - `encryption`: the keys with which everything is encrypted before it is written. `redaction`: rules for what is replaced
+      before it is written, in values, errors and log lines; what runs live has it replaced too.
     - `errors`: exception classes that come back as themselves from activities and runs (built-ins always do).
     - `standby`: with another owner present, wait as its successor instead of raising `StoreOwned`. `client`: never own anything.
     - `partitions`: fixed when the store is made; `max_partitions`: how many this engine takes. `lease`: seconds without a sign
@@ -91,6 +93,7 @@ class Engine:
         max_recoveries: int = 5,
         grace: float = 0.0,
         encryption: Encryption | None = None,
+        redaction: Redaction | None = None,
         clock: Clock | None = None,
         probe: Probe | None = None,
     ) -> None:
@@ -100,7 +103,7 @@ class Engine:
                 "max_recoveries at least 3 (two to notice that something kills the process, one to find out which run)"
             )
         self.url = store
-        self.codec = codec or Codec()
+        self.codec = (codec or Codec()) if redaction is None else (codec or Codec()).redacting(redaction)
         self.registry = Registry(workflows, activities)
         self._errors = ErrorRegistry(errors)
         self._options = (durability, create, probe, encryption)
@@ -128,6 +131,7 @@ class Engine:
             raise UsageError("this engine is open already; make a second Engine instead")
         install_guard()
         store = self._make_store()
+        self._stop_redacting = redact_logs(self.codec.redaction)
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self._shut, store)
             await self._open(store)
@@ -230,6 +234,7 @@ class Engine:
         await store.close()
         if hasattr(self, "_ownership"):
             self._ownership.close()
+        self._stop_redacting()
 
     @property
     def _open_store(self) -> Store:
