@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
-import hashlib
 import logging
 from collections.abc import Iterable
 from types import TracebackType
@@ -23,7 +22,7 @@ from spellwork.engine.desk import Desk, check_same
 from spellwork.engine.history import Event, readable
 from spellwork.engine.host import Host
 from spellwork.engine.mail import MailRoom
-from spellwork.engine.ownership import Ownership
+from spellwork.engine.ownership import Ownership, partition_of
 from spellwork.engine.partition import Partition
 from spellwork.engine.recovery import Recovery
 from spellwork.engine.registry import Registry
@@ -360,7 +359,7 @@ class Engine:
         return (self._ownership.session << 40) | self._counter
 
     def _partition_of(self, run_id: str) -> int:
-        return int.from_bytes(hashlib.blake2b(run_id.encode(), digest_size=2).digest(), "big") % self._partition_count
+        return partition_of(run_id, self._partition_count)
 
     async def run(self, workflow: Workflow[P, R] | Any, *args: Any, id: str | None = None, **kwargs: Any) -> Any:
         """Start a run and wait for its result."""

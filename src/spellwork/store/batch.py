@@ -23,6 +23,7 @@ class Batch:
     - `absent`: keys that must not exist;
     - `versions`: keys that must have this version (the revision that wrote them);
     - `unchanged`: ranges whose keys must have the versions of this `fingerprint`: none changed, came or went;
+    - `damaged`: keys whose rows must not be as they were written;
     - `epochs`: partitions that must have this epoch, else the batch is `Fenced`.
 
     `rewrites` are keys whose rows are written again as they are, value and version unchanged, and no watcher is told: so that a
@@ -34,6 +35,7 @@ class Batch:
     __slots__ = (
         "absent",
         "appends",
+        "damaged",
         "epochs",
         "merges",
         "ranges",
@@ -56,6 +58,7 @@ class Batch:
         self.absent: list[bytes] = []
         self.versions: list[tuple[bytes, int]] = []
         self.unchanged: list[tuple[bytes, bytes, bytes]] = []
+        self.damaged: list[bytes] = []
         self.epochs: list[tuple[int, int]] = []
 
     def put(self, key: bytes, value: bytes) -> Batch:
@@ -110,6 +113,11 @@ class Batch:
     def require_unchanged(self, start: bytes, end: bytes, seen: bytes) -> Batch:
         """Refuse the batch with `Conflict` unless the rows with start <= key < end have the fingerprint `seen`."""
         self.unchanged.append((start, end, seen))
+        return self
+
+    def require_damaged(self, key: bytes) -> Batch:
+        """Refuse the batch with `Conflict` unless the row of `key` is damaged: nobody has written it anew since that was seen."""
+        self.damaged.append(key)
         return self
 
     def require_epoch(self, partition: int, epoch: int) -> Batch:

@@ -313,6 +313,12 @@ class _Transaction:
             row = self._get(key)
             if (row[1] if row else 0) != version:
                 raise Conflict(f"the key {key!r} was changed by someone else", key=key)
+        for key in batch.damaged:
+            _, problem = attempt(self._get, key)
+            if problem is None:
+                raise Conflict(f"the row at {key.hex()} is not damaged (any more)", key=key)
+            if not isinstance(problem, RowDamaged):
+                raise problem
         for start, end, seen in batch.unchanged:
             self.flush()
             if fingerprint(self._backend.versions(start, end)) != seen:
