@@ -113,13 +113,14 @@ class _Quarantine:
         self._owner = owner
         self._report = report
         self._handled: set[bytes] = set()
+        self._rebuilt = False
 
     async def run(self) -> list[str]:
         """Deal with each finding in a batch of its own; returns what was done."""
         done = []
-        for finding in self._report.findings:
-            if finding.aside or finding.key in self._handled:
-                continue
+        for finding in sorted(self._report.findings, key=lambda finding: finding.key[0] == Keys.IDS):
+            if finding.aside or finding.key in self._handled or (self._rebuilt and finding.key[0] == Keys.IDS):
+                continue  # addresses are judged in the next pass, by the rows that there are then
             self._handled.add(finding.key)
             said = await self._deal_with(finding)
             if said:
@@ -209,6 +210,7 @@ class _Quarantine:
         if row is None:
             return await (self._note if finding.kind == "missing" else self._move)(finding, batch)
         await self._keep(finding, batch)
+        self._rebuilt = True
         batch.put(finding.key, pack_row(row))
         if not row.status.ended:
             batch.put(blocked_key(row.partition, row.number), b"").delete(active_key(row.partition, row.number))
