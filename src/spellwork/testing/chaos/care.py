@@ -78,14 +78,9 @@ class _Look:
         if any(key[0] != META.prefix for key in left):
             raise LawBroken(f"a quarantine left {_hex(left)}")
         numbers = {_number(key) for key in named} - {0}
-        feed = any(key[0] == FEED.prefix for key in named)
+        expected = named | {REVISION} | ({FEED_FLOOR} if any(key[0] == FEED.prefix for key in named) else set())
         for key in before.keys() | after.keys():
-            ours = (
-                key in named
-                or key == REVISION
-                or (feed and key == FEED_FLOOR)
-                or key[0] in (PARTITIONS.prefix, ASIDE.prefix, FEED.prefix)
-            )
+            ours = key in expected or key[0] in (PARTITIONS.prefix, ASIDE.prefix, FEED.prefix)
             of_run = key[0] in (Keys.RUNS, *_INDEXES) and _number(key) in numbers
             if not ours and not of_run and before.get(key) != after.get(key):
                 raise LawBroken(f"the row at {key.hex()} was not hit and was changed; hit were {_hex(named)}")
