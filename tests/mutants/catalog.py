@@ -15,6 +15,44 @@ _SIM = "-m spellwork.testing.sim --seeds 60 --jobs 1"
 _ASYNCIO = "tests/workflow/test_asyncio.py"
 _FOUND = "tests/workflow/test_found.py"
 
+_EFFECTS = (
+    Mutant(
+        "write-outside-its-batch",
+        "what a workflow does to state commits with its entry",
+        "engine/host.py",
+        '        command.effect.put(batch, Moment(at, live.row.id, f"{live.number:x}:{command.n}"))\n',
+        "        later = type(batch)()\n"
+        '        command.effect.put(later, Moment(at, live.row.id, f"{live.number:x}:{command.n}"))\n'
+        "        self.store.submit(later, lambda _outcome: None)\n",
+        "tests/engine/test_effects.py::test_the_rows_of_a_write_are_there_if_and_only_if_its_entry_is",
+        core=True,
+    ),
+    Mutant(
+        "receipt-not-read",
+        "a transaction that was committed is not done again",
+        "engine/rows.py",
+        "            receipts[command_of(key)] = unpack_entry(key, frame)",
+        "            unpack_entry(key, frame)",
+        "tests/engine/test_effects.py::test_killed_at_each_commit_everything_is_done_once",
+    ),
+    Mutant(
+        "receipt-left-behind",
+        "a transaction leaves nothing but its rows and its entry",
+        "engine/effects.py",
+        "            live.partition.mark(live).delete(receipt_key(live.number, n))\n            self._answer",
+        "            self._answer",
+        "tests/engine/test_effects.py::test_a_cancelled_transaction_is_done_or_not_and_leaves_no_receipt",
+    ),
+    Mutant(
+        "held-writes-lost-at-the-end",
+        "what was asked for before the end is written before it",
+        "engine/host.py",
+        "                self._write_held(live)\n",
+        "",
+        "tests/engine/test_effects.py::test_a_write_that_nobody_awaited_is_done_before_the_end",
+    ),
+)
+
 _REPLAY = (
     Mutant(
         "step-entry-forgotten", "a step that was acknowledged is never lost", "engine/host.py",
@@ -353,7 +391,7 @@ _COMMITS = (
     ),
     Mutant(
         "merge-without-the-overlay", "batches apply in their order", "store/committer.py",
-        "            old = self._get(key)\n", "            old = self._backend.get(key)\n",
+        "for start, end in batch.ranges) else self._get(key)", "for start, end in batch.ranges) else self._backend.get(key)",
         f"{_STORE} -k merges",
     ),
     Mutant(
@@ -380,4 +418,4 @@ _COMMITS = (
     ),
 )  # fmt: skip
 
-MUTANTS = (*_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS)
+MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS)

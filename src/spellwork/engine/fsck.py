@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 import msgspec
 
@@ -35,6 +36,9 @@ from spellwork.journal.rows import (
     unpack_address,
     unpack_row,
 )
+from spellwork.state.fsck import check_state
+from spellwork.state.scopes import ASIDE as MIGRATED
+from spellwork.state.scopes import DUE, OPERATIONS, SCHEMAS, STATE
 from spellwork.store import Reader
 from spellwork.store.fsck import ASIDE, Finding, Seen, check_feed, examined, newest_revision, set_aside
 from spellwork.store.keyspace import FEED, META, PARTITIONS
@@ -52,6 +56,12 @@ KNOWN = {
     Keys.JOURNAL: "journal",
     Keys.RUNS: "runs",
     Keys.IDS: "ids",
+    Keys.RECEIPTS: "receipts",
+    STATE.prefix: "state",
+    DUE.prefix: "expiries",
+    OPERATIONS.prefix: "merges done",
+    SCHEMAS.prefix: "schemas",
+    MIGRATED.prefix: "values before a migration",
     ASIDE.prefix: "set aside",
 }
 _LAST = {Status.COMPLETED: Completed, Status.FAILED: Failed, Status.CANCELLED: Cancelled, Status.CONTINUED: Continued}
@@ -102,12 +112,13 @@ class _Check:
             self._checksum(row)
         self.report.rows = {KNOWN[prefix]: count for prefix, count in sorted(counts.items()) if prefix in KNOWN}
         self.report.unknown = {prefix: count for prefix, count in sorted(counts.items()) if prefix not in KNOWN}
-        for finding in check_feed(self._reader, self.report.revision):
+        for finding in chain(check_feed(self._reader, self.report.revision), check_state(self._reader)):
             self._note(finding)
         self._partitions()
         self._read_runs()
         self._read_ids()
         self._journals()
+        self._receipts()
         self._indexes()
         self._letters()
         self._addresses()
@@ -128,7 +139,7 @@ class _Check:
         if row.value is None:
             number, position = _place(row.key)
             what = KNOWN.get(row.key[0], f"keyspace {row.key[0]:#04x}")
-            if row.key[0] in (Keys.RUNS, Keys.JOURNAL):
+            if row.key[0] in (Keys.RUNS, Keys.JOURNAL, Keys.RECEIPTS):
                 self._hurt_runs.add(number)
             where = f", run number {number}" if number else ""
             self._note(
@@ -306,6 +317,15 @@ class _Check:
         message = f"run number {number} has started child {entry.child_id}, which cannot be found by its id"
         self._note(Finding(kind="missing", message=message, key=key, run_id=entry.child_id))
 
+    def _receipts(self) -> None:
+        for key, value in self._rows(Keys.RECEIPTS):
+            number = int.from_bytes(key[1:9], "big")
+            try:
+                unpack_entry(key, value)
+            except StoreCorrupt as error:
+                message = f"run number {number}, receipt of command {int.from_bytes(key[9:], 'big')}: {error}"
+                self._note(Finding(kind="unreadable", message=message, key=key, number=number))
+
     # Indexes
 
     def _indexes(self) -> None:
@@ -338,6 +358,8 @@ def _place(key: bytes) -> tuple[int, int | None]:
     """The run number and the position that a key names, as far as it does."""
     if key[0] == Keys.JOURNAL:
         return int.from_bytes(key[1:9], "big"), int.from_bytes(key[9:13], "big")
+    if key[0] == Keys.RECEIPTS:
+        return int.from_bytes(key[1:9], "big"), None
     if key[0] in (Keys.RUNS, Keys.ACTIVE, Keys.BLOCKED, Keys.TIMERS):
         return number_of(key), None
     return 0, None

@@ -28,11 +28,14 @@ from spellwork.journal.rows import (
     pack_row,
     timer_of,
 )
+from spellwork.state.scopes import ASIDE as MIGRATED
+from spellwork.state.scopes import DUE, OPERATIONS, SCHEMAS
 from spellwork.store import Batch, Reader, Store
 from spellwork.store.fsck import ASIDE, Finding, SetAside, examined, pack_aside
 from spellwork.store.keyspace import FEED, FEED_FLOOR, META, PARTITIONS
 
 _PASSES = 5
+TOPICS = range(0x30, 0x40)
 _ENDS = {
     "Completed": "COMPLETED",
     "Failed": "FAILED",
@@ -56,7 +59,8 @@ async def quarantine(store: Store, clock: Clock) -> Outcome:
 
     Indexes that follow from other rows are rebuilt. A run whose journal or row is damaged is parked as quarantined. A damaged
     entry of the change feed makes those who are behind it `Lagged`. Any other damaged row moves to the keyspace of what was set
-    aside, under its key, with the bytes that it has. What the store itself needs (its settings) is left; restore a backup then.
+    aside, under its key, with the bytes that it has; a mark of what was done and an event of a topic stay in place. What the store
+    itself needs (its settings, the schemas of trees) is left; restore a backup then.
     """
     owner = Ownership(store, clock, 10.0)
     try:
@@ -151,6 +155,10 @@ class _Quarantine:
             Keys.IDS: self._address,
             Keys.RUNS: self._row,
             Keys.JOURNAL: self._journal,
+            Keys.RECEIPTS: self._journal,
+            DUE.prefix: self._expiry,
+            SCHEMAS.prefix: self._settings,
+            **dict.fromkeys((OPERATIONS.prefix, MIGRATED.prefix, *TOPICS), self._note),
             **dict.fromkeys(INDEXES, self._index),
         }
         return await plans.get(finding.key[0], self._move)(finding, batch)
@@ -170,6 +178,12 @@ class _Quarantine:
 
         found = await self._store.examine(salvage)
         batch.put(ASIDE.key(finding.key), pack_aside(SetAside(finding.message, self._clock.now(), found)))
+
+    async def _expiry(self, finding: Finding, batch: Batch) -> str:
+        if finding.kind == "unreadable":
+            return await self._move(finding, batch)
+        batch.put(finding.key, b"")  # its key says everything
+        return "a moment of expiry was rebuilt"
 
     # The feed
 
@@ -199,7 +213,7 @@ class _Quarantine:
         return f"run {run_id}: its address was rebuilt"
 
     async def _note(self, finding: Finding, batch: Batch) -> str:
-        """Note what is missing and cannot be brought back."""
+        """Note what cannot be brought back, and must not look as if it had never been: whoever needs it gets `RowDamaged`."""
         await self._keep(finding, batch)
         return f"{finding.message}: noted"
 

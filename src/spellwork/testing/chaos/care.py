@@ -20,6 +20,7 @@ from spellwork.engine.ownership import COUNT
 from spellwork.engine.quarantine import quarantine
 from spellwork.errors import SpellworkError, StoreError
 from spellwork.journal.rows import Keys
+from spellwork.state.scopes import SCHEMAS
 from spellwork.store import Encryption, Reader, open_store
 from spellwork.store.encrypted import KEYS
 from spellwork.store.fsck import ASIDE
@@ -75,7 +76,7 @@ class _Look:
         self, named: set[bytes], before: dict[bytes, bytes | None], after: dict[bytes, bytes | None], report: Report
     ) -> None:
         left = {finding.key for finding in report.damage}
-        if any(key[0] != META.prefix for key in left):
+        if any(key[0] not in (META.prefix, SCHEMAS.prefix) for key in left):
             raise LawBroken(f"a quarantine left {_hex(left)}")
         numbers = {_number(key) for key in named} - {0}
         expected = named | {REVISION} | ({FEED_FLOOR} if any(key[0] == FEED.prefix for key in named) else set())
@@ -136,7 +137,7 @@ def run(place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
     with no_more_cuts():
         stem = place / "hurt" / "store.db"
         stem.parent.mkdir(parents=True)
-        stores = []
+        stores: list[tuple[Store, Encryption | None, dict[bytes, bytes | None]]] = []
         for crashed in (False, True):
             for encryption in (None, _KEY):
                 whole = make(place / f"whole-{len(stores)}", crashed=crashed, encryption=encryption)
