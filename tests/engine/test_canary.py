@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spellwork import Codec, Engine, Retry, Signal, activity, activity_context, workflow
+from spellwork import Codec, Engine, Retry, Signal, Workflow, activity, activity_context, heartbeat, workflow
 from spellwork.codec import Redaction, Secret
 from spellwork.engine.fsck import check
 from spellwork.errors import DefinitionError, PayloadError, RunBlocked, RunFailed, RunTerminated, UpdateRejected
@@ -26,7 +26,7 @@ note = Signal[str]("note")
 @activity(retry=Retry(max_attempts=2, initial=0.001))
 async def echo(text: str) -> str:
     if activity_context().attempt == 1:
-        activity_context().heartbeat({"seen": text, "canary": CANARY})
+        heartbeat({"seen": text, "canary": CANARY})
         raise ValueError(f"once more with {CANARY}", {"password": "canary-in-data"})
     return f"{text} and {CANARY}"
 
@@ -83,7 +83,12 @@ async def refuses(text: str) -> None:
     raise PayloadError(f"$: {CANARY} cannot be")
 
 
-WORKFLOWS = [everything, child, broken, refuses]
+WORKFLOWS: list[Workflow[Any, Any]] = [everything, child, broken, refuses]
+
+
+def heard(history: list[Any]) -> Any:
+    """The details of the last heartbeat of the attempt that failed."""
+    return next(event.data["heartbeat"] for event in history if event.kind == "AttemptFailed")
 
 
 def found_in(place: Path) -> list[str]:
@@ -110,6 +115,7 @@ async def put_everywhere(place: Path, secret: str = CANARY, **options: Any) -> d
                     await there.update("change", "bad")
                 await there.signal(note, f"note {secret}")
             seen["result"] = await run.result(10)
+            seen["heartbeat"] = heard(await run.history())
             seen["history"] = [event.data for event in await run.history()]
             with pytest.raises(RunFailed) as failed:
                 await engine.run(broken, id="broken")
@@ -162,6 +168,7 @@ async def test_with_redaction_the_canary_is_nowhere(tmp_path: Path) -> None:
     }  # fmt: skip
     assert CANARY not in str(seen)
     assert "RuntimeError: broken by ***" in seen["failure"]
+    assert seen["heartbeat"] == {"seen": "***", "canary": "***"}
     assert seen["query"] == "*** ***"
     assert seen["update"] == "*** ***"
     assert (tmp_path / "engine.log").read_text().count("***") >= 1

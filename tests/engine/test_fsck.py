@@ -6,16 +6,22 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
-from spellwork import Engine, Signal, activity, workflow
+from spellwork import Engine, Signal, Workflow, activity, workflow
 from spellwork.clock import SystemClock
 from spellwork.engine.fsck import Report, check
+from spellwork.engine.ownership import Ownership
 from spellwork.engine.quarantine import Outcome, quarantine
-from spellwork.errors import Lagged, RunBlocked, StoreCorrupt, StoreOwned
-from spellwork.journal.rows import Keys, active_key, blocked_key, id_key, journal_key, journal_range, run_key
+from spellwork.errors import Lagged, RowDamaged, RunBlocked, StoreCorrupt, StoreOwned
+from spellwork.journal.rows import Keys, active_key, blocked_key, id_key, journal_key, journal_range, receipt_key, run_key
+from spellwork.state import StateStore
+from spellwork.state.keys import encode_key
+from spellwork.state.scopes import DUE, OPERATIONS, Scope
+from spellwork.state.scopes import STATE as TREES
 from spellwork.store import Batch, Encryption, Keyspace, Store, open_store
 from spellwork.store.fsck import ASIDE
 from spellwork.store.keyspace import FEED, FEED_FLOOR, META, PARTITIONS, REVISION
@@ -55,7 +61,7 @@ async def listens(name: str) -> list[object]:
     return [name, total, await go.receive()]
 
 
-WORKFLOWS = [leaf, parent, waits, listens]
+WORKFLOWS: list[Workflow[Any, Any]] = [leaf, parent, waits, listens]
 
 
 async def opened(path: Path, encryption: Encryption | None = None) -> Store:
@@ -95,6 +101,11 @@ async def fill(path: Path, encryption: Encryption | None = None) -> None:
             await engine.start(listens, name, id=f"listens-{name}")
         for n in range(5):
             await engine.store.commit(Batch().put(STATE.key(b"%d" % n), b"value"))
+        async with StateStore(engine.store) as state:
+            tree = state.tree("tree", dict[str, int])
+            await tree.set("lasting", {"a": 1})
+            await tree.set(("expiring", 1), {"a": 1}, ttl=3600)
+            await state.scope("user", "ada").tree("counts", int).merge("n", "add", 1, id="once")
         while not engine.idle:
             await asyncio.sleep(0.01)
 
@@ -133,6 +144,13 @@ def hurt(path: Path, *keys: bytes) -> None:
     connection.close()
 
 
+def stored(path: Path) -> list[bytes]:
+    connection = apsw.Connection(str(path))
+    found = [key for (key,) in connection.execute("SELECT k FROM kv ORDER BY k")]
+    connection.close()
+    return found
+
+
 def lose(path: Path, *keys: bytes) -> None:
     connection = apsw.Connection(str(path))
     for key in keys:
@@ -148,6 +166,10 @@ def put(path: Path, key: bytes, value: bytes, version: int = 1) -> None:
     connection.close()
 
 
+def tree_row(key: Any) -> bytes:
+    return Scope().tree("tree") + encode_key(key)
+
+
 # Nothing is found where nothing is wrong
 
 
@@ -156,6 +178,7 @@ async def test_sound_stores_have_no_findings(path: Path) -> None:
     report = await checked(path)
     assert report.findings == []
     assert report.rows["runs"] == report.rows["ids"] == 6
+    assert (report.rows["state"], report.rows["expiries"], report.rows["merges done"]) == (3, 2, 1)
     assert report.unknown == {0x90: 5}
 
 
@@ -212,7 +235,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "row of a run": (lambda path: run_key(number(path, "waits-one")), "waits-one"),
     "row of an ended run": (lambda path: run_key(number(path, "family")), "family"),
     "address": (lambda path: id_key("waits-two"), ""),
-    "state": (lambda _path: STATE.key(b"3"), ""),
+    "value of an unknown keyspace": (lambda _path: STATE.key(b"3"), ""),
+    "value of a tree": (lambda _path: tree_row("lasting"), ""),
 }
 
 
@@ -320,6 +344,14 @@ async def test_a_row_of_a_run_is_rebuilt_from_its_journal(path: Path) -> None:
         (lambda p: put(p, FEED.key((9999).to_bytes(8, "big")), b""), "unreadable", "an entry for revision 9999"),
         (lambda p: put(p, STATE.key(b"x"), b"", version=99999), "unreadable", "has version 99999"),
         (lambda p: put(p, run_key(number(p, "waits-one")), b"\x90"), "unreadable", "run number"),
+        (lambda p: put(p, tree_row("bad"), b"\x00\xc1"), "unreadable", "tree tree (global), key"),
+        (lambda p: put(p, tree_row("bad"), b"\x07x"), "unreadable", "no form that is known"),
+        (lambda p: put(p, tree_row("bad")[:-4] + b"\x44", b"\x00\xc0"), "unreadable", "state, "),
+        (lambda p: put(p, TREES.key(b"\x09"), b""), "unreadable", "names no scope and tree"),
+        (lambda p: put(p, DUE.key(b"12345678x"), b""), "unreadable", "belongs to nothing"),
+        (lambda p: put(p, OPERATIONS.key(b"x" * 20), b""), "unreadable", "the mark of a merge"),
+        (lambda p: put(p, receipt_key(5, 1), b"nonsense"), "unreadable", "receipt of command 1"),
+        (lambda p: lose(p, next(k for k in stored(p) if k[0] == DUE.prefix and k[9] == 0x80)), "missing", "missing in the index"),
         (lambda p: put(p, journal_key(123, 0), b"nonsense"), "missing", "run number 123 has no row"),
     ],
 )  # fmt: skip
@@ -363,6 +395,34 @@ async def test_indexes_are_rebuilt(path: Path) -> None:
     assert [k for k in await rows_of(path) if k[0] == Keys.BLOCKED] == index
     assert active_key(int.from_bytes(index[0][1:3], "big"), number(path, "waits-one")) not in await rows_of(path)
     assert blocked_key(int.from_bytes(index[0][1:3], "big"), number(path, "waits-one")) in index
+
+
+async def test_marks_of_what_was_done_stay_in_place(path: Path) -> None:
+    """A merge whose mark is damaged is refused rather than done twice, and a moment of expiry is rebuilt from its key."""
+    mark = next(key for key in stored(path) if key[0] == OPERATIONS.prefix)
+    due = next(key for key in stored(path) if key[0] == DUE.prefix)
+    hurt(path, mark, due)
+    assert (await cared(path)).report.damage == []
+    store = await opened(path)
+    async with StateStore(store) as state:
+        counts = state.scope("user", "ada").tree("counts", int)
+        with pytest.raises(RowDamaged):
+            await counts.merge("n", "add", 1, id="once")
+        assert await counts.get("n") == 1
+    assert await store.get(due) == b""
+    await store.close()
+
+
+async def test_a_run_whose_receipt_is_damaged_is_quarantined(path: Path) -> None:
+    """Its transaction may have been committed: it must not be done again."""
+    key = receipt_key(number(path, "listens-one"), 3)
+    put(path, key, b"receipt")
+    hurt(path, key)
+    assert (await cared(path)).report.damage == []
+    async with Engine(f"sqlite:{path}", workflows=WORKFLOWS) as engine:
+        assert (await (await engine.get("listens-one")).status()).status == "quarantined"
+        with pytest.raises(StoreCorrupt):
+            await (await engine.get("listens-one")).resume()
 
 
 async def test_a_lost_change_is_told_to_watchers(path: Path) -> None:
@@ -421,7 +481,7 @@ async def test_a_row_that_was_written_anew_is_not_touched(path: Path) -> None:
     store = await opened(path)
     report = await store.examine(check)
     await store.commit(Batch().put(STATE.key(b"3"), b"mended"))
-    owner = module.Ownership(store, SystemClock(), 10.0)
+    owner = Ownership(store, SystemClock(), 10.0)
     assert await module._Quarantine(store, SystemClock(), owner, report).run() == []
     assert await store.get(STATE.key(b"3")) == b"mended"
     owner.close()

@@ -16,7 +16,7 @@ from spellwork.errors import DefinitionError, PayloadError
 Ext = msgspec.msgpack.Ext
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
-_EMPTY = {exact.TUPLE: [], exact.SET: [], exact.FROZENSET: [], exact.PAIRS: []}
+_EMPTY: dict[int, list[Any]] = {exact.TUPLE: [], exact.SET: [], exact.FROZENSET: [], exact.PAIRS: []}
 
 
 class Redaction:

@@ -5,6 +5,7 @@ It must never show its value in any text.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from typing import Any, Generic, NoReturn, TypeVar
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ class Secret(Generic[T]):
 
     def __init__(self, value: T) -> None:
         # in a closure, so that whoever walks over attributes (a debugger, an error report) does not meet it
-        self._reveal = lambda: value
+        self._reveal: Callable[[], T] = lambda: value
 
     def reveal(self) -> T:
         """The value."""

@@ -29,7 +29,7 @@ def check_state(reader: Reader) -> Iterator[Finding]:
             where, problem = _where(row.key), _fault(row.key, row.value)
             if problem:
                 yield Finding(kind="unreadable", message=f"state, {where}: {problem}", key=row.key)
-            elif (due := due_of(row.value)) and reader.version(due_key(due, row.key)) == 0:
+            elif (due := due_of(row.value)) and not _is_there(reader, due_key(due, row.key)):
                 yield Finding(
                     kind="missing",
                     message=f"state, {where}: it expires, and is missing in the index of what does",
@@ -42,6 +42,10 @@ def check_state(reader: Reader) -> Iterator[Finding]:
     for row in examined(reader, *OPERATIONS.range()):
         if row.value is not None and len(row.value) != _OPERATION_BYTES:
             yield Finding(kind="unreadable", message="the mark of a merge that was done cannot be read", key=row.key)
+
+
+def _is_there(reader: Reader, key: bytes) -> bool:
+    return bool(reader.scan(key, key + b"\0", damaged=b""))
 
 
 def _fault(key: bytes, value: bytes) -> str:

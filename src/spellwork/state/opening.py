@@ -64,7 +64,8 @@ def open_store(  # noqa: PLR0913 - each is an option with a default
 ) -> Opening:
     """Open a store for its state, `memory:` or `sqlite:PATH`: await it, or use it with `async with`.
 
-    `url`, `durability`, `clock`, `create` and `encryption` are those of `spellwork.store.open_store`; the others are explained at `StateStore`.
+    `url`, `durability`, `clock`, `create` and `encryption` are those of `spellwork.store.open_store`; the others are explained at
+    `StateStore`.
     """
     options = {
         "codec": codec, "operators": operators, "max_pending": max_pending, "when_full": when_full, "merge_window": merge_window,

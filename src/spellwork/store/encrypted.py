@@ -93,14 +93,12 @@ class EncryptedBackend:
     def __init__(self, inner: Backend, ring: Keyring):
         self.inner = inner
         self.ring = ring
-        self.inline = inner.inline
-
-    @property
-    def checked(self) -> bool:
-        return self.inner.checked
+        self.inline, self.checked = inner.inline, inner.checked
 
     def check(self, after: bytes) -> bytes:
-        return self.inner.check(after)
+        last = self.inner.check(after)
+        self.checked = self.inner.checked
+        return last
 
     def begin(self, *, sync: bool) -> tuple[int, bool]:
         revision, changed = self.inner.begin(sync=sync)

@@ -20,7 +20,9 @@ from spellwork import Engine, Signal, activity, workflow
 from spellwork.engine.history import Event
 from spellwork.errors import RowDamaged, SpellworkError, StoreError
 from spellwork.journal.rows import Keys
-from spellwork.store import Batch, Encryption, Keyspace
+from spellwork.state import StateStore
+from spellwork.store import Encryption
+from spellwork.store import Store as Low
 from spellwork.store.keyspace import REVISION
 from spellwork.store.sqlite import SqliteBackend
 from spellwork.testing.chaos import corpus
@@ -36,7 +38,6 @@ _SETTLED = 0.1
 _STAND_IN = b"\xc1damaged"
 _ENGINE_EVERY = 10
 
-STATE = Keyspace("state of the trial", 0x9F)
 _STATE_ROWS = 30
 
 go = Signal[int]("go")
@@ -126,11 +127,19 @@ async def _fill(stem: Path, probe: Callable[[str], None], encryption: Encryption
         for i in range(4):
             run = await engine.start(waits, f"waits-{i}", id=f"waits-{i}")
             await run.signal(go, i, id="first")
-        for n in range(_STATE_ROWS):
-            await engine.store.commit(Batch().put(STATE.key(n.to_bytes(2, "big")), b"%d" % n * 40))
+        await _put_state(engine.store)
         histories = {name: await (await engine.get(name)).history() for name in _FINISHED}
         await asyncio.sleep(_SETTLED)
         return _Killed(_files(stem), await engine.store.revision(), histories)
+
+
+async def _put_state(store: Low) -> None:
+    """Values in two scopes, some that expire, some that were merged."""
+    async with StateStore(store) as state:
+        tree, mine = state.tree("values", dict[str, str]), state.scope("agent", "one").tree("counts", int)
+        for n in range(_STATE_ROWS):
+            await tree.set(f"key-{n}", {"value": str(n) * 40}, ttl=3600 if n % 3 == 0 else None)
+            await mine.merge(("count", n % 5), "add", n, id=f"merge-{n}")
 
 
 def _files(stem: Path) -> dict[str, bytes]:
