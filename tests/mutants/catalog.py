@@ -19,6 +19,14 @@ _FOUND = "tests/workflow/test_found.py"
 
 _EFFECTS = (
     Mutant(
+        "due-timers-beside-a-trial",
+        "a run is not quarantined for what another did",
+        "engine/alarm.py",
+        "            async with self._recovery.trial:\n                await self._take_up(partition, due)\n",
+        "            await self._take_up(partition, due)\n",
+        "tests/engine/test_recovery.py::test_nothing_else_that_may_kill_the_process_is_tried_beside_a_suspect",
+    ),
+    Mutant(
         "write-outside-its-batch",
         "what a workflow does to state commits with its entry",
         "engine/host.py",

@@ -11,7 +11,7 @@ import pytest
 
 from spellwork.codec import Codec, Limits
 from spellwork.errors import Conflict, DefinitionError, PayloadError, StoreBusy
-from spellwork.state import StateStore, Versioned, open_store
+from spellwork.state import StateStore, Tree, Versioned, open_store
 from spellwork.store import Batch
 from spellwork.store import open_store as open_low_level
 
@@ -83,7 +83,7 @@ async def test_a_long_scan_comes_in_pages(url: str) -> None:
 async def test_trees_do_not_meet(url: str) -> None:
     """Equal keys of different trees and scopes are different keys; clearing one leaves the others."""
     async with open_store(url) as store:
-        places = [store, store.scope("user", "u"), store.scope("user", "u2"), store.scope("session", "u")]
+        places: list = [store, store.scope("user", "u"), store.scope("user", "u2"), store.scope("session", "u")]
         trees = [place.tree(name, int) for place in places for name in ("t", "t2")]
         for number, tree in enumerate(trees):
             await tree.set("k", number)
@@ -134,7 +134,8 @@ async def test_what_does_not_fit_is_refused_before_it_is_written(url: str) -> No
     """A value of another type, one beyond the codec's limits and one that can't be stored raise PayloadError with tree and key."""
     async with open_store(url, codec=Codec(limits=Limits(size=100))) as store:
         numbers, any_ = store.tree("numbers", int), store.scope("user", "u").tree("any")
-        for tree, value in ((numbers, "x"), (any_, "x" * 101), (any_, object())):
+        cases: list[tuple[Tree, object]] = [(numbers, "x"), (any_, "x" * 101), (any_, object())]
+        for tree, value in cases:
             with pytest.raises(PayloadError, match=rf"tree {tree.rows}, key 'k': "):
                 await tree.set("k", value)
         assert await store.revision() == 0

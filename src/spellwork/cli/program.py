@@ -34,6 +34,7 @@ _VERBS = {
     "update": ("spellwork.cli.messages:update", "Apply an update to a run and print its answer."),
     "cancel": ("spellwork.cli.messages:cancel", "Ask a run to unwind and end."),
     "terminate": ("spellwork.cli.messages:terminate", "End a run at once."),
+    "state": ("spellwork.cli.state:state", "Read, write and watch the state that programs keep in a store."),
     "replay": ("spellwork.cli.replay:replay", "Check stored runs against today's code."),
     "fsck": ("spellwork.cli.fsck:fsck", "Check a store, and set aside what is damaged."),
     "backup": ("spellwork.cli.backup:backup", "Back up a store while it runs; verify, list, restore."),

@@ -47,6 +47,8 @@ class Effects:
     async def _commit(self, live: LiveRun, command: c.Perform) -> None:
         batch, at = Batch(), self._at(live)
         command.effect.put(batch, moment(live, command.n, at))
+        if command.effect.expires:
+            self._host.expects(batch)
         entry = Performed(at, command.n, command.name, command.digest)
         try:
             done = await self._committed(live, command.n, batch, entry)

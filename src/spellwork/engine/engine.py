@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from spellwork.clock import Clock, SystemClock, new_id
 from spellwork.codec import Codec, Redaction
@@ -45,6 +45,9 @@ from spellwork.store.committer import Probe
 from spellwork.workflow import Activity, Workflow
 from spellwork.workflow.guard import install_guard
 from spellwork.workflow.parameters import encode_call
+
+if TYPE_CHECKING:
+    from spellwork.state import StateStore
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -118,6 +121,7 @@ class Engine:
         self._failed: StoreError | InternalError | None = None
         self._maintenance: asyncio.Future[Any] | None = None
         self._store: Store | None = None
+        self._state: StateStore | None = None
         self._host: Host
         self._desk: Desk
         self._mail: MailRoom
@@ -147,6 +151,8 @@ class Engine:
         self._desk = Desk(self._host, self._clock, self._ask, self._new_number)
         self._waiting = Waiting(self._host, self._row)
         self._host.broken = self._broken
+        self._host.expects = lambda batch: self.state.sweeper.expect_of(batch)  # noqa: PLW0108 - opened when it is needed
+        self._host.steps.state = lambda: self.state
         self._desk.closing.ended = self._waiting.ended
         self._mail = MailRoom(store, self._clock, self._errors, self._host, self._desk)
         self._ownership = Ownership(store, self._clock, self._lease)
@@ -230,6 +236,9 @@ class Engine:
         closed = StoreClosed("the engine was closed while this was waited for; the run goes on when it is opened again")
         if hasattr(self, "_waiting"):
             self._waiting.tell_all(closed)
+        if self._state is not None:
+            await self._state.close()
+            self._state = None
         await store.close()
         if hasattr(self, "_ownership"):
             self._ownership.close()
@@ -247,6 +256,17 @@ class Engine:
     def store(self) -> Store:
         """The open store."""
         return self._open_store
+
+    @property
+    def state(self) -> StateStore:
+        """Typed trees of values in the same store; workflows and activities reach them with `spellwork.workflow.state`."""
+        store = self._open_store
+        if self._state is None:
+            from spellwork.state import StateStore  # noqa: PLC0415 - a tenth of the import time, for who uses state
+
+            self._state = StateStore(store, codec=self.codec)
+            self._state.sweeper.start()
+        return self._state
 
     @property
     def idle(self) -> bool:

@@ -6,6 +6,7 @@ from spellwork.state.attempts import transactional
 from spellwork.state.batch import StateBatch
 from spellwork.state.keys import KEY_BYTES, Key
 from spellwork.state.look import Look, Seen, perform
+from spellwork.state.migration import Migration, MigrationReport, Schema
 from spellwork.state.opening import open_store
 from spellwork.state.operators import Operator, merge_patch
 from spellwork.state.reading import Reads, Scan, Versioned
@@ -22,9 +23,12 @@ __all__ = [
     "SCOPE_KINDS",
     "Key",
     "Look",
+    "Migration",
+    "MigrationReport",
     "Operator",
     "Reads",
     "Scan",
+    "Schema",
     "Scope",
     "ScopeView",
     "Seen",

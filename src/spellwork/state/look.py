@@ -63,7 +63,7 @@ class Found(msgspec.Struct):
 
 
 class Seen(msgspec.Struct):
-    """The answer to a look, all of it as of one `revision`.
+    """The answer to a look, all of it as of one `revision` (0 if neither versions nor fingerprints were asked for).
 
     `rows` has the row of each key with a live value, `versions` the version of every key, of an expired value as well.
     """
@@ -77,7 +77,8 @@ class Seen(msgspec.Struct):
 
 def perform(reader: Reader, look: Look) -> Seen:
     """Look through a reader."""
-    revision = int.from_bytes(reader.get(REVISION) or b"", "big")
+    # a plain get is one look at one row
+    revision = int.from_bytes(reader.get(REVISION) or b"", "big") if look.versions or look.record else 0
     if look.held is not None and revision != look.since:
         broken = look.held.broken(reader)
         if broken is not None:

@@ -61,6 +61,7 @@ def open_store(  # noqa: PLR0913 - each is an option with a default
     max_pending: int = MAX_PENDING,
     when_full: Literal["wait", "refuse"] = "wait",
     merge_window: Duration = MERGE_WINDOW,
+    sweep: bool = True,
 ) -> Opening:
     """Open a store for its state, `memory:` or `sqlite:PATH`: await it, or use it with `async with`.
 
@@ -68,8 +69,13 @@ def open_store(  # noqa: PLR0913 - each is an option with a default
     `StateStore`.
     """
     options = {
-        "codec": codec, "operators": operators, "max_pending": max_pending, "when_full": when_full, "merge_window": merge_window,
-    }  # fmt: skip
+        "codec": codec,
+        "operators": operators,
+        "max_pending": max_pending,
+        "when_full": when_full,
+        "merge_window": merge_window,
+        "sweep": sweep,
+    }
 
     def low() -> Store:
         return open_low_level(url, durability=durability, clock=clock, create=create, probe=probe, encryption=encryption)

@@ -14,7 +14,7 @@ from spellwork.state.rows import TreeRows
 
 V = TypeVar("V")
 D = TypeVar("D")
-_PAGE = 500
+_PAGE = 200
 
 
 class Versioned(NamedTuple, Generic[V]):

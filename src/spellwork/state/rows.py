@@ -107,14 +107,18 @@ class TreeRows(Generic[V]):
 
     # Writes
 
-    def put_into(self, batch: Batch, key: Key, value: V, *, ttl: Duration | None = None, now: int = 0) -> None:
-        """Set `key` to `value`; with `ttl` (seconds) it expires so much later than `now` (microseconds UTC)."""
+    def put_into(self, batch: Batch, key: Key, value: V, *, ttl: Duration | None = None, now: int = 0) -> int:
+        """Set `key` to `value`; with `ttl` (seconds) it expires so much later than `now` (microseconds UTC).
+
+        Returns the moment of expiry, 0 for never.
+        """
         full, payload = self.key(key), self.payload(key, value)
         due = due_at(ttl, now) if ttl is not None else 0
         self._forget_merges(batch, full)
         batch.put(full, pack(payload, due))
         if due:
             batch.put(due_key(due, full), b"")
+        return due
 
     def delete_into(self, batch: Batch, key: Key) -> None:
         """Remove `key` if it is there."""

@@ -9,7 +9,7 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 import msgspec
 
@@ -17,13 +17,16 @@ from spellwork.clock import Clock, Duration, seconds
 from spellwork.codec import Codec
 from spellwork.errors import DefinitionError, StoreBusy, StoreError
 from spellwork.state import attempts as attempts_of
+from spellwork.state import migration
 from spellwork.state.attempts import ATTEMPTS
 from spellwork.state.batch import StateBatch
 from spellwork.state.look import Look, Seen, perform
+from spellwork.state.migration import MigrationReport, Plan, Schema
 from spellwork.state.operators import Operator, Operators
 from spellwork.state.rows import TreeRows, clear_range
-from spellwork.state.scopes import STATE, Scope, TreeName
+from spellwork.state.scopes import SCHEMAS, STATE, Scope, TreeName
 from spellwork.state.snapshot import StateSnapshot
+from spellwork.state.sweeper import Sweeper
 from spellwork.state.transaction import Transaction
 from spellwork.state.tree import Tree
 from spellwork.state.turns import Turns
@@ -52,7 +55,13 @@ class ScopeView:
         self.scope = scope
         self._store = store
 
-    def tree(self, name: str, annotation: type[V] = Any) -> Tree[V]:  # type: ignore[assignment] # what has no annotation is Any
+    @overload
+    def tree(self, name: str, annotation: type[V]) -> Tree[V]: ...
+
+    @overload
+    def tree(self, name: str, annotation: Any = Any) -> Tree[Any]: ...
+
+    def tree(self, name: str, annotation: Any = Any) -> Tree[Any]:
         """The tree of this name; its values are of the annotation's type. It begins to exist with its first key."""
         return Tree(self._store.rows(name, annotation, self.scope), self._store)
 
@@ -74,12 +83,12 @@ class StateStore:
     - `max_pending`: how many writes may wait for the disk. At the limit a further one waits its turn, or raises `StoreBusy` if
       `when_full="refuse"`.
     - `merge_window`: how long the ids of merges are remembered at least (seconds or a timedelta).
-    - `sweep`: whether this process deletes expired values. Reads don't see them in any case.
+    - `sweep`: whether this process deletes expired values, soon after their time. Reads don't see them in any case.
 
-    Leaving `async with` closes what it has opened itself.
+    `async with` starts the sweeper; leaving it stops that, and closes what `open_store` has opened.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is an option with a default
         self,
         store: Store,
         *,
@@ -88,6 +97,7 @@ class StateStore:
         max_pending: int = MAX_PENDING,
         when_full: Literal["wait", "refuse"] = "wait",
         merge_window: Duration = MERGE_WINDOW,
+        sweep: bool = True,
         owns: bool = False,
     ):
         if type(max_pending) is not int or max_pending < 1:
@@ -106,9 +116,13 @@ class StateStore:
         self._slots = asyncio.Semaphore(max_pending)
         self._turns = Turns(self.clock)
         self._owns = owns
+        self.sweeper = Sweeper(store, self.clock)
+        self._sweeps = sweep
         self._root = ScopeView(Scope(), self)
 
     async def __aenter__(self) -> Self:
+        if self._sweeps:
+            self.sweeper.start()
         return self
 
     async def __aexit__(
@@ -118,12 +132,19 @@ class StateStore:
 
     async def close(self) -> None:
         """Write what waits and let go of the store, if it was opened here."""
+        await self.sweeper.stop()
         if self._owns:
             await self.low.close()
 
     # Trees
 
-    def tree(self, name: str, annotation: type[V] = Any) -> Tree[V]:  # type: ignore[assignment] # what has no annotation is Any
+    @overload
+    def tree(self, name: str, annotation: type[V]) -> Tree[V]: ...
+
+    @overload
+    def tree(self, name: str, annotation: Any = Any) -> Tree[Any]: ...
+
+    def tree(self, name: str, annotation: Any = Any) -> Tree[Any]:
         """The tree of this name in the global scope."""
         return self._root.tree(name, annotation)
 
@@ -171,6 +192,8 @@ class StateStore:
         def done(outcome: int | StoreError) -> None:
             # here and not behind the wait: whoever is cancelled leaves a batch that is still on its way
             self._slots.release()
+            if type(outcome) is int:
+                self.sweeper.expect_of(batch)
             if future.done():
                 return
             if isinstance(outcome, StoreError):
@@ -190,7 +213,7 @@ class StateStore:
         """A view that stays as it is while others write: `snapshot[tree]` reads a tree in it. Hold it briefly."""
         async with self.low.snapshot() as view:
             now = self.clock.now()
-            yield StateSnapshot(view, now, (await view.read(functools.partial(perform, look=Look(now)))).revision)
+            yield StateSnapshot(view, now, (await view.read(functools.partial(perform, look=Look(now, versions=True)))).revision)
 
     # Transactions
 
@@ -205,6 +228,35 @@ class StateStore:
         `TransactionConflict`. Between the attempts it waits for its turn at what it lost at, and for some random milliseconds.
         """
         return await attempts_of.run(function, self.transaction, self._turns, self.clock, attempts)
+
+    # Migrations
+
+    async def migrate(self, plan: Plan, *, dry_run: bool = False) -> MigrationReport:
+        """Migrate trees to the next version of their values; see `Migration`.
+
+        Every value is tried first: if one fails, `MigrationFailed` says which, and nothing is changed. A dry run ends there, with a
+        report. Then the values are replaced, a thousand at a time; an interrupted migration goes on when it is called again.
+        Trees that are there already are left alone. The old values are kept until `finish_migration` or `rollback_migration`.
+
+        Programs that write the old shape have to be stopped first.
+        """
+        return await migration.migrate(self, plan, dry_run=dry_run)
+
+    async def finish_migration(self, plan: Plan) -> None:
+        """Forget the old values: from now on it can't be rolled back."""
+        await migration.finish(self, plan)
+
+    async def rollback_migration(self, plan: Plan, *, discard: bool = False) -> int:
+        """Put every value back, byte by byte, as it was before the migration; how many values that were.
+
+        Raises `MigrationFailed` if any was written since; with `discard` that is lost.
+        """
+        return await migration.roll_back(self, plan, discard=discard)
+
+    async def schema(self, tree: Tree[Any]) -> Schema:
+        """The version of a tree's values, and how far a migration of it has come."""
+        found = await self.low.get(SCHEMAS.key(tree.rows.prefix))
+        return msgspec.msgpack.decode(found, type=Schema) if found else Schema()
 
 
 def _trees(reader: Reader) -> list[TreeName]:

@@ -5,7 +5,7 @@ It must never keep a value: each read sees what is committed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -133,7 +133,9 @@ class Tree(Reads[V], Generic[V]):
 
     def put_into(self, batch: Batch, key: Key, value: V, *, ttl: Duration | None = None) -> None:
         """Add `set` to a batch; it needs no read and cannot fail when the batch is committed."""
-        self.rows.put_into(batch, key, value, ttl=ttl, now=self._store.clock.now() if ttl is not None else 0)
+        due = self.rows.put_into(batch, key, value, ttl=ttl, now=self._store.clock.now() if ttl is not None else 0)
+        if due:
+            self._store.sweeper.expect(due)  # whoever commits the batch may not come by the sweeper
 
     def delete_into(self, batch: Batch, key: Key) -> None:
         """Add `delete` to a batch; it needs no read and cannot fail when the batch is committed."""
@@ -152,7 +154,7 @@ class Tree(Reads[V], Generic[V]):
 
     # Beyond single keys
 
-    def watch(self, prefix: Key | None = None, *, since: int | None = None) -> AsyncIterator[StateChange[V]]:
+    def watch(self, prefix: Key | None = None, *, since: int | None = None) -> AsyncGenerator[StateChange[V]]:
         """Changes of the tree (or of the keys that begin with `prefix`) after their commit, in the order of their revisions.
 
         It begins after the revision `since`, without it at the first change after the iteration has begun. Raises `Lagged` once

@@ -5,7 +5,7 @@ It must never tell of anything that is not committed, nor tell it out of order.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Generic, Literal, TypeVar
 
 import msgspec
@@ -37,7 +37,9 @@ class StateChange(msgspec.Struct, Generic[V], frozen=True):
     resume: int
 
 
-async def changes_of(store: Store, rows: TreeRows[V], start: bytes, end: bytes, since: int | None) -> AsyncIterator[StateChange[V]]:
+async def changes_of(
+    store: Store, rows: TreeRows[V], start: bytes, end: bytes, since: int | None
+) -> AsyncGenerator[StateChange[V]]:
     """The changes of the keys of a tree from `start` up to `end`."""
     async with contextlib.aclosing(store.feed(start, since)) as feed:
         async for changes in feed:

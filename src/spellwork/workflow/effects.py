@@ -38,12 +38,14 @@ class Effect(Protocol):
 class Write(msgspec.Struct, frozen=True, gc=False):
     """Rows that go into the batch of the entry that says so.
 
-    `put` adds them. They need no read, and nothing may refuse them: the batch of the whole partition would go with them.
+    `put` adds them; `expires` says that they may hold something with a time of expiry. They need no read, and nothing may refuse
+    them: the batch of the whole partition would go with them.
     """
 
     name: str
     words: Any
     put: Callable[[Batch, Moment], None]
+    expires: bool = False
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
@@ -64,3 +66,4 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     name: str
     words: Any
     put: Callable[[Batch, Moment], None]
+    expires: bool = False
