@@ -13,11 +13,10 @@ from spellwork import Codec, Engine, Retry, Signal, Workflow, activity, activity
 from spellwork.codec import Redaction, Secret
 from spellwork.engine.fsck import check
 from spellwork.errors import DefinitionError, PayloadError, RunBlocked, RunFailed, RunTerminated, UpdateRejected
-from spellwork.store import Batch, Encryption, Keyspace
+from spellwork.store import Encryption
 from spellwork.workflow import query, update
 
 CANARY = "canary-5e1f77c0"
-STATE = Keyspace("state", 0x90)
 KEY = b"\x07" * 32
 RULES = Redaction(patterns=[r"canary-[0-9a-f]+"], fields=["password"])
 note = Signal[str]("note")
@@ -128,9 +127,14 @@ async def put_everywhere(place: Path, secret: str = CANARY, **options: Any) -> d
             blocked = await engine.start(refuses, secret, id="refuses")
             with pytest.raises((RunFailed, RunBlocked)):
                 await blocked.result(5)
-            shape = engine.codec.shape(str)
-            await engine.store.commit(Batch().put(STATE.key(b"k"), shape.encode(secret)))
-            seen["state"] = shape.decode(await engine.store.get(STATE.key(b"k")) or b"")
+            tree = engine.state.tree("tree", dict[str, str])
+            await tree.set("k", {"text": secret, "password": secret})
+            seen["state"] = await tree.get("k")
+            await engine.state.tree("list").merge("k", "append", secret, id="once")
+            topic = await engine.topics.topic("news", str)
+            await topic.publish(f"event {secret}", headers={"about": secret, "password": secret})
+            async for event in topic.read(follow=False):
+                seen["event"] = [event.data, dict(event.headers)]
             seen["files"] = found_in(place)
             assert (await engine.store.examine(check)).findings == []
     finally:
@@ -151,7 +155,7 @@ async def test_with_encryption_the_canary_is_nowhere(tmp_path: Path) -> None:
     seen = await put_everywhere(tmp_path, encryption=Encryption(KEY))
     # a file of log lines is the program's own, and takes redaction
     assert set(seen["files"]) | set(found_in(tmp_path)) == {"engine.log"}
-    assert seen["result"]["text"] == seen["state"] == CANARY
+    assert seen["result"]["text"] == seen["state"]["text"] == CANARY
     assert seen["result"]["error"] == [f"cannot use {CANARY}", f"'{CANARY}'"]
 
 
@@ -168,6 +172,8 @@ async def test_with_redaction_the_canary_is_nowhere(tmp_path: Path) -> None:
     }  # fmt: skip
     assert CANARY not in str(seen)
     assert "RuntimeError: broken by ***" in seen["failure"]
+    assert seen["state"] == {"text": "***", "password": "***"}
+    assert seen["event"] == ["event ***", {"about": "***", "password": "***"}]
     assert seen["heartbeat"] == {"seen": "***", "canary": "***"}
     assert seen["query"] == "*** ***"
     assert seen["update"] == "*** ***"

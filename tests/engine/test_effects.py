@@ -13,6 +13,7 @@ import pytest
 from spellwork import Engine, Signal, workflow
 from spellwork.engine import rows
 from spellwork.errors import Conflict, RunBlocked
+from spellwork.events.durable import Topics
 from spellwork.journal import Performed, unpack_entry
 from spellwork.journal.rows import journal_range
 from spellwork.store import Batch, Reader, open_store
@@ -60,6 +61,8 @@ def test_killed_at_each_commit_everything_is_done_once(tmp_path: Path) -> None:
             lines = [value for _, value in await store.scan(LOG + b"\0", LOG + b"\xff")]
             assert [line.split()[1] for line in lines] == [str(i).encode() for i in range(ROUNDS)]
             assert not await store.scan(b"\x40", b"\x41")
+            published = [each.event.data async for each in Topics(store).read("rounds", follow=False)]
+            assert published == list(range(ROUNDS))
             await store.close()
 
         asyncio.run(check())

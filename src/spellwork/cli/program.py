@@ -35,6 +35,7 @@ _VERBS = {
     "cancel": ("spellwork.cli.messages:cancel", "Ask a run to unwind and end."),
     "terminate": ("spellwork.cli.messages:terminate", "End a run at once."),
     "state": ("spellwork.cli.state:state", "Read, write and watch the state that programs keep in a store."),
+    "events": ("spellwork.cli.events:events", "Durable topics: tail, publish, topics, groups, dead letters."),
     "replay": ("spellwork.cli.replay:replay", "Check stored runs against today's code."),
     "fsck": ("spellwork.cli.fsck:fsck", "Check a store, and set aside what is damaged."),
     "backup": ("spellwork.cli.backup:backup", "Back up a store while it runs; verify, list, restore."),

@@ -150,6 +150,10 @@ class Codec:
         """A text for people (a reason, say) as it may be stored."""
         return text if self.redaction is None else self.redaction.text(text)
 
+    def plain(self, value: Any) -> Any:
+        """Plain data (headers, say) as it may be stored."""
+        return value if self.redaction is None else self.redaction.value(value)
+
     def shape(self, annotation: Any) -> Shape:
         """The (cached) shape of an annotation."""
         try:

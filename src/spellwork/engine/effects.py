@@ -56,6 +56,8 @@ class Effects:
             self._answer(live, Performed(at, command.n, command.name, command.digest, None, self._told(error)))
             return
         if done:
+            if command.effect.subscribes:
+                self._host.subscribed()
             self.settle(live, command.n, entry)
 
     async def _committed(self, live: LiveRun, n: int, batch: Batch, entry: Entry) -> bool:
@@ -107,4 +109,4 @@ class Effects:
 
 def moment(live: LiveRun, n: int, at: int) -> Moment:
     """When, and for which command of which run, something is written."""
-    return Moment(at, live.row.id, f"{live.number:x}:{n}")
+    return Moment(at, live.row.id, live.partition.index, f"{live.number:x}:{n}")

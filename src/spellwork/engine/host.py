@@ -118,6 +118,7 @@ class Host:
         self.timers = Timers(clock, self._fire, self._sweep, self._wants_timer)
         self.sweep_due: Callable[[], None] = lambda: None
         self.expects: Callable[[Batch], None] = lambda _batch: None
+        self.subscribed: Callable[[], None] = lambda: None
         self._cache = cache
         self._idle: OrderedDict[int, LiveRun] = OrderedDict()
         self._loading: dict[int, asyncio.Future[LiveRun]] = {}
@@ -275,7 +276,7 @@ class Host:
             return
         at = self._now(live)
         batch = live.partition.mark(live)
-        command.effect.put(batch, Moment(at, live.row.id, f"{live.number:x}:{command.n}"))
+        command.effect.put(batch, Moment(at, live.row.id, live.partition.index, f"{live.number:x}:{command.n}"))
         if command.effect.expires:
             self.expects(batch)
         self._enter(live, Performed(at, command.n, command.name, command.digest))

@@ -18,6 +18,7 @@ class Moment(msgspec.Struct, frozen=True, gc=False):
 
     at: int
     run_id: str
+    partition: int
     key: str
 
 
@@ -60,10 +61,12 @@ class Read(msgspec.Struct, frozen=True, gc=False):
 class Commit(msgspec.Struct, frozen=True, gc=False):
     """Rows that depend on what was read: a batch with requirements, and a receipt beside it that stands for the entry.
 
-    When a requirement does not hold the code gets `Conflict`; a merge that cannot be worked out, `MergeRefused`.
+    When a requirement does not hold the code gets `Conflict`; a merge that cannot be worked out, `MergeRefused`. `subscribes` says
+    that the run wants to hear of events from now on.
     """
 
     name: str
     words: Any
     put: Callable[[Batch, Moment], None]
     expires: bool = False
+    subscribes: bool = False
