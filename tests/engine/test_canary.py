@@ -131,7 +131,7 @@ async def put_everywhere(place: Path, secret: str = CANARY, **options: Any) -> d
             await tree.set("k", {"text": secret, "password": secret})
             seen["state"] = await tree.get("k")
             await engine.state.tree("list").merge("k", "append", secret, id="once")
-            topic = await engine.topics.topic("news", str)
+            topic = await engine.topics.topic("news", type=str)
             await topic.publish(f"event {secret}", headers={"about": secret, "password": secret})
             async for event in topic.read(follow=False):
                 seen["event"] = [event.data, dict(event.headers)]
