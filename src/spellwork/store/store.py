@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from spellwork.clock import Cancellable, Clock, SystemClock
-from spellwork.errors import DefinitionError, Lagged, StoreError, StoreUnavailable
+from spellwork.errors import DefinitionError, Lagged, StoreClosed, StoreError, StoreUnavailable
 from spellwork.store.backend import Backend, Reader
 from spellwork.store.batch import Batch
 from spellwork.store.committer import CommitStats, Committer, Done, Probe
@@ -26,7 +26,7 @@ from spellwork.store.memory import MemoryBackend
 T = TypeVar("T")
 # How often other processes are listened for: by an owner for its mail, by a watcher, and by somebody who waits for an answer.
 _LISTEN_EVERY = 0.05
-_WATCH_EVERY = 0.025
+_WATCH_EVERY = 0.03
 _AWAIT_EVERY = 0.005
 _FEED_PAGE = 1000
 _REST = 300.0
@@ -124,6 +124,7 @@ class Store:
         self._foreign: list[Callable[[], None]] = []
         self._poll: Cancellable | None = None
         self._heard = backend.doorbell()
+        self._looks: set[asyncio.Future[Any]] = set()
         self._closed = False
 
     def _started(self, probe: Probe | None) -> Committer:
@@ -183,8 +184,14 @@ class Store:
     async def read(self, query: Callable[[Reader], T]) -> T:
         """Run `query` on a consistent view, off the event loop; it must not block on anything else."""
         if self._readers is None:
+            if self._closed:
+                raise StoreClosed("the store is closed; open it again")
             return query(self._live_reader())
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        try:
+            reading = asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        except RuntimeError as error:  # its thread has ended
+            raise StoreClosed("the store is closed; open it again") from error
+        return await reading
 
     def _live_reader(self) -> Reader:
         backend = self._backend
@@ -214,7 +221,10 @@ class Store:
             finally:
                 reader.dispose()
 
-        return await asyncio.to_thread(run)
+        look = asyncio.get_running_loop().run_in_executor(None, run)
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
+        return await asyncio.shield(look)
 
     async def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
@@ -246,7 +256,7 @@ class Store:
         """Call back (on the loop) when something may have been committed; returns how to stop.
 
         With `foreign_only` it is called for commits of other processes alone. Those are noticed within 5 ms, with `calm` within
-        25 ms, which costs a process that merely watches a tenth of a percent of a processor.
+        30 ms, which costs a process that merely watches some tenths of a percent of a processor.
         """
         listeners = self._foreign if foreign_only else self._watchers if calm else self._listeners
         listeners.append(callback)
@@ -346,6 +356,8 @@ class Store:
             self._poll.cancel()
         loop = asyncio.get_running_loop()
         self._committer.stop()
+        if self._looks:
+            await asyncio.wait(self._looks)  # whoever asked may have gone, its thread reads on
         if self._readers is not None:
             await loop.run_in_executor(self._readers, self._committer.join)  # no further thread: there may be none to be had
             if self._connection is not None:
