@@ -34,7 +34,10 @@ It must never import another part of the package.
     │   └── NonDeterminismError    the code no longer matches the journal
     ├── MachineError
     │   ├── InvalidTransition      the state handles no such event
+    │   │   └── UnknownEvent       no state of the chart does
     │   ├── EndlessStep            microsteps without end
+    │   ├── EventFailed            what a hosted machine does for an event raised; the machine stays where it was
+    │   ├── MigrationMissing       a hosted machine can't move to the chart's new version
     │   ├── QueueFull              more events wait than the machine's queue may hold
     │   └── SnapshotMismatch       a snapshot does not fit the chart
     ├── ActivityFailed             an activity failed with an error whose class is not registered
@@ -276,11 +279,35 @@ class InvalidTransition(MachineError):
     event: str
     allowed: tuple[str, ...]
 
+    def __init__(self, message: str = "", /, **attributes: object) -> None:
+        # one that was stored comes back with lists
+        super().__init__(message, **{n: tuple(v) if isinstance(v, list) else v for n, v in attributes.items()})
+
+
+class UnknownEvent(InvalidTransition):
+    """No state of the chart handles such an event; `allowed` are all the events that it knows, and `state` is empty."""
+
+    code = "unknown-event"
+
 
 class EndlessStep(MachineError):
     """Eventless transitions and raised events went on for more microsteps than the chart allows; the machine stays where it was."""
 
     code = "endless-step"
+
+
+class EventFailed(MachineError):
+    """A guard, assignment or plain action of a hosted machine raised for `event`; nothing was written, the machine is where it was."""
+
+    code = "event-failed"
+    event: str
+
+
+class MigrationMissing(MachineError):
+    """A hosted machine of `version` can't move to the version that is registered now; it waits until it can."""
+
+    code = "migration-missing"
+    version: str
 
 
 class QueueFull(MachineError):

@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from spellwork.clock import Clock, SystemClock, new_id
 from spellwork.codec import Codec
@@ -46,6 +46,11 @@ from spellwork.workflow import Activity, Workflow
 from spellwork.workflow.guard import install_guard
 from spellwork.workflow.parameters import encode_call
 
+if TYPE_CHECKING:
+    from spellwork.engine.machine import HostedMachine
+    from spellwork.hosted.type import MachineType
+    from spellwork.machine.chart import Chart
+
 P = ParamSpec("P")
 R = TypeVar("R")
 log = logging.getLogger("spellwork.engine")
@@ -59,6 +64,7 @@ class Engine:
         async with Engine("sqlite:work.db", workflows=[report]) as engine:
             print(await engine.run(report, ["a", "b"]))
 
+    - `machines`: charts, or `MachineType`s of them, that `machine()` hosts.
     - `store`: `memory:` or `sqlite:PATH`; `durability`: see `Durability`.
     - `errors`: exception classes that come back as themselves from activities and runs (built-ins always do).
     - `standby`: with another owner present, wait as its successor instead of raising `StoreOwned`. `client`: never own anything.
@@ -75,6 +81,7 @@ class Engine:
         *,
         workflows: Iterable[Workflow[Any, Any]] = (),
         activities: Iterable[Activity[Any, Any]] = (),
+        machines: Iterable[Chart | MachineType] = (),
         durability: str | None = None,
         codec: Codec | None = None,
         errors: Iterable[type[BaseException]] = (),
@@ -100,6 +107,7 @@ class Engine:
         self.url = store
         self.codec = codec or Codec()
         self.registry = Registry(workflows, activities)
+        self._add_machines(machines)
         self._errors = ErrorRegistry(errors)
         self._options = (durability, create, probe)
         self._standby, self._client = standby, client
@@ -118,6 +126,13 @@ class Engine:
         self._desk: Desk
         self._mail: MailRoom
         self._ownership: Ownership
+
+    def _add_machines(self, machines: Iterable[Chart | MachineType]) -> None:
+        for given in machines:
+            from spellwork.hosted.type import machine_type  # noqa: PLC0415 - most programs host none, and importing takes time
+
+            for kind in machine_type(given).family:
+                self.registry.add(kind)
 
     # Opening and closing
 
@@ -308,7 +323,12 @@ class Engine:
         The same `id`, workflow and arguments give the run that exists, whatever became of it; otherwise `RunExists`.
         """
         run_id = check_name(id, "id") if id is not None else self._new_id()
-        message = self._start_message(workflow, run_id, args, kwargs)
+        await self._begin(self._start_message(workflow, run_id, args, kwargs))
+        return Run(self, run_id)
+
+    async def _begin(self, message: m.AskStart) -> None:
+        """Start a run, or find it; it is durable when this returns."""
+        run_id = message.run_id
         index = self._partition_of(run_id)
         partition = self._host.partitions.get(index)
         if partition is not None:
@@ -317,13 +337,12 @@ class Engine:
             except Fenced:
                 self._taken_over(partition)
             else:
-                return Run(self, run_id)
+                return
         existing = await self._open_store.read(lambda reader: rows.read_row(reader, run_id))
         if existing is not None:
             check_same(existing, message)
         else:
             await self._send(message, index)
-        return Run(self, run_id)
 
     def _start_message(
         self, workflow: Workflow[Any, Any] | str, run_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -364,6 +383,19 @@ class Engine:
         """The handle of an existing run; raises `RunNotFound`."""
         await self._row(check_name(id, "id"))
         return Run(self, id)
+
+    def machine(self, definition: Chart | MachineType | str, id: str, context: Any = None) -> HostedMachine:
+        """The durable machine of this id. It begins at its first event, or when the handle is awaited or started.
+
+        `definition` is a chart of `machines=`, its type, or its name. `context` replaces the chart's own when it begins.
+
+        Raises:
+            UnknownWorkflow: no such machine is registered.
+        """
+        from spellwork.engine.machine import HostedMachine  # noqa: PLC0415 - see `_add_machines`
+
+        self._open_store  # noqa: B018 - raises when it is closed
+        return HostedMachine.of(self, definition, check_name(id, "id"), context)
 
     async def list(
         self,

@@ -40,11 +40,12 @@ class AskStart(Message, frozen=True, array_like=True, tag=1):
 
 
 class AskSignal(Message, frozen=True, array_like=True, tag=2):
-    """Deliver a signal."""
+    """Deliver a signal, and tell where it led if an `answer` is wanted."""
 
     name: str
     payload: bytes
     id: str | None
+    answer: bool = False
 
 
 class AskQuery(Message, frozen=True, array_like=True, tag=3):

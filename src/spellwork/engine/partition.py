@@ -32,6 +32,7 @@ class Partition:
         self._batch: Batch | None = None
         self._marks: dict[LiveRun, int] = {}
         self._after: list[Callable[[], None]] = []
+        self._told: list[Callable[[int | StoreError], None]] = []
 
     def batch(self) -> Batch:
         """The batch of this turn of the loop."""
@@ -40,8 +41,9 @@ class Partition:
             batch = self._batch = Batch().require_epoch(self.index, self.epoch)
             marks: dict[LiveRun, int] = {}
             after: list[Callable[[], None]] = []
-            self._marks, self._after = marks, after
-            self._store.submit(batch, lambda outcome: self._done(marks, after, outcome))
+            told: list[Callable[[int | StoreError], None]] = []
+            self._marks, self._after, self._told = marks, after, told
+            self._store.submit(batch, lambda outcome: self._done(marks, after, told, outcome))
         return batch
 
     def mark(self, live: LiveRun) -> Batch:
@@ -63,9 +65,19 @@ class Partition:
         self.batch()
         self._after.append(callback)
 
-    def _done(self, marks: dict[LiveRun, int], after: list[Callable[[], None]], outcome: int | StoreError) -> None:
+    def settled(self, callback: Callable[[int | StoreError], None]) -> None:
+        """Call back with the outcome of the batch of this turn, which commits behind everything before it."""
+        self.batch()
+        self._told.append(callback)
+
+    def _done(
+        self, marks: dict[LiveRun, int], after: list[Callable[[], None]], told: list[Callable[[int | StoreError], None]],
+        outcome: int | StoreError,
+    ) -> None:  # fmt: skip
         if not isinstance(outcome, int):
             self._lost(self, outcome)
+            for tell in told:
+                tell(outcome)
             return
         durable = self._durable
         for live, position in marks.items():
@@ -74,3 +86,5 @@ class Partition:
             durable(live)
         for callback in after:
             callback()
+        for tell in told:
+            tell(outcome)
