@@ -48,6 +48,7 @@ from spellwork.journal import (
 )
 from spellwork.journal.rows import Address, blocked_key, id_key
 from spellwork.store import Batch
+from spellwork.supervision import attempt
 from spellwork.workflow import Execution
 from spellwork.workflow.questions import answer_query, validate_update
 
@@ -148,21 +149,9 @@ class Desk:
 
     async def _durable(self, live: LiveRun) -> None:
         """Wait until everything of `live` so far is in the store."""
-        if not live.unacked:
-            return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def acknowledge(outcome: int | StoreError) -> None:
-            if done.done():
-                return
-            if isinstance(outcome, int):
-                done.set_result(None)
-            else:
-                done.set_exception(outcome)
-
-        # batches commit in order, so the one of this turn tells that those before it are durable (it rides on the same sync)
-        live.partition.settled(acknowledge)
-        await done
+        if live.unacked:
+            # batches commit in order, so the one of this turn tells that those before it are durable (it rides on the same sync)
+            await live.partition.settled()
 
     async def start(self, message: m.AskStart, partition: Partition, extra: Extra | None = None) -> RunRow:
         """Start a run, or find the one that exists; raises `RunExists` if that is another one."""
@@ -226,6 +215,29 @@ class Desk:
         answer = None if moved else live.execution.standing()
         await self._durable(live)
         return await self._standing_after(message) if moved else answer
+
+    def at_once(self, message: m.AskSignal) -> tuple[asyncio.Future[None], bytes | None] | None:
+        """Take a signal for a run that is in memory and ready for it: when it is durable, and the answer.
+
+        None says that nothing happened, or that more must: then `handle` does it, which finds what happened by the signal's id.
+        """
+        live, host = self._host.by_id.get(message.run_id), self._host
+        if live is None or live.dropped or live.continuing or message.id is None:
+            return None
+        execution = live.execution
+        if execution.finished or message.id in execution.signal_ids or message.id in execution.seen:
+            return None
+        entry = SignalReceived(max(self._clock.now(), execution.now), message.name, message.payload, message.id)
+        _, refused = attempt(execution.admit, entry)
+        if refused is not None:
+            return None
+        host.append(live, entry)
+        if not message.answer:
+            return live.partition.settled(), None
+        if execution.finished or live.dropped:
+            return None
+        answer = execution.standing()
+        return live.partition.settled(), answer
 
     async def _admit(self, live: LiveRun, entry: SignalReceived, message: m.AskSignal) -> None:
         """Let the code refuse a signal before it is written; whoever sent it is told once the reasons are durable."""

@@ -422,6 +422,14 @@ class Engine:
 
     async def _ask(self, message: m.AnyMessage) -> bytes | None:
         self._open_store  # noqa: B018 - raises when it is closed
+        if type(message) is m.AskSignal and (taken := self._desk.at_once(message)) is not None:
+            durable, answer = taken
+            try:
+                await durable
+            except (Fenced, StoreClosed):
+                pass  # the way below goes to the new owner, or tells why there is none
+            else:
+                return answer
         live = self._host.by_id.get(message.run_id)
         partition = live.partition.index if live is not None else (await self._row(message.run_id)).partition
         ours = self._host.partitions.get(partition)

@@ -445,7 +445,8 @@ class Host:
             raise stored.damage
         definition = self.registry.find(stored.row.workflow, stored.row.version)
         execution = definition.execution(number, self.codec, self.errors, self.registry)
-        execution.recording = recording
+        if recording:
+            execution.keep_record()
         execution.replay(stored.entries)
         return execution
 

@@ -43,6 +43,7 @@ class HostedMachine:
         self.id = id
         self._context = context
         self._exists = False
+        self._stem, self._sent = engine._new_id(), 0
 
     @classmethod
     def of(cls, engine: Engine, definition: Chart | MachineType | str, id: str, context: Any) -> HostedMachine:
@@ -106,7 +107,19 @@ class HostedMachine:
         return self._opened(await self._tell(event, data, id, answer=True))
 
     async def _tell(self, event: Any, data: Any, id: str | None, *, answer: bool) -> bytes | None:
+        if not self._exists:
+            await self.start()
+        name, payload = self._stored(event, data)
+        # unique without a new random number for each: the stem is one
+        self._sent += 1
+        key = f"{self._stem}.{self._sent}" if id is None else check_name(id, "id")
+        return await self._engine._ask(m.AskSignal(self.id, name, payload, key, answer))
+
+    def _stored(self, event: Any, data: Any) -> tuple[str, bytes]:
+        """The event's name and payload; raises what can be known of it before it is sent."""
         engine, events = self._engine, self.type.events
+        if data is None and (ready := events.ready(event)) is not None:
+            return ready
         given = events.given(event, data)
         name = check_name(given.name, "an event's name")
         if name.startswith("#"):
@@ -118,10 +131,9 @@ class HostedMachine:
                 machine=self.type.chart.name, state=(), event=name, allowed=allowed,
             )  # fmt: skip
         payload = events.payload(engine.codec, given)
-        key = engine._new_id() if id is None else check_name(id, "id")
-        if not self._exists:
-            await self.start()
-        return await engine._ask(m.AskSignal(self.id, name, payload, key, answer))
+        if data is None and type(event) is str:
+            events.make_ready(event, payload)
+        return name, payload
 
     async def cancel(self, reason: str = "cancelled") -> None:
         """End it: its exit actions run, its children are cancelled."""
@@ -239,7 +251,7 @@ class HostedMachine:
         execution = definition.execution(row.number, engine.codec, engine._errors, engine.registry)
         if not isinstance(execution, MachineExecution):
             raise UsageError(f"run {self.id} is a run of workflow {row.workflow}, not a machine")
-        execution.recording = True
+        execution.keep_record()
         return execution
 
     def _opened(self, standing: bytes | None) -> MachineState:

@@ -39,7 +39,7 @@ class AskStart(Message, frozen=True, array_like=True, tag=1):
     parent: Parent | None = None
 
 
-class AskSignal(Message, frozen=True, array_like=True, tag=2):
+class AskSignal(Message, frozen=True, array_like=True, tag=2, gc=False):
     """Deliver a signal, and tell where it led if an `answer` is wanted."""
 
     name: str

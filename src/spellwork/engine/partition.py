@@ -4,6 +4,7 @@ It must never write without requiring its epoch.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from spellwork.engine.live import LiveRun
@@ -26,13 +27,14 @@ class Partition:
         self.epoch = epoch
         self.beat = 0
         self.held = True
+        self._loop = asyncio.get_running_loop()
         self._store = store
         self._durable = durable
         self._lost = lost
         self._batch: Batch | None = None
         self._marks: dict[LiveRun, int] = {}
         self._after: list[Callable[[], None]] = []
-        self._told: list[Callable[[int | StoreError], None]] = []
+        self._told: list[asyncio.Future[None]] = []
 
     def batch(self) -> Batch:
         """The batch of this turn of the loop."""
@@ -41,7 +43,7 @@ class Partition:
             batch = self._batch = Batch().require_epoch(self.index, self.epoch)
             marks: dict[LiveRun, int] = {}
             after: list[Callable[[], None]] = []
-            told: list[Callable[[int | StoreError], None]] = []
+            told: list[asyncio.Future[None]] = []
             self._marks, self._after, self._told = marks, after, told
             self._store.submit(batch, lambda outcome: self._done(marks, after, told, outcome))
         return batch
@@ -65,19 +67,21 @@ class Partition:
         self.batch()
         self._after.append(callback)
 
-    def settled(self, callback: Callable[[int | StoreError], None]) -> None:
-        """Call back with the outcome of the batch of this turn, which commits behind everything before it."""
+    def settled(self) -> asyncio.Future[None]:
+        """Done when the batch of this turn is durable, which commits behind everything before it; raises what refused it."""
         self.batch()
-        self._told.append(callback)
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._told.append(future)
+        return future
 
     def _done(
-        self, marks: dict[LiveRun, int], after: list[Callable[[], None]], told: list[Callable[[int | StoreError], None]],
-        outcome: int | StoreError,
-    ) -> None:  # fmt: skip
+        self, marks: dict[LiveRun, int], after: list[Callable[[], None]], told: list[asyncio.Future[None]], outcome: int | StoreError
+    ) -> None:
         if not isinstance(outcome, int):
             self._lost(self, outcome)
-            for tell in told:
-                tell(outcome)
+            for future in told:
+                if not future.done():
+                    future.set_exception(outcome)
             return
         durable = self._durable
         for live, position in marks.items():
@@ -86,5 +90,6 @@ class Partition:
             durable(live)
         for callback in after:
             callback()
-        for tell in told:
-            tell(outcome)
+        for future in told:
+            if not future.done():
+                future.set_result(None)

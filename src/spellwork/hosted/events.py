@@ -50,6 +50,7 @@ class Events:
             self._kinds.update({event_name(each): each for each in members})
         self._known: dict[str, bool] = {}
         self._plain: dict[str, Event] = {}
+        self._ready: dict[str, tuple[str, bytes]] = {}
 
     def knows(self, name: str) -> bool:
         """Whether some state of the chart could do something with an event of this name."""
@@ -63,6 +64,19 @@ class Events:
             if len(self._known) < _CACHED:
                 self._known[name] = known
         return known
+
+    def ready(self, event: Any) -> tuple[str, bytes] | None:
+        """Name and payload of an event that is only a name, if it was sent before."""
+        return self._ready.get(event) if event.__class__ is str else None
+
+    def make_ready(self, name: str, payload: bytes) -> None:
+        """Remember that this name, alone, is an event that may be sent."""
+        if len(self._ready) < _CACHED:
+            self._ready[name] = (name, payload)
+
+    def is_plain(self, event: Event) -> bool:
+        """Whether it is the one event of its name that carries nothing."""
+        return self._plain.get(event.name) is event
 
     def given(self, event: Any, data: Any) -> Event:
         """The event that a user sends from outside."""

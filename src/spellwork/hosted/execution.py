@@ -4,6 +4,7 @@ It must never await, log, read time or touch the store.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,7 @@ class MachineExecution(Execution):
         self.configuration = Configuration(self.chart.table.nowhere)
         self.count = 0
         self.record: list[Transition] = []
+        self.recording = False
         self._known = known
         self._moment = Moment(self)
         self.loop.timers = self._moment  # type: ignore[assignment] # what verbs find there instead of an execution
@@ -87,6 +89,10 @@ class MachineExecution(Execution):
         for entry in entries:
             self.deliver(entry)
         self.outbox.clear()
+
+    def keep_record(self) -> None:
+        """Tell from now on what the machine does."""
+        self.recording, self._turns.short = True, False
 
     def _arrivals(self) -> Any:
         events = self._effects.events
@@ -165,7 +171,7 @@ class MachineExecution(Execution):
         self.now, self._foreseen = max(self.now, entry.at), None
         if not self.configuration.running:
             raise self.chart.invalid(self.configuration, entry.name)
-        newest = self._newest()
+        newest = self._newest
         if newest is not self.type and self._effects.only_waits:
             self._admit_elsewhere(newest, entry)
             return
@@ -206,7 +212,7 @@ class MachineExecution(Execution):
                 transition_of(self.count + i, self.now, step.event, step.before, step.outcome, self.type.version)
                 for i, step in enumerate(turn.steps)
             ]
-        self.count += len(turn.steps)
+        self.count += turn.count
         self.configuration = turn.configuration
         for wanted in turn.wanted:
             self._effects.perform(wanted)
@@ -238,7 +244,7 @@ class MachineExecution(Execution):
             return self.position >= self._until and not isinstance(entry, e.ENDINGS)
         if self.replaying or not isinstance(entry, (e.SignalReceived, e.TimerFired)) or not self._effects.only_waits:
             return False
-        if self._newest() is self.type or not self.configuration.running:
+        if self._newest is self.type or not self.configuration.running:
             return False
         if isinstance(entry, e.SignalReceived):
             if entry.id is not None:
@@ -247,7 +253,9 @@ class MachineExecution(Execution):
         self._left += 1  # a timer stays in the snapshot, and is due there at once
         return True
 
+    @functools.cached_property
     def _newest(self) -> MachineType:
+        """The type that new machines of this name have; what an engine knows does not change while it is open."""
         if self._known is None:
             return self.type
         found, error = attempt(self._known.find, self.type.name)
@@ -257,7 +265,7 @@ class MachineExecution(Execution):
 
     def _go_on(self) -> None:
         """End this run; the next begins with the snapshot."""
-        args = self.type.parameters.encode(self.codec, (self._next(self._newest()),), {})
+        args = self.type.parameters.encode(self.codec, (self._next(self._newest),), {})
         seen = (*self.started.seen, *self.signal_ids)[-SEEN:]
         self.finished = True
         self.outbox.append(c.Finish(0, continue_args=args, carried=tuple(self._carried), seen=seen))

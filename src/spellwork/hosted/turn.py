@@ -15,6 +15,7 @@ from spellwork.hosted.type import BUS, NO_BUS, PREFIX, MachineType
 from spellwork.machine import action
 from spellwork.machine.configuration import Configuration
 from spellwork.machine.event import Event
+from spellwork.machine.moves import moves_of
 from spellwork.machine.step import Outcome, Step
 from spellwork.machine.table import Node
 from spellwork.workflow.activity import Activity
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from spellwork.codec import Codec
 
 _SCALARS = frozenset({int, str, bool, bytes, type(None)})
+_CACHED = 1024
 _MACHINE_TYPES = (None, "", "machine", "scxml", "http://www.w3.org/TR/scxml", "http://www.w3.org/TR/scxml/")
 
 
@@ -69,12 +71,16 @@ class Macrostep(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """Where the machine stands afterwards and what it asks for. `handled` tells of the first event."""
+    """Where the machine stands afterwards and what it asks for, after `count` macrosteps. `handled` tells of the first event.
+
+    `steps` are those macrosteps; a turn by the short cut has none to show.
+    """
 
     configuration: Configuration
     wanted: tuple[Any, ...]
     handled: bool
-    steps: tuple[Macrostep, ...]
+    count: int
+    steps: tuple[Macrostep, ...] = ()
 
 
 class Turns:
@@ -83,6 +89,8 @@ class Turns:
     def __init__(self, kind: MachineType, codec: Codec, known: Known | None, can_reach: Callable[[str], bool]):
         self._kind, self._codec, self._known, self._can_reach = kind, codec, known, can_reach
         self._shape = kind.context_shape(codec)
+        self.short = not kind.activities
+        """Whether a step that only guards decide may skip the interpreter; whoever wants a record of it may not."""
 
     def first(self, begin: Begin, session: str) -> Turn:
         """The machine enters its chart."""
@@ -94,12 +102,47 @@ class Turns:
 
     def take(self, configuration: Configuration, event: Event) -> Turn:
         """The machine takes an event, and then what it sends to itself without delay."""
+        if self.short and self._kind.events.is_plain(event):
+            turn = self._short(configuration, event)
+            if turn is not None:
+                return turn
         outcome = Step(self._kind.chart, configuration, self._can_reach).take(event)
         return self._go_on(configuration, event, outcome)
 
     def end(self, configuration: Configuration) -> Turn:
         """The machine is ended from outside."""
         return self._go_on(configuration, None, self._kind.chart.end(configuration))
+
+    def _short(self, before: Configuration, event: Event) -> Turn | None:
+        """The turn by the short cut that machines in memory have, where it covers the event (a law holds the two equal)."""
+        node, name = before.node, event.name
+        choices = node.moves.get(name)
+        if choices is None:
+            if name in node.slow:
+                return None
+            choices = moves_of(self._kind.chart, node, name)
+            if choices is None:
+                node.slow.add(name)
+                return None
+            if len(node.moves) < _CACHED:
+                node.moves[name] = choices
+        if before.deferred or before.children or not before.running:
+            return None
+        for guard, target, _, pieces, _, given in choices:
+            if guard is not None and not guard(before.context, given):
+                continue
+            context = before.context
+            wanted = []
+            for is_action, function in pieces:
+                if is_action:
+                    wanted.append((function, context))
+                else:
+                    context = function(context, given)
+            for function, seen in wanted:
+                function(seen, given)
+            after = Configuration(target, context, (), (), before.serial, before.session, before.bound)
+            return Turn(after if context is before.context else self._storable(after), (), handled=True, count=1)
+        return None
 
     def _go_on(self, before: Configuration, event: Event | None, outcome: Outcome) -> Turn:
         handled, own, first = outcome.handled, f"#_scxml_{before.session}", before.context
@@ -129,7 +172,7 @@ class Turns:
             self._kind.events.payload(self._codec, kept)  # what could not be stored must not be kept for later
         if before.context is not first:
             before = self._storable(before)
-        return Turn(before, tuple(wanted), handled, tuple(steps))
+        return Turn(before, tuple(wanted), handled, len(steps), tuple(steps))
 
     def _storable(self, after: Configuration) -> Configuration:
         """The configuration with the context as it comes back from the store, so that trimming changes nothing."""

@@ -57,7 +57,6 @@ class Execution:
         self.queries: dict[str, Handler] = {}
         self.updates: dict[str, Update] = {}
         self.replaying = self.finished = False
-        self.recording = False
         self.position = 0
         self.now = 0
         self.started: e.Started
@@ -441,6 +440,9 @@ class Execution:
     def admit(self, entry: e.SignalReceived) -> None:
         """Raise what whoever sent the signal is to be told instead, if the code refuses it. Plain workflows buffer every one."""
 
+    def keep_record(self) -> None:
+        """Tell from now on what the code does, if it can; plain workflows show themselves in their journal."""
+
     def standing(self) -> bytes | None:
         """What whoever sent the last signal is told of where it led, if he asks."""
         return None
@@ -466,6 +468,8 @@ class Execution:
     @property
     def next_due(self) -> int | None:
         """When the earliest timer is due."""
+        if not self.pending:
+            return None
         return min((p.due for p in self.pending.values() if p.kind == "timer"), default=None)
 
     def due_timers(self, now: int) -> list[int]:
