@@ -109,6 +109,8 @@ class MailRoom:
         except SpellworkError as error:
             reply = m.Reply(None, error.failure if isinstance(error, m.Told) else Failure.of(error))
             effect.done = False
+            if not envelope.reply_to and isinstance(envelope.message, m.AskSignal):
+                log.warning("a signal for run %s was refused, and nobody waits to hear it: %s", envelope.message.run_id, error)
         if not effect.done and partition.held:
             batch = partition.batch().delete(key)
             if envelope.reply_to:

@@ -57,6 +57,7 @@ class MachineExecution(Execution):
         self._carried: list[tuple[str, bytes, str | None]] = []
         self._left = 0
         self._until: int | None = None
+        self._from_store = False
 
     # Entries in
 
@@ -78,14 +79,16 @@ class MachineExecution(Execution):
         last = entries[-1]
         if isinstance(last, e.Continued):
             self._until = len(entries) - 1 - self._begin_of(last.args).left
+        self._from_store = True
         super().replay(entries)
+        self._from_store = False
 
     def follow(self, entries: list[Any]) -> None:
         """Deliver more of a journal that somebody else writes: nothing is decided here, and nothing asked for."""
         last = entries[-1]
         if isinstance(last, e.Continued):
             self._until = self.position + len(entries) - 1 - self._begin_of(last.args).left
-        self.replaying = True
+        self.replaying = self._from_store = True
         for entry in entries:
             self.deliver(entry)
         self.outbox.clear()
@@ -223,7 +226,7 @@ class MachineExecution(Execution):
         if not self.configuration.running:
             if self._effects.may_end:
                 self._finish()
-        elif self._carried or self._left or (not self.replaying and self._is_long and self._effects.only_waits):
+        elif self._carried or self._left or (not self._from_store and self._is_long and self._effects.only_waits):
             self._go_on()
 
     @property
@@ -242,7 +245,7 @@ class MachineExecution(Execution):
         """Whether the entry is for the next run: it came to a machine whose chart has a newer version."""
         if self._until is not None:
             return self.position >= self._until and not isinstance(entry, e.ENDINGS)
-        if self.replaying or not isinstance(entry, (e.SignalReceived, e.TimerFired)) or not self._effects.only_waits:
+        if self._from_store or not isinstance(entry, (e.SignalReceived, e.TimerFired)) or not self._effects.only_waits:
             return False
         if self._newest is self.type or not self.configuration.running:
             return False
