@@ -32,6 +32,7 @@ _VERBS = {
     "signal": ("spellwork.cli.messages:signal", "Send a signal to a run."),
     "query": ("spellwork.cli.messages:query", "Ask a query of a run."),
     "update": ("spellwork.cli.messages:update", "Apply an update to a run and print its answer."),
+    "machine": ("spellwork.cli.machine:machine", "Send events to hosted machines, list and show them."),
     "cancel": ("spellwork.cli.messages:cancel", "Ask a run to unwind and end."),
     "terminate": ("spellwork.cli.messages:terminate", "End a run at once."),
     "replay": ("spellwork.cli.replay:replay", "Check stored runs against today's code."),

@@ -405,7 +405,7 @@ class Engine:
         limit: int = 100,
         after: str | None = None,
     ) -> list[RunInfo]:
-        """Runs, newest first. `after` is the id of the last one of the page before."""
+        """Runs, newest first. `after` is the id of the last one of the page before; "machine:*" are the runs of all machines."""
         wanted = None if status is None else Status(status)
         if after is not None:
             check_name(after, "after")

@@ -24,7 +24,7 @@ def question(machine: MachineExecution, name: str) -> Handler | None:
         return plain_state(machine)
 
     def transitions(limit: int = 20) -> list[dict[str, Any]]:
-        return [_plain(each) for each in machine.record[-limit:]]
+        return [plain(each) for each in machine.record[-limit:]]
 
     found = {STATE: state, TRANSITIONS: transitions}.get(name)
     return None if found is None else Handler(found, name)
@@ -32,9 +32,10 @@ def question(machine: MachineExecution, name: str) -> Handler | None:
 
 def plain_state(machine: MachineExecution) -> dict[str, Any]:
     """Where a machine stands, for people."""
-    return _plain(unpack_standing(machine.type, machine.codec, machine.standing() or b""))
+    return plain(unpack_standing(machine.type, machine.codec, machine.standing() or b""))
 
 
-def _plain(value: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(value, enc_hook=str, str_keys=True)
-    return plain
+def plain(value: Any) -> dict[str, Any]:
+    """A state or a transition as plain data; what has no plain form becomes text."""
+    told: dict[str, Any] = msgspec.to_builtins(value, enc_hook=str, str_keys=True)
+    return told
