@@ -30,8 +30,8 @@ from spellwork.testing.chaos.trial import Deadline, Figure, LawBroken
 LAW = "machines under kill -9: each transition once, no timer early, lost or doubled, and replay gives the stored snapshot"
 FEW, MANY, MANY_FROM = 300, 10_000, 50
 HITS, TICKS = 4, 4
-_TICK, _LIFE, _TRIM = 0.15, 600.0, 5
-_AT_ONCE = 2_000
+_TICK, _LIFE, _TRIM, _STARVED = 0.15, 900.0, 5, 120.0
+_AT_ONCE = 500
 
 
 def kind() -> MachineType:
@@ -72,24 +72,33 @@ class _Trial:
 
     def play(self, part: Share) -> None:
         """Raises `LawBroken`."""
-        span = 0.4 + self.machines / 2_500
+        lines = self.machines * (HITS + 1)
         while self.tally.count < part.count and self.tally.goes_on(part):
-            if not self._life(self.rng.uniform(0.05, 1.0) * span):
+            # some lives are short; the others come so far that none comes to the end
+            wanted = 0 if self.rng.random() < 0.2 else self.rng.randint(1, max(1, lines // part.count))
+            if not self._life(wanted, self.rng.uniform(0.0, 0.2)):
                 break
             _committed(self.database, self.acks)
         self._end()
         asyncio.run(_judged(self.database, self.machines, self.tally))
 
-    def _life(self, seconds: float) -> bool:
-        """Whether it was killed before everything had ended."""
+    def _life(self, wanted: int, seconds: float) -> bool:
+        """Kill a life so many seconds after so many more acknowledgements; whether it had not come to its end before."""
         life = Life(life_of(self.place, self.machines), self.place / "log")
-        ended = any("end" in words for words in life.words(seconds))
+        ended, until = False, time.monotonic() + _STARVED
+        target = self._acknowledged() + wanted
+        while not ended and wanted and self._acknowledged() < target and time.monotonic() < until:
+            ended = any("end" in words for words in life.words(0.01))
+        ended = ended or any("end" in words for words in life.words(seconds))
         if ended:
             self._check(life)
             return False
         life.kill()
         self.tally.count += 1
         return True
+
+    def _acknowledged(self) -> int:
+        return self.acks.read_bytes().count(b"\n") if self.acks.exists() else 0
 
     def _end(self) -> None:
         began = time.monotonic()
