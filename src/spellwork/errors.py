@@ -297,7 +297,7 @@ class EndlessStep(MachineError):
 
 
 class EventFailed(MachineError):
-    """A guard, assignment or plain action of a hosted machine raised for `event`; nothing was written, the machine is where it was."""
+    """A guard, assignment or plain action of a hosted machine raised for `event`; the machine is where it was."""
 
     code = "event-failed"
     event: str

@@ -25,8 +25,8 @@ DOORS = """
 
 def door():
     chart = ChartBuilder("door", context=lambda: {"opened": 0}).initial("closed")
-    more = [Assign(lambda c: {"opened": c["opened"] + 1}), Log("opened", lambda c: c["opened"])]
-    chart.state("closed").on("open", "open", do=more).on("lock", "locked")
+    more, log = Assign(lambda c: {"opened": c["opened"] + 1}), Log("opened", lambda c: c["opened"])
+    chart.state("closed").on("open", "open", do=[more, log]).on("lock", "locked")
     chart.state("open").on("close", "closed")
     chart.state("locked").on("unlock", "closed", guard=lambda c, e: e.data == "key")
     return MachineType(chart.build())
@@ -66,7 +66,11 @@ def test_a_running_owner_takes_events_and_tells_where_they_led(doors, process, s
         ["open", "closed", "open"], ["close", "open", "closed"],
     ]  # fmt: skip
     record = spellwork("machine", "show", "front", "--last", "1", "--json").value
-    assert (record["machine"], record["state"]["context"], [t["event"] for t in record["last"]]) == ("door", {"opened": 1}, ["close"])
+    assert (record["machine"], record["state"]["context"], [t["event"] for t in record["last"]]) == (
+        "door",
+        {"opened": 1},
+        ["close"],
+    )
 
 
 def test_without_an_owner_events_wait_and_the_chart_tells(doors, spellwork):
@@ -80,7 +84,7 @@ def test_without_an_owner_events_wait_and_the_chart_tells(doors, spellwork):
     shown = spellwork("machine", "show", "front", "--file", "doors.py", "--json").value
     assert (shown["state"]["active"], [t["event"] for t in shown["last"]]) == (["open"], [None, "open"])
     assert shown["last"][1]["notes"] == [["opened", 1]]
-    listed = [line for line in spellwork("machine", "ps", "--json").lines]
+    listed = spellwork("machine", "ps", "--json").lines
     assert [(line["id"], line["machine"], line["state"]) for line in listed] == [("back", "door", None), ("front", "door", None)]
 
     async def states():

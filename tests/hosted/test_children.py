@@ -155,7 +155,9 @@ async def test_machines_send_to_each_other_by_id_and_hear_of_failures(tmp_path: 
         chart.state("alone")
         return chart.build()
 
-    async with Engine(f"sqlite:{tmp_path}/a.db", machines=[player("ping", "b"), player("pong", "a"), player("lost", "z")]) as engine:
+    async with Engine(
+        f"sqlite:{tmp_path}/a.db", machines=[player("ping", "b"), player("pong", "a"), player("lost", "z")]
+    ) as engine:
         ping, pong = await engine.machine("ping", "a"), await engine.machine("pong", "b")
         await ping.send("ball")
         await reached(ping, "tired")

@@ -285,7 +285,7 @@ async def test_pure_code_is_held_to_it(verb: str, tmp_path: Path) -> None:
         if verb == "wait":
             asyncio.get_running_loop().call_later(1, print)
         elif verb == "step":
-            note("x")
+            _ = note("x")
         else:
             (tmp_path / "file").write_text("no")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,10 @@ def test_a_hosted_machine_is_the_machine_in_memory(built: Any, events: list[str]
             return
         if hosted.ended:
             return
-        names, admitted = told[:], []
+        names = told[:]
+        admitted: list[list[str]] = []
         told.clear()
-        hosted.admitted = lambda admitted=admitted: admitted.append(told[:])
+        hosted.admitted = partial(_copy, told, admitted)
         hosted.send(event)
         assert admitted == [names]
         configuration = hosted.execution.configuration
@@ -125,6 +127,10 @@ def test_a_hosted_machine_is_the_machine_in_memory(built: Any, events: list[str]
             machine.state, machine.context, machine.configuration.history,
         )  # fmt: skip
         assert [event.name for event in configuration.deferred] == [event.name for event in machine.configuration.deferred]
+
+
+def _copy(told: list[str], into: list[list[str]]) -> None:
+    into.append(told[:])
 
 
 def timed() -> Chart:

@@ -187,6 +187,7 @@ async def test_a_chart_that_changed_without_a_version_is_noticed(tmp_path: Path)
 
 async def test_a_machine_that_waits_for_a_child_moves_when_it_is_over() -> None:
     """A step that is under way belongs to the old journal; until it is done, the old chart decides."""
+
     @activity
     async def slow() -> None: ...
 

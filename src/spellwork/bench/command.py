@@ -69,9 +69,7 @@ def bench(name: str, *, as_json: bool, big: bool, hosted: bool, concurrency: tup
         click.echo(json.dumps({"results": results, **machine(), "load": load()}, indent=2))
 
 
-def _runs(
-    *, big: bool, hosted: bool, concurrency: Sequence[int], workflows: int | None
-) -> dict[str, Callable[[], list[Result]]]:
+def _runs(*, big: bool, hosted: bool, concurrency: Sequence[int], workflows: int | None) -> dict[str, Callable[[], list[Result]]]:
     size: dict[str, Any] = {} if workflows is None else {"runs": workflows}
     return {
         "import": run_import,

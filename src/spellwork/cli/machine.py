@@ -132,7 +132,14 @@ def ps(name: str | None, status: str | None, limit: int, after: str | None, time
         note("no such machines" if name or status or after else "no machines yet")
         return
     table = [
-        (info.id, _name_of(info.workflow), info.version, str(info.status), ", ".join(state["active"]) if state else "?", info.reason)
+        (
+            info.id,
+            _name_of(info.workflow),
+            info.version,
+            str(info.status),
+            ", ".join(state["active"]) if state else "?",
+            info.reason,
+        )
         for info, state in rows
     ]
     print_table(("ID", "MACHINE", "VERSION", "STATUS", "STATE", "REASON"), table)

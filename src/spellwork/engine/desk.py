@@ -211,7 +211,7 @@ class Desk:
         if not message.answer:
             await self._durable(live)
             return None
-        moved = live.execution.finished or live.dropped
+        moved = _has_moved(live)
         answer = None if moved else live.execution.standing()
         await self._durable(live)
         return await self._standing_after(message) if moved else answer
@@ -234,7 +234,7 @@ class Desk:
         host.append(live, entry)
         if not message.answer:
             return live.partition.settled(), None
-        if execution.finished or live.dropped:
+        if _has_moved(live):
             return None
         answer = execution.standing()
         return live.partition.settled(), answer
@@ -420,6 +420,11 @@ class Desk:
         self._host.append(
             live, ChildEnded(self._now(live), message.n, pending.name, pending.digest, message.result, message.failure)
         )
+
+
+def _has_moved(live: LiveRun) -> bool:
+    """Whether the run came to its end by what it was told, or left memory: then where it stands must be read from the store."""
+    return live.execution.finished or live.dropped
 
 
 def ended(run_id: str) -> RunFinished:

@@ -23,7 +23,7 @@ from spellwork.hosted.transition import Transition
 from spellwork.hosted.type import PREFIX, MachineType
 from spellwork.journal import Continued, RunRow
 from spellwork.journal.entries import ENDINGS
-from spellwork.machine import Chart, Event, Refusal
+from spellwork.machine import Chart, Refusal
 
 if TYPE_CHECKING:
     from spellwork.engine.engine import Engine
@@ -70,7 +70,7 @@ class HostedMachine:
     # Telling
 
     async def start(self) -> HostedMachine:
-        """Make sure that it exists; raises `RunExists` if the id belongs to something else, or to a machine with another context."""
+        """Make sure that it exists; raises `RunExists` if the id is something else's, or a machine's with another context."""
         if self._exists:
             return self
         engine, kind = self._engine, self.type
@@ -90,8 +90,8 @@ class HostedMachine:
     async def send(self, event: Any, data: Any = None, *, id: str | None = None) -> None:
         """Send an event; returns once it is durable, with all that the machine made of it.
 
-        `event` is a name (then `data` is its payload), or an object of a class of events that the chart declares. An event whose `id`
-        the machine has had already is ignored.
+        `event` is a name (then `data` is its payload), or an object of a class of events that the chart declares. An event
+        whose `id` the machine has had already is ignored.
 
         Raises:
             InvalidTransition: nothing handles it where the machine stands, and the chart is strict; nothing was written.
@@ -103,7 +103,7 @@ class HostedMachine:
         await self._tell(event, data, id, answer=False)
 
     async def ask(self, event: Any, data: Any = None, *, id: str | None = None) -> MachineState:
-        """As `send`; where the machine stands behind this event, durably. The same `id` twice is one event with two equal answers."""
+        """As `send`; where the machine stands behind this event, durably. The same `id` twice is one event, answered twice."""
         return self._opened(await self._tell(event, data, id, answer=True))
 
     async def _tell(self, event: Any, data: Any, id: str | None, *, answer: bool) -> bytes | None:
@@ -206,7 +206,7 @@ class HostedMachine:
                 rung.clear()
                 for each in await follower.fresh():
                     yield each
-                if not follower.ended and not follower.moved:
+                if follower.waits:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(rung.wait(), _PATIENCE)
         finally:
@@ -268,12 +268,14 @@ class _Follower:
         self._after = after
         self._number = row.number
         self._machine = handle._empty(row)
-        self.ended = self.moved = False
+        self.ended = False
+        self.waits = True
 
     async def fresh(self) -> list[Transition]:
-        """The transitions since the last time. `moved` says that there may be more at once, in the next run."""
-        handle, machine, self.moved = self._handle, self._machine, False
+        """The transitions since the last time. Unless it then `waits`, there may be more at once: in the next run."""
+        handle, machine = self._handle, self._machine
         new = await handle._entries(self._number, machine.position)
+        self.waits = True
         if not new:
             return []
         machine.follow(new)
@@ -285,9 +287,10 @@ class _Follower:
             if row is None:
                 raise InternalError(f"machine {handle.id} went on as run number {last.next}, which is not there")
             machine.close()
-            self._machine, self._number, self.moved = handle._empty(row), row.number, True
+            self._machine, self._number, self.waits = handle._empty(row), row.number, False
         else:
             self.ended = isinstance(last, ENDINGS)
+            self.waits = not self.ended
         return found
 
     def close(self) -> None:

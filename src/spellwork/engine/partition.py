@@ -75,7 +75,11 @@ class Partition:
         return future
 
     def _done(
-        self, marks: dict[LiveRun, int], after: list[Callable[[], None]], told: list[asyncio.Future[None]], outcome: int | StoreError
+        self,
+        marks: dict[LiveRun, int],
+        after: list[Callable[[], None]],
+        told: list[asyncio.Future[None]],
+        outcome: int | StoreError,
     ) -> None:
         if not isinstance(outcome, int):
             self._lost(self, outcome)

@@ -44,8 +44,8 @@ class Registry:
             wanted = f"version {version!r} of machine {chart!r}" if version is not None else f"machine {chart!r}"
             known = ", ".join(versions or ()) or "none"
             raise UnknownWorkflow(
-                f"{wanted} is not registered; pass its chart in Engine(machines=[MachineType(chart, version=...)]), beside the newer ones "
-                f"until no machine of it is left. Registered versions: {known}",
+                f"{wanted} is not registered; pass its chart in Engine(machines=[MachineType(chart, version=...)]), "
+                f"beside the newer ones until no machine of it is left. Registered versions: {known}",
                 name=name,
             )
 

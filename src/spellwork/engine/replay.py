@@ -37,7 +37,7 @@ class Verdict(msgspec.Struct, frozen=True):
     position: int | None = None
 
 
-def replay_journal(  # noqa: PLR0913, PLR0917 - what a run is made of
+def replay_journal(
     number: int, definition: Workflow[Any, Any], entries: list[Any], codec: Codec, errors: ErrorRegistry,
     known: Registry | None = None,
 ) -> None:  # fmt: skip

@@ -10,8 +10,8 @@ import msgspec
 
 from spellwork.codec import Codec
 from spellwork.errors import MigrationMissing, SpellworkError
-from spellwork.machine.configuration import Configuration
 from spellwork.machine.action import Deliver
+from spellwork.machine.configuration import Configuration
 from spellwork.machine.event import Event
 from spellwork.machine.snapshot import pending_of, restored, snapshot_of
 from spellwork.supervision import attempt
@@ -25,9 +25,9 @@ MICROSECONDS = 1_000_000
 class Begin(msgspec.Struct, frozen=True, array_like=True):
     """The argument of a machine's run.
 
-    A first run has perhaps a `context` and, if a machine invoked it, `data` and its `invokeid` there. A later one has the `snapshot`
-    of the one before, taken `at` (microseconds UTC), after `count` transitions; the last `left` entries of that one were not
-    processed there. `structure` is the digest of the chart that the run is of.
+    A first run has perhaps a `context` and, if a machine invoked it, `data` and its `invokeid` there. A later one has the
+    `snapshot` of the one before, taken `at` (microseconds UTC), after `count` transitions; the last `left` entries of that one
+    were not processed there. `structure` is the digest of the chart that the run is of.
     """
 
     structure: bytes = b""
@@ -88,9 +88,7 @@ def migrated(old: "MachineType", new: "MachineType", codec: Codec, plain: dict[s
         _, error = attempt(unpack_snapshot, new, codec, moved, 0)
     if error is not None:
         told = str(error) if isinstance(error, SpellworkError) else f"{type(error).__name__}: {error}"
-        raise MigrationMissing(
-            f"{what}: its migration failed: {told}", machine=new.chart.name, version=old.version
-        ) from error
+        raise MigrationMissing(f"{what}: its migration failed: {told}", machine=new.chart.name, version=old.version) from error
     stored: bytes = moved
     return stored
 

@@ -81,7 +81,7 @@ class Events:
     def given(self, event: Any, data: Any) -> Event:
         """The event that a user sends from outside."""
         made = as_event(event, data)
-        if made is not event:
+        if not isinstance(event, Event):
             if data is not None and made.typed:
                 raise UsageError(f"{made.name!r} is an object and carries its own data; send it alone")
             return made

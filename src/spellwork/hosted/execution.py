@@ -50,7 +50,7 @@ class MachineExecution(Execution):
         self.recording = False
         self._known = known
         self._moment = Moment(self)
-        self.loop.timers = self._moment  # type: ignore[assignment] # what verbs find there instead of an execution
+        self.loop.timers = self._moment  # what verbs find there instead of an execution
         self._effects = Effects(self)
         self._turns = Turns(definition, codec, known, self._effects.can_reach)
         self._foreseen: tuple[e.SignalReceived, Turn] | None = None
@@ -108,9 +108,9 @@ class MachineExecution(Execution):
         self.count = begin.count
         if begin.structure != self.type.structure:
             raise NonDeterminismError(
-                f"machine {entry.run_id}: the states or transitions of the chart {self.chart.name!r} version {self.type.version} are not "
-                f"those it runs by. Register the changed chart as MachineType(chart, version=..., migrate={{{self.type.version!r}: ...}}), "
-                "beside the old one",
+                f"machine {entry.run_id}: the states or transitions of the chart {self.chart.name!r} version {self.type.version} "
+                "are not those it runs by. Register the changed chart as MachineType(chart, version=..., "
+                f"migrate={{{self.type.version!r}: ...}}), beside the old one",
                 run_id=entry.run_id, position=0, expected="the chart that it began with", found="another one",
             )  # fmt: skip
         if begin.snapshot is None:
@@ -165,7 +165,9 @@ class MachineExecution(Execution):
             return
         found = self._snapshot(begin.at)
         if (begin.snapshot, begin.count) != (found, self.count):
-            self._mismatch("a snapshot that differs", f"a machine in {', '.join(self.configuration.leaves)} after {self.count} steps")
+            self._mismatch(
+                "a snapshot that differs", f"a machine in {', '.join(self.configuration.leaves)} after {self.count} steps"
+            )
 
     # Turns
 
@@ -204,8 +206,8 @@ class MachineExecution(Execution):
         if isinstance(error, SpellworkError):
             raise error
         raise EventFailed(
-            f"machine {self.started.run_id} in {', '.join(self.configuration.leaves) or 'no state yet'}: what {self.chart.name!r} does for "
-            f"{name or 'its beginning or end'} raised {type(error).__name__}: {error}; nothing of it was kept",
+            f"machine {self.started.run_id} in {', '.join(self.configuration.leaves) or 'no state yet'}: what {self.chart.name!r} "
+            f"does for {name or 'its beginning or end'} raised {type(error).__name__}: {error}; nothing of it was kept",
             machine=self.chart.name, event=name or "",
         ) from error  # fmt: skip
 
@@ -215,7 +217,7 @@ class MachineExecution(Execution):
                 transition_of(self.count + i, self.now, step.event, step.before, step.outcome, self.type.version)
                 for i, step in enumerate(turn.steps)
             ]
-        self.count += turn.count
+        self.count += turn.macrosteps
         self.configuration = turn.configuration
         for wanted in turn.wanted:
             self._effects.perform(wanted)
@@ -281,7 +283,12 @@ class MachineExecution(Execution):
             plain = plain_snapshot(self.type, self.configuration, list(self._effects.timers.values()), self.now)
             snapshot = migrated(self.type, newest, self.codec, plain)
         return Begin(
-            structure=newest.structure, invokeid=self.begin.invokeid, snapshot=snapshot, at=self.now, count=self.count, left=self._left
+            structure=newest.structure,
+            invokeid=self.begin.invokeid,
+            snapshot=snapshot,
+            at=self.now,
+            count=self.count,
+            left=self._left,
         )
 
     def _snapshot(self, at: int) -> bytes:

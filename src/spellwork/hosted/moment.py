@@ -49,8 +49,9 @@ class Moment:
     def __getattr__(self, name: str) -> Callable[..., NoReturn]:
         def refuse(*_args: Any, **_kwargs: Any) -> NoReturn:
             raise UsageError(
-                f"a guard, assignment or plain action of machine {self._execution.chart.name!r} used {name}(); it runs inline and "
-                "again on replay, so it can't wait or start anything: make it an @activity, or use after, send and invoke in the chart"
+                f"a guard, assignment or plain action of machine {self._execution.chart.name!r} used {name}(); it runs inline "
+                "and again on replay, so it can't wait or start anything: make it an @activity, or use after, send and invoke "
+                "in the chart"
             )
 
         return refuse

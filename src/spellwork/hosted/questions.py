@@ -4,6 +4,7 @@ It must never let an answer change the machine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,7 +27,8 @@ def question(machine: MachineExecution, name: str) -> Handler | None:
     def transitions(limit: int = 20) -> list[dict[str, Any]]:
         return [plain(each) for each in machine.record[-limit:]]
 
-    found = {STATE: state, TRANSITIONS: transitions}.get(name)
+    known: dict[str, Callable[..., Any]] = {STATE: state, TRANSITIONS: transitions}
+    found = known.get(name)
     return None if found is None else Handler(found, name)
 
 

@@ -19,9 +19,9 @@ from spellwork.machine.table import Node
 class Transition(msgspec.Struct, frozen=True):
     """One macrostep in the life of a machine.
 
-    `position` counts them from 0, where the machine began. `at` is the time of the entry (UTC), `event` what was processed (None for
-    the beginning), `data` its payload or the object that it was. `before` and `after` are the active leaf states, `transitions`
-    texts like "Closed -> Open [is_full]", `notes` what `Log` wrote.
+    `position` counts them from 0, where the machine began. `at` is the time of the entry (UTC), `event` what was processed
+    (None for the beginning), `data` its payload or the object that it was. `before` and `after` are the active leaf states,
+    `transitions` texts like "Closed -> Open [is_full]", `notes` what `Log` wrote.
     """
 
     position: int

@@ -71,7 +71,7 @@ class Macrostep(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """Where the machine stands afterwards and what it asks for, after `count` macrosteps. `handled` tells of the first event.
+    """Where the machine stands afterwards and what it asks for, after so many `macrosteps`. `handled` tells of the first event.
 
     `steps` are those macrosteps; a turn by the short cut has none to show.
     """
@@ -79,7 +79,7 @@ class Turn(NamedTuple):
     configuration: Configuration
     wanted: tuple[Any, ...]
     handled: bool
-    count: int
+    macrosteps: int
     steps: tuple[Macrostep, ...] = ()
 
 
@@ -141,7 +141,7 @@ class Turns:
             for function, seen in wanted:
                 function(seen, given)
             after = Configuration(target, context, (), (), before.serial, before.session, before.bound)
-            return Turn(after if context is before.context else self._storable(after), (), handled=True, count=1)
+            return Turn(after if context is before.context else self._storable(after), (), handled=True, macrosteps=1)
         return None
 
     def _go_on(self, before: Configuration, event: Event | None, outcome: Outcome) -> Turn:
@@ -163,7 +163,7 @@ class Turns:
                 break
             if len(steps) > limit:
                 raise EndlessStep(
-                    f"the machine {self._kind.chart.name!r} sent itself more than {limit} events in one turn; send one with a delay",
+                    f"the machine {self._kind.chart.name!r} sent itself more than {limit} events in a turn; send one with a delay",
                     machine=self._kind.chart.name,
                 )
             event = queue.popleft()
@@ -237,8 +237,8 @@ class Turns:
             )
         if each.content is not None or not isinstance(each.src, str):
             raise UsageError(
-                f"machine {self._kind.chart.name!r} invokes {each.src or each.content!r}; an engine finds a chart that stands in the "
-                "chart itself, or a machine or workflow that is registered, by its name"
+                f"machine {self._kind.chart.name!r} invokes {each.src or each.content!r}; an engine finds a chart that stands in "
+                "the chart itself, or a machine or workflow that is registered, by its name"
             )
         return self._found(each.src, each.type)
 

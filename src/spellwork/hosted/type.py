@@ -48,7 +48,7 @@ class MachineType(Workflow[[Begin], Any]):
         DefinitionError: the chart has something that can't be hosted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is an option with a default
         self,
         chart: Chart,
         *,
@@ -66,6 +66,7 @@ class MachineType(Workflow[[Begin], Any]):
             raise DefinitionError(f"machine {chart.name!r}: trim={trim} must be at least 1 entry")
 
         async def machine(begin: Begin) -> Any:
+            del begin
             raise UsageError(f"machine {chart.name!r} is not called; use engine.machine({chart.name!r}, id)")
 
         super().__init__(machine, name=PREFIX + (name or chart.name), version=version)
@@ -90,8 +91,8 @@ class MachineType(Workflow[[Begin], Any]):
                     self._note_activity(content.action)
                 elif isinstance(content, Assign) and isinstance(content.change, Activity):
                     raise DefinitionError(
-                        f"machine {chart.name!r}: the activity {content.change.name} can't change the context of {state.id!r}; it is "
-                        f"an action, and its result comes back as the event done.activity.{content.change.name}"
+                        f"machine {chart.name!r}: the activity {content.change.name} can't change the context of {state.id!r}; it "
+                        f"is an action, and its result comes back as the event done.activity.{content.change.name}"
                     )
                 elif isinstance(content, Send) and content.target == BUS:
                     raise DefinitionError(f"machine {chart.name!r}, state {state.id!r}: {NO_BUS}")

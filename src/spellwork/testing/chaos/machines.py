@@ -18,7 +18,7 @@ from spellwork.codec import Codec
 from spellwork.engine import rows
 from spellwork.hosted import MachineExecution, MachineType
 from spellwork.journal import ErrorRegistry, SignalReceived, TimerFired
-from spellwork.journal.rows import Keys, number_of, unpack_row
+from spellwork.journal.rows import Keys, number_of
 from spellwork.machine import Assign, ChartBuilder
 from spellwork.store import open_store
 from spellwork.testing import Ledger
@@ -163,7 +163,8 @@ async def _judged(database: Path, machines: int, tally: Tally) -> None:
         fired = 0
         for key, _ in await store.scan(bytes((Keys.RUNS,)), bytes((Keys.RUNS + 1,))):
             number = number_of(key)
-            entries, row = await store.read(lambda reader, n=number, k=key: (rows.read_entries(reader, n), unpack_row(reader.get(k))))
+            stored = await store.read(lambda reader, n=number: rows.read_run(reader, n))  # type: ignore[misc]
+            entries, row = stored.entries, stored.row
             machine = MachineExecution(number, KIND, codec, ErrorRegistry())
             fired += _replayed(machine, entries, row.id)
             own = hits.setdefault(row.id, [])
