@@ -14,6 +14,9 @@ _STORE = "tests/store/test_store.py"
 _SIM = "-m spellwork.testing.sim --seeds 60 --jobs 1"
 _ASYNCIO = "tests/workflow/test_asyncio.py"
 _FOUND = "tests/workflow/test_found.py"
+_HOSTED_TESTS = "tests/hosted/test_hosted.py"
+_HOSTED_LAWS = "tests/hosted/test_laws.py"
+_HOSTED_CHILDREN = "tests/hosted/test_children.py"
 
 _REPLAY = (
     Mutant(
@@ -380,4 +383,64 @@ _COMMITS = (
     ),
 )  # fmt: skip
 
-MUTANTS = (*_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS)
+_HOSTED = (
+    Mutant(
+        "refused-event-written",
+        "a hosted machine refuses before anything is written",
+        "hosted/execution.py",
+        "        if not turn.handled and self.chart.options.strict and entry.name != ENVELOPE:",
+        "        if not turn.handled and self.chart.options.strict and entry.name == ENVELOPE:",
+        f"{_HOSTED_TESTS} -k strict",
+    ),
+    Mutant(
+        "timer-stretched-by-trim",
+        "no timer of a hosted machine is early, lost or late by a trim",
+        "hosted/begin.py",
+        "    return restored(kind.chart, whole), waiting\n",
+        "    return restored(kind.chart, whole), [Waiting(each.due + 1, each.wanted) for each in waiting]\n",
+        "tests/hosted/test_versions.py -k trimmed",
+    ),
+    Mutant(
+        "ids-forgotten-by-trim",
+        "an event with an id is taken once, over trims",
+        "hosted/execution.py",
+        "        seen = (*self.started.seen, *self.signal_ids)[-SEEN:]",
+        "        seen = ()",
+        f"{_HOSTED_TESTS} -k taken_once",
+    ),
+    Mutant(
+        "snapshot-not-compared",
+        "replaying a machine's log gives the stored snapshot",
+        "hosted/execution.py",
+        "            self._check_snapshot(entry)\n",
+        "",
+        f"{_HOSTED_LAWS} -k snapshot",
+        core=True,
+    ),
+    Mutant(
+        "parked-timer-not-moved",
+        "a parked machine wakes for the timer that its last event set",
+        "engine/host.py",
+        "        if key == live.timer_key:\n            return\n",
+        "        if live.timer_key is not None:\n            return\n",
+        f"{_HOSTED_TESTS} -k every_goes_on",
+    ),
+    Mutant(
+        "early-stop-forgotten",
+        "leaving a state cancels its child, begun or not",
+        "hosted/effects.py",
+        "        if self.child.stopped:\n            self.effects.cancel(self.child)\n",
+        "",
+        f"{_HOSTED_CHILDREN} -k leaving",
+    ),
+    Mutant(
+        "answer-from-the-present",
+        "an event that is asked twice is answered twice the same",
+        "engine/desk.py",
+        "                stored.entries = stored.entries[: found + 1]\n",
+        "",
+        f"{_HOSTED_TESTS} -k taken_once",
+    ),
+)
+
+MUTANTS = (*_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_HOSTED)
