@@ -10,9 +10,12 @@ It must never import another part of the package.
     │   └── ForbiddenInWorkflow    real I/O, threads or sockets inside a workflow
     ├── StoreError
     │   ├── Conflict               a requirement of a batch did not hold; nothing was written
+    │   │   └── TransactionConflict    what a transaction has read was changed, and it has used up its attempts
     │   ├── Fenced                 another owner has taken over; nothing was written
     │   ├── Lagged                 a watcher fell behind what is retained
     │   ├── MergeRefused           a merge could not be worked out; nothing of its batch was written
+    │   ├── MigrationFailed        a value could not be migrated, or the tree is not at the version to migrate from
+    │   ├── StoreBusy              as many writes wait as the store was told to allow
     │   ├── StoreClosed
     │   ├── StoreCorrupt           damaged data, or not a store at all
     │   │   └── RowDamaged         one row is not as it was written; the others are not concerned
@@ -120,6 +123,13 @@ class Conflict(StoreError):
     key: bytes
 
 
+class TransactionConflict(Conflict):
+    """What a transaction has read was changed by another one (`key` says what), in each of its `attempts`; nothing was written."""
+
+    code = "transaction-conflict"
+    attempts: int
+
+
 class Fenced(StoreError):
     """Another owner has taken the partition over; nothing of the batch was written."""
 
@@ -139,6 +149,20 @@ class MergeRefused(StoreError):
 
     code = "merge-refused"
     key: bytes
+
+
+class MigrationFailed(StoreError):
+    """A tree can't be migrated, or not be rolled back; its message says why. Everything is as it was before the call."""
+
+    code = "migration-failed"
+    tree: str
+
+
+class StoreBusy(StoreError):
+    """As many writes wait as the store was told to allow (`limit`), and it was told to refuse further ones; nothing was written."""
+
+    code = "store-busy"
+    limit: int
 
 
 class StoreClosed(StoreError):

@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import inspect
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from spellwork import engine as asynchronous
 from spellwork.clock import Duration
 from spellwork.engine import Event, RunInfo
-from spellwork.errors import UsageError
+from spellwork.errors import StoreClosed, UsageError
 from spellwork.journal import Status
+from spellwork.state import Reads, Scan, ScopeView, StateBatch, StateSnapshot, StateStore, Transaction, open_store
 from spellwork.workflow import Signal, Workflow
 
 if TYPE_CHECKING:
@@ -43,6 +46,10 @@ class _Bridge:
         except KeyboardInterrupt:
             future.cancel()
             raise
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -227,3 +234,117 @@ class Engine:
     ) -> list[RunInfo]:
         """Runs, newest first."""
         return self._open.call(self._engine.list(status=status, workflow=workflow, limit=limit, after=after))
+
+
+class State:
+    """A part of `spellwork.state` whose verbs return what the asynchronous ones would when awaited.
+
+    It has the attributes of what it stands for: stores, scopes, trees, transactions, snapshots, batches. Blocks are entered with
+    `with`, scans and watches are gone through with `for`. Their verbs may be called from any thread.
+    """
+
+    def __init__(self, bridge: _Bridge, thing: Any):
+        self._bridge = bridge
+        self._thing = thing
+
+    def __repr__(self) -> str:
+        return f"<synchronous {self._thing!r}>"
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._thing, name)
+        if not callable(found):
+            return self._plain(found)
+        if isinstance(self._thing, StateStore) and name == "run":
+            return self._run
+        return functools.wraps(found)(functools.partial(self._called, found))
+
+    def __getitem__(self, tree: State) -> Any:
+        return self._plain(self._thing[tree._thing])
+
+    def __iter__(self) -> Iterator[Any]:
+        items = aiter(self._thing)
+        try:
+            while True:
+                try:
+                    yield self._bridge.call(anext(items))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._bridge.call(items.aclose())
+
+    def __enter__(self) -> Any:
+        entered = self._bridge.call(self._thing.__aenter__())
+        return self if entered is self._thing else self._plain(entered)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        ended: bool | None = self._bridge.call(self._thing.__aexit__(kind, error, traceback))
+        return ended
+
+    def _called(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        given = [arg._thing if isinstance(arg, State) else arg for arg in args]
+        return self._plain(function(*given, **kwargs))
+
+    def _run(self, function: Callable[[Any], T], **options: Any) -> T:
+        """The function of a transaction is a plain one: it may block, so it gets a thread."""
+
+        async def in_thread(transaction: Transaction) -> T:
+            return await asyncio.to_thread(function, State(self._bridge, transaction))
+
+        result: T = self._bridge.call(self._thing.run(in_thread, **options))
+        return result
+
+    def _plain(self, found: Any) -> Any:
+        if inspect.iscoroutine(found):
+            if not self._bridge.is_running:
+                found.close()
+                raise StoreClosed("the store is closed; open it again")
+            return self._plain(self._bridge.call(found))
+        if isinstance(found, _STATE) or inspect.isasyncgen(found):
+            return State(self._bridge, found)
+        return found
+
+
+_STATE = (
+    Reads, Scan, ScopeView, StateBatch, StateSnapshot, StateStore, Transaction, contextlib.AbstractAsyncContextManager,
+)  # fmt: skip
+
+
+class _OpenState(State):
+    """A store with the thread that serves it."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        self.close()
+        return None
+
+    def close(self) -> None:
+        """Close the store and end its thread."""
+        if self._bridge.is_running:
+            try:
+                self._bridge.call(self._end())
+            finally:
+                self._bridge.close()
+
+    async def _end(self) -> None:
+        await self._thing.close()
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+
+def open_state(url: str, **options: Any) -> State:
+    """Open a store for its state without asyncio; used with `with`, it is closed at the end.
+
+    Takes what `spellwork.state.open_store` takes.
+    """
+    with contextlib.ExitStack() as undo:
+        bridge = _Bridge()
+        undo.callback(bridge.close)
+
+        async def opened() -> StateStore:
+            return await open_store(url, **options)
+
+        store = bridge.call(opened())
+        undo.pop_all()
+    return _OpenState(bridge, store)

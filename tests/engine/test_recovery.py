@@ -14,6 +14,7 @@ import pytest
 from spellwork import Engine, RunFailed, Signal, activity, query, workflow
 from spellwork.clock import SystemClock
 from spellwork.errors import RunQuarantined
+from spellwork.store import Batch, open_store
 from spellwork.testing import Ledger, TestEngine
 
 go = Signal[int]("go")
@@ -92,6 +93,57 @@ async def test_quarantined_run_says_so_and_can_be_resumed(tmp_path: Path) -> Non
         await run.resume()
         await run.signal(go, 4)
         assert await run.result() == 5
+
+
+async def test_nothing_else_that_may_kill_the_process_is_tried_beside_a_suspect(tmp_path: Path) -> None:
+    """While a suspect is on trial, timers that were due and runs at work in other partitions wait: it is not blamed for them."""
+    from spellwork.engine import rows
+    from spellwork.journal.rows import Keys, active_key
+
+    url, released, told = f"sqlite:{tmp_path / 'store.db'}", asyncio.Event(), []
+
+    @activity
+    async def held(name: str) -> str:
+        told.append(f"began {name}")
+        if name == "p3":
+            await released.wait()
+        return name
+
+    @workflow
+    async def works(name: str) -> str:
+        return await held(name)
+
+    @workflow
+    async def wakes() -> str:
+        await asyncio.sleep(1)
+        told.append("woke")
+        return "awake"
+
+    async with Engine(url, workflows=[works, wakes]) as engine:
+        ids = {engine._partition_of(str(i)): str(i) for i in range(100)}
+        for partition, run_id in sorted(ids.items()):
+            await engine.start(*((wakes,) if partition == 0 else (works, f"p{partition}")), id=run_id)
+        numbers = {}
+        for partition, run_id in ids.items():
+            row = await engine.store.read(lambda reader, run_id=run_id: rows.read_row(reader, run_id))
+            numbers[partition] = row.number
+    told.clear()
+    store = open_store(url)
+    batch = Batch().put(active_key(3, numbers[3]), b"\2")  # at work at two crashes
+    for key, _ in await store.scan(bytes((Keys.TIMERS,)), bytes((Keys.TIMERS + 1,))):
+        batch.put(key, b"\2")
+    await store.commit(batch)
+    await store.close()
+    async with Engine(url, workflows=[works, wakes]) as engine:
+        while "began p3" not in told:
+            await asyncio.sleep(0.01)
+        seen = len(told)
+        await asyncio.sleep(1.2)
+        assert told[seen:] == [], "something began while the suspect was on trial"
+        released.set()
+        for run_id in ids.values():
+            await (await engine.get(run_id)).result(timeout=30)
+    assert set(told) == {"woke", "began p3"} | ({"began p1", "began p2"} & set(told))
 
 
 async def test_waiting_runs_survive_any_number_of_restarts(tmp_path: Path) -> None:

@@ -18,6 +18,52 @@ _HOSTED_TESTS = "tests/hosted/test_hosted.py"
 _HOSTED_LAWS = "tests/hosted/test_laws.py"
 _HOSTED_CHILDREN = "tests/hosted/test_children.py"
 
+_EFFECTS = (
+    Mutant(
+        "due-timers-beside-a-trial",
+        "a run is not quarantined for what another did",
+        "engine/alarm.py",
+        "            async with self._recovery.trial:\n                await self._take_up(partition, due)\n",
+        "            await self._take_up(partition, due)\n",
+        "tests/engine/test_recovery.py::test_nothing_else_that_may_kill_the_process_is_tried_beside_a_suspect",
+    ),
+    Mutant(
+        "write-outside-its-batch",
+        "what a workflow does to state commits with its entry",
+        "engine/host.py",
+        '        command.effect.put(batch, Moment(at, live.row.id, f"{live.number:x}:{command.n}"))\n',
+        "        later = type(batch)()\n"
+        '        command.effect.put(later, Moment(at, live.row.id, f"{live.number:x}:{command.n}"))\n'
+        "        self.store.submit(later, lambda _outcome: None)\n",
+        "tests/engine/test_effects.py::test_the_rows_of_a_write_are_there_if_and_only_if_its_entry_is",
+        core=True,
+    ),
+    Mutant(
+        "receipt-not-read",
+        "a transaction that was committed is not done again",
+        "engine/rows.py",
+        "            receipts[command_of(key)] = unpack_entry(key, frame)",
+        "            unpack_entry(key, frame)",
+        "tests/engine/test_effects.py::test_killed_at_each_commit_everything_is_done_once",
+    ),
+    Mutant(
+        "receipt-left-behind",
+        "a transaction leaves nothing but its rows and its entry",
+        "engine/effects.py",
+        "            live.partition.mark(live).delete(receipt_key(live.number, n))\n            self._answer",
+        "            self._answer",
+        "tests/engine/test_effects.py::test_a_cancelled_transaction_is_done_or_not_and_leaves_no_receipt",
+    ),
+    Mutant(
+        "held-writes-lost-at-the-end",
+        "what was asked for before the end is written before it",
+        "engine/host.py",
+        "                self._write_held(live)\n",
+        "",
+        "tests/engine/test_effects.py::test_a_write_that_nobody_awaited_is_done_before_the_end",
+    ),
+)
+
 _REPLAY = (
     Mutant(
         "step-entry-forgotten", "a step that was acknowledged is never lost", "engine/host.py",
@@ -356,7 +402,7 @@ _COMMITS = (
     ),
     Mutant(
         "merge-without-the-overlay", "batches apply in their order", "store/committer.py",
-        "            old = self._get(key)\n", "            old = self._backend.get(key)\n",
+        "for start, end in batch.ranges) else self._get(key)", "for start, end in batch.ranges) else self._backend.get(key)",
         f"{_STORE} -k merges",
     ),
     Mutant(
@@ -443,4 +489,4 @@ _HOSTED = (
     ),
 )
 
-MUTANTS = (*_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_HOSTED)
+MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_HOSTED)

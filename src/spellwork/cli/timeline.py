@@ -63,6 +63,7 @@ def _words(event: Event) -> tuple[str, str]:
         "ChildStarted": ("child started", failure or str(data.get("child_id", ""))),
         "ChildEnded": ("child failed", failure) if failure else ("child", result),
         "SignalSent": ("signal refused", failure) if failure else ("signal sent", ""),
+        "Performed": ("refused", failure) if failure else ("did", "" if data.get("result") is None else result),
         "Patched": ("patched", str(data.get("id", ""))),
         "CancelRequested": ("cancel asked", reason),
         "Completed": ("completed", result),

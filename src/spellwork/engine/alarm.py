@@ -58,7 +58,8 @@ class Alarm:
             for key, _ in due:
                 await self._fire(partition, key, timer_of(key)[1])
         else:
-            await self._take_up(partition, due)
+            async with self._recovery.trial:
+                await self._take_up(partition, due)
         if len(due) == _PAGE:
             self._host.timers.stored(now)
             return

@@ -14,6 +14,7 @@ from spellwork.clock import Clock
 from spellwork.engine import messages as m
 from spellwork.engine import rows
 from spellwork.engine.closing import Closing
+from spellwork.engine.effects import Effects
 from spellwork.engine.errands import Errands
 from spellwork.engine.host import Host
 from spellwork.engine.live import LiveRun
@@ -82,6 +83,7 @@ class Desk:
         self.closing = Closing(host, clock, new_number)
         host.closing = self.closing
         host.errands = Errands(host, clock, post, self)
+        host.effects = Effects(host, clock)
 
     async def handle(self, message: m.AnyMessage, partition: Partition, extra: Extra | None = None) -> bytes | None:
         """Do what `message` asks; its effect and what `extra` adds commit in one batch. Returns the answer's payload."""

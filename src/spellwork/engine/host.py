@@ -29,6 +29,7 @@ from spellwork.journal import (
     Entry,
     ErrorRegistry,
     Patched,
+    Performed,
     RunRow,
     Started,
     Status,
@@ -36,14 +37,17 @@ from spellwork.journal import (
     UpdateCompleted,
     pack_entry,
 )
-from spellwork.journal.rows import active_key, journal_key, timer_key
+from spellwork.journal.rows import active_key, journal_key, receipt_key, timer_key
 from spellwork.store import Batch, Store
 from spellwork.supervision import attempt
 from spellwork.workflow import Execution
 from spellwork.workflow import commands as c
+from spellwork.workflow.effects import Moment, Write
 from spellwork.workflow.execution import AFTER_THE_END
 
 log = logging.getLogger("spellwork.engine")
+# How many entries a run may be ahead of the store by writes alone, which wait for nothing: then it waits for the disk.
+_AHEAD = 256
 
 
 class Errands(Protocol):
@@ -70,11 +74,24 @@ class Closing(Protocol):
         ...
 
 
+class Effects(Protocol):
+    """Who does what needs an answer of the store."""
+
+    def perform(self, live: LiveRun, command: c.Perform) -> None:
+        """Begin a read or a transaction."""
+        ...
+
+    def settle(self, live: LiveRun, n: int, entry: Entry) -> None:
+        """Put an entry that has a receipt into the journal."""
+        ...
+
+
 class Host:
     """The loaded runs of the partitions that this process owns."""
 
     errands: Errands
     closing: Closing
+    effects: Effects
 
     def __init__(  # noqa: PLR0913 - what the engine was given
         self, store: Store, clock: Clock, codec: Codec, registry: Registry, errors: ErrorRegistry,
@@ -125,6 +142,13 @@ class Host:
         execution = live.execution
         if live.dropped or (execution.finished and not isinstance(entry, AFTER_THE_END)):
             return  # too late: the run has left, or is on its way to its end
+        self._enter(live, entry)
+        if not live.dropped:
+            self.drain(live)
+
+    def _enter(self, live: LiveRun, entry: Entry) -> None:
+        """Make `entry` the next of the journal and deliver it."""
+        execution = live.execution
         batch = live.partition.mark(live)
         if live.parked:
             self._idle.pop(live.number, None)  # it stays parked if it only waits again: that costs no row
@@ -136,7 +160,6 @@ class Host:
         self.deliver(live, entry)
         if not live.dropped:
             live.partition.remark(live)
-            self.drain(live)
 
     def deliver(self, live: LiveRun, entry: Entry) -> None:
         """Let the code see an entry that is on its way to the store."""
@@ -174,6 +197,8 @@ class Host:
             self.errands.send_signal(live, effect)
         elif kind is c.CancelChild:
             self.errands.cancel_child(live, effect)
+        elif kind is c.Perform:
+            self._do(live, effect)
         else:
             effect()
 
@@ -184,7 +209,9 @@ class Host:
             commands, execution.outbox = execution.outbox, []
             for command in commands:
                 kind = type(command)
-                if kind is c.RunStep:
+                if live.receipts and command.n in live.receipts:
+                    self.effects.settle(live, command.n, live.receipts.pop(command.n))
+                elif kind is c.RunStep:
                     if live.parked:
                         self._unpark(live)
                     if live.unacked or live.held:
@@ -204,9 +231,10 @@ class Host:
             self._park(live)
 
     def _take(self, live: LiveRun, command: c.Command) -> None:
+        execution = live.execution
         match command:
             case c.StartTimer(n=n, due=due):
-                if n in live.execution.pending:
+                if n in execution.pending:
                     self.timers.add(due, live.number, n)
             case c.CancelTimer():
                 self.timers.discard()
@@ -218,13 +246,39 @@ class Host:
                 self.append(live, UpdateCompleted(self._now(live), update_id, name, result, failure))
                 self._answer_update(live, update_id)
             case c.Finish():
+                self._write_held(live)
                 self.closing.finish(live, command)
+            case c.Perform(effect=Write()) if execution.position - live.acked < _AHEAD or execution.finished:
+                self._write(live, command)
             case _:
                 if live.parked:
                     self._unpark(live)
                 if isinstance(command, c.CancelChild):
                     live.errands += 1  # parked too early, a crash would lose it: only runs at work are recovered
                 self.hold(live, command)
+
+    def _do(self, live: LiveRun, command: c.Perform) -> None:
+        if type(command.effect) is Write:
+            self._write(live, command)
+            if not live.dropped:
+                self.drain(live)
+        else:
+            self.effects.perform(live, command)
+
+    def _write(self, live: LiveRun, command: c.Perform) -> None:
+        """Rows and entry of a write, in one batch. What the code does next is taken up by whoever drains."""
+        if live.dropped or command.n not in live.execution.pending:
+            return
+        at = self._now(live)
+        batch = live.partition.mark(live)
+        command.effect.put(batch, Moment(at, live.row.id, f"{live.number:x}:{command.n}"))
+        self._enter(live, Performed(at, command.n, command.name, command.digest))
+
+    def _write_held(self, live: LiveRun) -> None:
+        """What the code asked for before its end is written before it."""
+        for _, effect in list(live.held):
+            if type(effect) is c.Perform and type(effect.effect) is Write:
+                self._write(live, effect)
 
     def _answer_update(self, live: LiveRun, update_id: str) -> None:
         answer = live.execution.update_ids.get(update_id)
@@ -423,10 +477,15 @@ class Host:
         live.acked = execution.position
         live.parked = stored.recoveries is None
         live.recoveries = stored.recoveries or 0
+        live.receipts = stored.receipts
         live.timer_key = stored.timer_key
         if live.parked and execution.next_due is not None:
             live.timer_key = timer_key(row.partition, execution.next_due, number)
         self.runs[number] = self.by_id[row.id] = live
+        for n in live.receipts.keys() - execution.pending.keys():
+            # nobody asks for it any more: it was committed while the code was being cancelled
+            live.partition.mark(live).delete(receipt_key(number, n))
+            del live.receipts[n]
         if row.status is not Status.RUNNING:
             self._unblock(live)
         self.drain(live)

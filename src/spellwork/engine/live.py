@@ -20,7 +20,8 @@ class LiveRun:
 
     Effects in `held` wait until the entry at their position is durable (`acked` says how far that is). `early` holds news of
     children that ended before the run knew that they had started. `errands` counts what it asked for and no entry will answer:
-    until that is done the run is at work. `continuing` is set when it goes on as a new run.
+    until that is done the run is at work. `receipts` has the entries of transactions that were committed before a crash and are not
+    yet in the journal, by command. `continuing` is set when it goes on as a new run.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class LiveRun:
         "number",
         "parked",
         "partition",
+        "receipts",
         "recoveries",
         "row",
         "steps",
@@ -59,3 +61,4 @@ class LiveRun:
         self.dropped = False
         self.continuing = False
         self.early: dict[int, tuple[Any, Any]] = {}
+        self.receipts: dict[int, Any] = {}

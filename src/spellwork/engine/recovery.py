@@ -23,13 +23,18 @@ _SUSPECT_PATIENCE = 30.0
 
 
 class Recovery:
-    """Loads active runs; those that were active at two crashes in a row go one at a time, so that the guilty one shows."""
+    """Loads active runs; those that were active at two crashes in a row go one at a time, so that the guilty one shows.
+
+    `trial` is held while one of them is tried. Whatever else might kill the process waits for that: runs of other partitions that
+    were at work, and timers that were due at the crash. Else a run would be blamed for what another did.
+    """
 
     def __init__(self, host: Host, clock: Clock, max_recoveries: int):
         self._host = host
         self._clock = clock
         self.bound = max_recoveries
-        self._one_at_a_time = asyncio.Lock()
+        self.trial = asyncio.Lock()
+        self._unproven: set[int] = set()
 
     async def partition(self, partition: Partition) -> None:
         """Take up everything of a partition that was just claimed."""
@@ -39,10 +44,14 @@ class Recovery:
         suspects = [number for number, count in counts.items() if count >= SUSPECT]
         for start in range(0, len(innocent), _PAGE):
             page = innocent[start : start + _PAGE]
-            await self._admit(partition, {number: counts[number] + 1 for number in page})
-            await asyncio.gather(*(self._load(number) for number in page))
-        async with self._one_at_a_time:
-            for number in suspects:
+            async with self.trial:
+                await self._admit(partition, {number: counts[number] + 1 for number in page})
+                await asyncio.gather(*(self._load(number) for number in page))
+                self._unproven.update(page)
+        for number in suspects:
+            async with self.trial:
+                await self._progress(self._unproven)
+                self._unproven.clear()
                 await self._try(partition, number, counts[number])
         for key, _ in await self._scan(Keys.BLOCKED, partition):
             await self._retry_blocked(number_of(key))
@@ -53,7 +62,7 @@ class Recovery:
             return
         await self._admit(partition, {number: count + 1})
         await self._load(number)
-        await self._progress(number)
+        await self._progress({number})
 
     async def _scan(self, keyspace: int, partition: Partition) -> list[tuple[bytes, bytes]]:
         return await self._host.store.scan(*partition_range(keyspace, partition.index), damaged=b"")
@@ -82,13 +91,15 @@ class Recovery:
         if data is not None:
             await self._host.store.commit(Batch().delete(active_key(unpack_row(data).partition, number)))
 
-    async def _progress(self, number: int) -> None:
+    async def _progress(self, numbers: set[int]) -> None:
+        """Wait until these runs have come further than they were, but not for ever: some just take long."""
         deadline = self._clock.monotonic() + _SUSPECT_PATIENCE
-        while self._clock.monotonic() < deadline:
-            live = self._host.runs.get(number)
-            if live is None or live.parked or not live.recoveries:
-                return
+        while any(map(self._is_behind, numbers)) and self._clock.monotonic() < deadline:  # noqa: ASYNC110 - many things are progress
             await asyncio.sleep(0.02)
+
+    def _is_behind(self, number: int) -> bool:
+        live = self._host.runs.get(number)
+        return live is not None and not live.parked and live.recoveries > 0
 
     async def quarantine(self, partition: Partition, number: int, count: int, timer_key: bytes | None = None) -> None:
         """Set a run aside; it goes on only when somebody asks for it."""

@@ -14,11 +14,13 @@ from spellwork.journal.rows import (
     Address,
     active_key,
     blocked_key,
+    command_of,
     id_key,
     journal_key,
     journal_range,
     pack_address,
     pack_row,
+    receipt_range,
     run_key,
     unpack_address,
     unpack_row,
@@ -27,13 +29,14 @@ from spellwork.store import Batch, Reader
 
 
 class StoredRun(msgspec.Struct):
-    """A run as the store has it. `recoveries` is None when it is not in the index of active runs."""
+    """A run as the store has it. `recoveries` is None when it is not in the index of active runs; `receipts` are by command."""
 
     row: RunRow
     entries: list[Any]
     recoveries: int | None
     timer_key: bytes | None
     damage: StoreCorrupt | None
+    receipts: dict[int, Any]
 
 
 def find(reader: Reader, run_id: str) -> Address | None:
@@ -94,14 +97,17 @@ def read_run(reader: Reader, number: int) -> StoredRun | None:
     row = unpack_row(data)
     active = reader.get(active_key(row.partition, number))
     entries: list[Any] = []
+    receipts: dict[int, Any] = {}
     damage = None
     try:
         entries = read_entries(reader, number)
+        for key, frame in reader.scan(*receipt_range(number)):
+            receipts[command_of(key)] = unpack_entry(key, frame)
         if not entries or not isinstance(entries[0], Started):
             damage = StoreCorrupt(f"the journal of run {row.id} has no beginning; restore a backup")
     except StoreCorrupt as error:
         damage = error
-    return StoredRun(row, entries, None if active is None else (active or b"\0")[0], None, damage)
+    return StoredRun(row, entries, None if active is None else (active or b"\0")[0], None, damage, receipts)
 
 
 def read_last(reader: Reader, number: int) -> Any:

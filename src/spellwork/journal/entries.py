@@ -180,12 +180,22 @@ class Continued(Entry, frozen=True, tag=18):
     next: int
 
 
+class Performed(Entry, frozen=True, tag=19):
+    """Something was done to Spellwork's own data: rows of this entry's own batch, a read, or a transaction (or its failure)."""
+
+    n: int
+    name: str
+    digest: bytes
+    result: bytes | None = None
+    failure: Failure | None = None
+
+
 ENDINGS = (Completed, Failed, Cancelled, Terminated, Continued)
 
 _AnyEntry = (
     Started | StepCompleted | StepFailed | AttemptFailed | TimerFired | SignalReceived | UpdateAccepted | UpdateCompleted
     | ChildStarted | ChildEnded | SignalSent | Patched | CancelRequested | Completed | Failed | Cancelled | Terminated
-    | Continued
+    | Continued | Performed
 )  # fmt: skip
 
 _encode = msgspec.msgpack.Encoder().encode

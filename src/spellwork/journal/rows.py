@@ -24,6 +24,7 @@ class Keys:
     INBOX = 0x06  # partition, time, random → Message
     REPLIES = 0x07  # request id → Reply
     TIMERS = 0x08  # partition, due, number → nothing
+    RECEIPTS = 0x40  # number, command → the entry of a transaction that is committed and not yet in the journal
     JOURNAL = 0x10  # number, position → entry
     RUNS = 0x11  # number → RunRow
     IDS = 0x12  # user id → number, partition
@@ -97,6 +98,21 @@ def journal_key(number: int, position: int) -> bytes:
 def journal_range(number: int) -> tuple[bytes, bytes]:
     """All entries of one run."""
     return _RUN.pack(Keys.JOURNAL, number), _RUN.pack(Keys.JOURNAL, number + 1)
+
+
+def receipt_key(number: int, n: int) -> bytes:
+    """The key of the receipt for one command of a run."""
+    return _JOURNAL.pack(Keys.RECEIPTS, number, n)
+
+
+def receipt_range(number: int) -> tuple[bytes, bytes]:
+    """All receipts of one run."""
+    return _RUN.pack(Keys.RECEIPTS, number), _RUN.pack(Keys.RECEIPTS, number + 1)
+
+
+def command_of(key: bytes) -> int:
+    """The number of the command at the end of a receipt's key."""
+    return int.from_bytes(key[-4:], "big")
 
 
 def run_key(number: int) -> bytes:

@@ -13,7 +13,7 @@ import msgspec
 from spellwork.codec import Codec
 from spellwork.engine import Engine, rows
 from spellwork.engine.replay import replay_journal
-from spellwork.errors import NonDeterminismError
+from spellwork.errors import NonDeterminismError, RunNotFound
 from spellwork.journal import ErrorRegistry
 from spellwork.journal import entries as e
 from spellwork.journal.rows import Keys, unpack_row
@@ -51,6 +51,9 @@ async def journals(engine: Engine, *run_ids: str) -> list[Journal]:
             entries = await engine.store.read(lambda reader, number=row.number: rows.read_entries(reader, number))  # type: ignore[misc]
             definition = engine.registry.find(row.workflow, row.version)
             result.append(Journal(row.number, definition, entries, engine.codec, engine._errors))
+    missing = set(run_ids) - {journal.entries[0].run_id for journal in result}
+    if missing:
+        raise RunNotFound(f"there is no run {', '.join(sorted(map(repr, missing)))} to hold laws over", run_id=str(missing.pop()))
     return result
 
 
@@ -114,6 +117,8 @@ def told(command: c.Command) -> tuple[Any, ...]:
             return (name, command.n, command.activity.name, command.digest)
         case c.StartChild():
             return (name, command.n, command.workflow.name, command.digest, command.child_id, command.args, command.parent_close)
+        case c.Perform():
+            return (name, command.n, command.name, command.digest)
         case _:
             return (name, *msgspec.structs.astuple(command))
 
@@ -137,6 +142,7 @@ _ASKED: dict[type[Any], tuple[type[Any], ...]] = {
     c.StartTimer: (e.TimerFired,),
     c.StartChild: (e.ChildStarted,),
     c.SendSignal: (e.SignalSent,),
+    c.Perform: (e.Performed,),
 }
 _ANSWERS = {answer: command.__name__ for command, answers in _ASKED.items() for answer in answers}
 _WITHDRAWS = ("CancelStep", "CancelTimer")
@@ -236,11 +242,12 @@ def in_order(journal: Journal) -> None:
     try:
         for position, entry in enumerate(journal.entries):
             waiting = {n: p.future for n, p in replay.pending.items() if p.future is not None and not p.future.done()}
+            over = replay.finished  # what was asked for before the end is still written, but nobody waits for it
             replay.replaying = position + 1 < len(journal.entries)
             replay._journaled_patches = {each.id for each in journal.entries if isinstance(each, e.Patched)}
             _go_on(journal, replay, entry)
             done = {n for n, future in waiting.items() if future.done() and not future.cancelled()}
-            own = {entry.n} & waiting.keys() if type(entry) in _COMPLETIONS else set()
+            own = {entry.n} & waiting.keys() if type(entry) in _COMPLETIONS and not over else set()
             _require(done == own, journal, f"entry {position}, {entry}, completed commands {sorted(done)}")
     finally:
         replay.close()
@@ -263,7 +270,7 @@ def one_end(journal: Journal) -> None:
     _require(not ends, journal, f"entries {ends} are ends, and something comes after them")
 
 
-_COMPLETIONS = (e.StepCompleted, e.StepFailed, e.ChildStarted, e.ChildEnded, e.SignalSent)
+_COMPLETIONS = (e.StepCompleted, e.StepFailed, e.ChildStarted, e.ChildEnded, e.SignalSent, e.Performed)
 
 
 def exact(journal: Journal) -> None:

@@ -69,6 +69,14 @@ class SendSignal(Command, frozen=True, gc=False):
     digest: bytes
 
 
+class Perform(Command, frozen=True, gc=False):
+    """Do something to Spellwork's own data: a write, a read or a transaction."""
+
+    name: str
+    digest: bytes
+    effect: Any
+
+
 class MarkPatch(Command, frozen=True, gc=False):
     """Remember that `patched(id)` answered True."""
 

@@ -29,6 +29,7 @@ from spellwork.workflow.activity import Activity
 from spellwork.workflow.child import Child
 from spellwork.workflow.closed import CLOSED, Never
 from spellwork.workflow.definition import Workflow
+from spellwork.workflow.effects import Effect, Read
 from spellwork.workflow.handlers import Handler, Update
 from spellwork.workflow.loop import Evicted, TimerHandle, WorkflowFuture, WorkflowLoop
 from spellwork.workflow.pending import Pending, describe
@@ -256,6 +257,20 @@ class Execution:
         elif not future.done():
             future.set_result(None)
 
+    def _performed(self, entry: e.Performed) -> None:
+        pending = self._answer(entry, "effect")
+        if pending.future.done() or self.finished:
+            return
+        if entry.failure is not None:
+            pending.future.set_exception(self._errors.rebuild(entry.failure))
+        elif entry.result is None:
+            pending.future.set_result(None)
+        else:
+            try:
+                pending.future.set_result(pending.shape.decode(entry.result))
+            except PayloadError as error:
+                pending.future.set_exception(error)
+
     def _patched(self, entry: e.Patched) -> None:
         if not self._patches.get(entry.id):
             self._mismatch(describe(entry), f"no patched({entry.id!r}) so far")
@@ -415,6 +430,24 @@ class Execution:
         self.outbox.append(c.SendSignal(n, target, name, payload, digest))
         await future
 
+    async def perform(self, effect: Effect) -> Any:
+        """Do something to Spellwork's own data, exactly once; what it gave, or what it raised, is recorded."""
+        if self.loop.closed:
+            await Never()
+        digest = self.codec.digest(effect.words)
+        n = self._number()
+        future = self.loop.create_future()
+        self.pending[n] = Pending("effect", effect.name, digest, future, getattr(effect, "shape", None))
+        self.outbox.append(c.Perform(n, effect.name, digest, effect))
+        if not isinstance(effect, Read):
+            # shielded: once asked for it is done, so its entry is taken even if nobody waits any more
+            return await asyncio.shield(future)
+        try:
+            return await future
+        finally:
+            if future.cancelled():
+                self.pending.pop(n, None)
+
     def patched(self, patch: str) -> bool:
         """See `verbs.patched`."""
         answer = self._patches.get(patch)
@@ -495,8 +528,8 @@ def _expire(future: WorkflowFuture) -> None:
         future.set_result(None)
 
 
-# What the code said in the same breath as its end is still written: answers and marks.
-AFTER_THE_END = (*e.ENDINGS, e.UpdateCompleted, e.Patched)
+# What the code said in the same breath as its end is still written: answers, marks and writes.
+AFTER_THE_END = (*e.ENDINGS, e.UpdateCompleted, e.Patched, e.Performed)
 
 DELIVER: dict[type, Callable[[Any, Any], None]] = {
     e.Started: Execution._started,
@@ -511,5 +544,6 @@ DELIVER: dict[type, Callable[[Any, Any], None]] = {
     e.ChildEnded: Execution._child_ended,
     e.SignalSent: Execution._signal_sent,
     e.Patched: Execution._patched,
+    e.Performed: Execution._performed,
     e.CancelRequested: Execution._cancel_requested,
 } | dict.fromkeys(e.ENDINGS, Execution._ended)

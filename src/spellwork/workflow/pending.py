@@ -35,7 +35,7 @@ class Pending(msgspec.Struct, gc=False):
     def __str__(self) -> str:
         if self.kind == "timer":
             return f"a timer of {int.from_bytes(self.digest, 'big') / 1_000_000:g} s"
-        return f"{self.kind} {self.name}"
+        return self.name if self.kind == "effect" else f"{self.kind} {self.name}"
 
 
 def describe(entry: Any) -> str:  # noqa: PLR0911 - one answer a kind of entry
@@ -51,6 +51,8 @@ def describe(entry: Any) -> str:  # noqa: PLR0911 - one answer a kind of entry
             return f"child {name} (command {n})"
         case e.SignalSent(n=n, name=name):
             return f"signal to {name} (command {n})"
+        case e.Performed(n=n, name=name):
+            return f"{name} (command {n})"
         case e.Patched(id=patch):
             return f"patched({patch!r})"
         case e.UpdateAccepted(name=name):

@@ -22,6 +22,7 @@ from spellwork.journal import (
     Continued,
     ErrorRegistry,
     Failed,
+    Performed,
     RunRow,
     SignalReceived,
     SignalSent,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from spellwork.testing.sim.world import World
 
 _ENDS = (Completed, Failed, Cancelled, Terminated, Continued)
-_ONCE = (StepCompleted, StepFailed, TimerFired, ChildStarted, ChildEnded, SignalSent)
+_ONCE = (StepCompleted, StepFailed, TimerFired, ChildStarted, ChildEnded, SignalSent, Performed)
 _STORY = 60
 _REPLAY_ONE_IN = 3
 
