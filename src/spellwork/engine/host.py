@@ -220,9 +220,12 @@ class Host:
                         self.steps.start(live, command)  # type: ignore[arg-type]
                 else:
                     self._take(live, command)
-        if execution.finished or live.dropped:
-            return
-        if execution.pending_work or live.errands:
+        if not (execution.finished or live.dropped):
+            self._sort(live)
+
+    def _sort(self, live: LiveRun) -> None:
+        """Park a run that has nothing left to do but wait, and only that."""
+        if live.execution.pending_work or live.errands:
             if live.parked:
                 self._unpark(live)
         elif live.parked:
