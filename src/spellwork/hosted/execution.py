@@ -55,7 +55,7 @@ class MachineExecution(Execution):
         self._turns = Turns(definition, codec, known, self._effects.can_reach)
         self._foreseen: tuple[e.SignalReceived, Turn] | None = None
         self._carried: list[tuple[str, bytes, str | None]] = []
-        self._left = 0
+        self._left = self._trim_at = 0
         self._until: int | None = None
         self._from_store = False
 
@@ -66,12 +66,13 @@ class MachineExecution(Execution):
         if self.finished and not isinstance(entry, AFTER_THE_END):
             self._mismatch(describe(entry), "nothing: the machine has ended")
         self.now = max(self.now, entry.at)
-        if not self._leave(entry):
+        if (self._until is None and self._newest is self.type) or not self._leave(entry):
             _DELIVER[type(entry)](self, entry)
-            for event in self._arrivals():
-                self._adopt(self._foresee(event), event)
+            while self._effects.events:
+                event = self._effects.events.pop(0)
+                self._adopt(self._work_out(event.name, self._turns.take, self.configuration, event))
         self.position += 1
-        if not self.finished and not isinstance(entry, e.ENDINGS):
+        if not self.finished:
             self._see_the_end()
 
     def replay(self, entries: list[Any]) -> None:
@@ -97,15 +98,11 @@ class MachineExecution(Execution):
         """Tell from now on what the machine does."""
         self.recording, self._turns.short = True, False
 
-    def _arrivals(self) -> Any:
-        events = self._effects.events
-        while events:
-            yield events.pop(0)
-
     def _started(self, entry: e.Started) -> None:
         self.started, self.seen = entry, frozenset(entry.seen)
         self.begin = begin = self._begin_of(entry.args)
         self.count = begin.count
+        self._trim_at = self.type.trim + entry.carried
         if begin.structure != self.type.structure:
             raise NonDeterminismError(
                 f"machine {entry.run_id}: the states or transitions of the chart {self.chart.name!r} version {self.type.version} "
@@ -114,7 +111,7 @@ class MachineExecution(Execution):
                 run_id=entry.run_id, position=0, expected="the chart that it began with", found="another one",
             )  # fmt: skip
         if begin.snapshot is None:
-            self._adopt(self._work_out(None, self._turns.first, begin, entry.run_id), None)
+            self._adopt(self._work_out(None, self._turns.first, begin, entry.run_id))
             return
         self.configuration, waiting = unpack_snapshot(self.type, self.codec, begin.snapshot, begin.at)
         for each in waiting:
@@ -130,7 +127,7 @@ class MachineExecution(Execution):
             self.signal_ids[entry.id] = None
         foreseen, self._foreseen = self._foreseen, None
         if foreseen is not None and foreseen[0] is entry:
-            self._adopt(foreseen[1], None)
+            self._adopt(foreseen[1])
         else:
             self._effects.arrived(self._event_of(entry))
 
@@ -149,7 +146,7 @@ class MachineExecution(Execution):
     def _cancel_requested(self, entry: e.CancelRequested) -> None:
         if self._cancel_reason is None and self.configuration.running:
             self._cancel_reason = entry.reason
-            self._adopt(self._work_out(None, self._turns.end, self.configuration), None)
+            self._adopt(self._work_out(None, self._turns.end, self.configuration))
 
     def _ended(self, entry: Any) -> None:
         if isinstance(entry, e.Continued) and not self.finished:
@@ -181,7 +178,7 @@ class MachineExecution(Execution):
             self._admit_elsewhere(newest, entry)
             return
         event = self._event_of(entry)
-        turn = self._foresee(event)
+        turn = self._work_out(event.name, self._turns.take, self.configuration, event)
         if not turn.handled and self.chart.options.strict and entry.name != ENVELOPE:
             raise self.chart.invalid(self.configuration, event.name)
         self._foreseen = (entry, turn)
@@ -193,9 +190,6 @@ class MachineExecution(Execution):
         there.deliver(e.Started(self.now, self.started.run_id, newest.name, newest.version, args, self.started.seed))
         there.admit(entry)
         there.close()
-
-    def _foresee(self, event: Event) -> Turn:
-        return self._work_out(event.name, self._turns.take, self.configuration, event)
 
     def _work_out(self, name: str | None, work: Callable[..., Turn], *args: Any) -> Turn:
         self._moment.renew()
@@ -211,7 +205,7 @@ class MachineExecution(Execution):
             machine=self.chart.name, event=name or "",
         ) from error  # fmt: skip
 
-    def _adopt(self, turn: Turn, _event: Event | None) -> None:
+    def _adopt(self, turn: Turn) -> None:
         if self.recording:
             self.record += [
                 transition_of(self.count + i, self.now, step.event, step.before, step.outcome, self.type.version)
@@ -228,12 +222,8 @@ class MachineExecution(Execution):
         if not self.configuration.running:
             if self._effects.may_end:
                 self._finish()
-        elif self._carried or self._left or (not self._from_store and self._is_long and self._effects.only_waits):
+        elif self._left or (self.position > self._trim_at and not self._from_store and self._effects.only_waits):
             self._go_on()
-
-    @property
-    def _is_long(self) -> bool:
-        return self.position > self.type.trim + self.started.carried
 
     def _finish(self) -> None:
         self.finished = True
