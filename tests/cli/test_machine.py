@@ -84,6 +84,8 @@ def test_without_an_owner_events_wait_and_the_chart_tells(doors, spellwork):
     shown = spellwork("machine", "show", "front", "--file", "doors.py", "--json").value
     assert (shown["state"]["active"], [t["event"] for t in shown["last"]]) == (["open"], [None, "open"])
     assert shown["last"][1]["notes"] == [["opened", 1]]
+    replayed = spellwork("replay", "doors.py", "--all")
+    assert (replayed.code, "front" in replayed.out) == (0, True)
     listed = spellwork("machine", "ps", "--json").lines
     assert [(line["id"], line["machine"], line["state"]) for line in listed] == [("back", "door", None), ("front", "door", None)]
 

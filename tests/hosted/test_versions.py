@@ -10,7 +10,7 @@ import pytest
 
 from spellwork import Engine, activity
 from spellwork.engine.machine import HostedMachine
-from spellwork.errors import InvalidTransition, RunBlocked, SpellworkError
+from spellwork.errors import DefinitionError, InvalidTransition, RunBlocked, RunNotFound, SpellworkError
 from spellwork.hosted import MachineType
 from spellwork.machine import Assign, Chart, ChartBuilder
 from spellwork.testing import TestEngine, replays
@@ -237,3 +237,80 @@ async def test_journals_are_trimmed_and_timers_keep_their_time(tmp_path: Path) -
         verdicts = await replays(engine)
         assert len(verdicts) == 7
         assert all(verdict.ok for verdict in verdicts), verdicts
+
+
+async def test_a_child_that_stands_in_the_chart_moves_with_it(tmp_path: Path) -> None:
+    """Its chart is the same in both versions; it goes on where it was."""
+
+    def family(version: str) -> MachineType:
+        child = ChartBuilder("child", context=int).initial("on")
+        child.state("on").on("add", do=Assign(lambda n: n + 1)).on("stop", "off")
+        child.final("off", lambda n: n)
+        chart = ChartBuilder("family").initial("a")
+        chart.state("a").invoke(child.build(), id="c", forward=True).on("done.invoke.c", f"v{version}").on("noop", "a2")
+        chart.state("a2")
+        chart.state(f"v{version}")
+        return MachineType(chart.build(), version=version, migrate={"1": lambda snapshot: snapshot} if version == "2" else None)
+
+    url = f"sqlite:{tmp_path}/family.db"
+    async with Engine(url, machines=[family("1")]) as engine:
+        machine = engine.machine("family", "f")
+        await machine.send("add")
+        await reached(engine, "f.1", 2)
+    async with Engine(url, machines=[family("1"), family("2")]) as engine:
+        machine = engine.machine("family", "f")
+        await machine.send("add")  # the parent waits for its child, and stays with the old chart
+        await reached(engine, "f.1", 3)
+        assert (await engine.machine("family.c", "f.1").state()).version == "2"
+        await machine.send("stop")
+        async with asyncio.timeout(10):
+            while (await machine.state()).active != ("v1",):
+                await asyncio.sleep(0.01)
+
+
+async def reached(engine: Engine, id: str, transitions: int) -> None:
+    """Wait until the child machine has taken so many."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                if (await engine.machine("family.c", id).state()).transitions >= transitions:
+                    return
+            except RunNotFound:
+                pass
+            await asyncio.sleep(0.01)
+
+
+async def test_another_chart_of_the_name_is_no_handle() -> None:
+    """A handle for a chart that is not registered would send events that another one takes."""
+    async with TestEngine(machines=[V1]) as engine:
+        engine.machine(old(), "o")  # the same, built again
+        with pytest.raises(DefinitionError, match="another chart is registered"):
+            engine.machine(new(), "o")
+    with pytest.raises(DefinitionError, match="with version 1; rename one"):
+        Engine(machines=[V1, new()])
+
+
+async def test_pure_code_that_breaks_parks_the_machine_and_its_events_wait(tmp_path: Path) -> None:
+    """An assignment that worked when it was journaled and raises on replay is a fault to mend, not the sender's."""
+    fine = True
+
+    def more(n: int) -> int:
+        if not fine:
+            raise ValueError("broken")
+        return n + 1
+
+    chart = ChartBuilder("n", context=int).initial("on")
+    chart.state("on").on("add", do=Assign(more))
+    kind, url = MachineType(chart.build()), f"sqlite:{tmp_path}/n.db"
+    async with Engine(url, machines=[kind]) as engine:
+        await engine.machine("n", "x").send("add")
+    fine = False
+    async with Engine(url, machines=[kind]) as engine:
+        machine = engine.machine("n", "x")
+        await machine.send("add")
+        info = await machine.status()
+        assert (info.status, "ValueError: broken" in info.reason) == ("blocked", True)
+    fine = True
+    async with Engine(url, machines=[kind]) as engine:
+        await caught_up(engine.machine("n", "x"), 3)
+        assert (await engine.machine("n", "x").state()).context == 2

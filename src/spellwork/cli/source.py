@@ -41,11 +41,13 @@ class Source:
         }
 
     @property
-    def machine_names(self) -> list[str]:
-        """What the machines are called as workflows."""
+    def machine_types(self) -> list[Workflow[Any, Any]]:
+        """The machines as the workflows that they are to an engine, with those that they invoke."""
+        if not self.machines:
+            return []
         from spellwork.hosted.type import machine_type
 
-        return [machine_type(each).name for each in self.machines]
+        return [kind for each in self.machines for kind in machine_type(each).family]
 
     def choose(self, name: str | None) -> Workflow[Any, Any]:
         """The named workflow (its newest version), or the only one there is."""

@@ -56,7 +56,7 @@ async def _work(source: Source, store: str, standby: bool, grace: float, as_json
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, stop.set)
-    names = ", ".join(sorted({workflow.name for workflow in source.workflows} | set(source.machine_names)))
+    names = ", ".join(sorted({workflow.name for workflow in (*source.workflows, *source.machine_types)}))
     try:
         async with Engine(store, standby=standby, grace=grace, **source.engine_options()) as engine:
             _tell("ready", f"running {names} on {store}; Ctrl-C stops", as_json)

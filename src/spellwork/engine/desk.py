@@ -22,6 +22,7 @@ from spellwork.engine.partition import Partition
 from spellwork.errors import (
     Conflict,
     InternalError,
+    MachineError,
     MigrationMissing,
     NonDeterminismError,
     PayloadError,
@@ -69,7 +70,7 @@ class Extra(Protocol):
 
 
 # What keeps a run from being loaded until somebody mends it.
-_BLOCKING = (RunBlocked, NonDeterminismError, UnknownWorkflow, PayloadError, StoreCorrupt, UsageError)
+_BLOCKING = (RunBlocked, NonDeterminismError, UnknownWorkflow, PayloadError, StoreCorrupt, UsageError, MachineError)
 
 
 class Desk:

@@ -19,6 +19,7 @@ from spellwork.errors import DefinitionError, InternalError, RunExists, UnknownE
 from spellwork.hosted.begin import Begin
 from spellwork.hosted.execution import MachineExecution
 from spellwork.hosted.standing import MachineState, unpack_standing
+from spellwork.hosted.structure import structure_of
 from spellwork.hosted.transition import Transition
 from spellwork.hosted.type import PREFIX, MachineType
 from spellwork.journal import Continued, RunRow
@@ -59,6 +60,11 @@ class HostedMachine:
         kind = engine.registry.find(PREFIX + name)
         if not isinstance(kind, MachineType):
             raise DefinitionError(f"{PREFIX + name} is registered as a workflow, and is no machine")
+        chart = definition.chart if isinstance(definition, MachineType) else definition
+        if isinstance(chart, Chart):
+            known = [each for each in engine.registry.versions(kind.name) if isinstance(each, MachineType)]
+            if not any(each.chart is chart or each.structure == structure_of(chart) for each in known):
+                raise DefinitionError(f"another chart is registered as machine {name!r}; pass this one in Engine(machines=[...])")
         return cls(engine, kind, id, context)
 
     def __await__(self) -> Generator[Any, None, HostedMachine]:
@@ -74,7 +80,11 @@ class HostedMachine:
         if self._exists:
             return self
         engine, kind = self._engine, self.type
-        context = None if self._context is None else kind.context_shape(engine.codec).encode(self._context)
+        context = None
+        if self._context is not None:
+            shape = kind.context_shape(engine.codec)
+            context = shape.encode(self._context)
+            shape.decode(context)
         payload = kind.parameters.encode(engine.codec, (Begin(structure=kind.structure, context=context),), {})
         message = m.AskStart(self.id, kind.name, kind.version, payload, engine.codec.digest(("machine", context)))
         try:
@@ -178,13 +188,15 @@ class HostedMachine:
             UnknownWorkflow: it once ran by a version of its chart that is not registered here.
         """
         row: RunRow | None = await self._engine._row(self.id)
-        told: list[Transition] = []
-        while row is not None and (limit is None or len(told) < limit):
-            machine = await self._machine(row)
-            told = machine.record + told
+        runs: list[list[Transition]] = []
+        left = limit
+        while row is not None and (left is None or left > 0):
+            machine = await self._machine(row, recording=True)
+            runs.append(machine.record if left is None else machine.record[-left:])
+            left = None if left is None else left - len(runs[-1])
             machine.close()
             row = await self._row(row.previous)
-        return told if limit is None else told[max(0, len(told) - limit) :]
+        return [each for record in reversed(runs) for each in record]
 
     async def watch(self, after: int | None = None) -> AsyncIterator[Transition]:
         """Each transition once it is durable, in order, until the machine ends: those behind the position `after`, or from now on.
@@ -238,20 +250,21 @@ class HostedMachine:
     async def _now(self) -> MachineExecution:
         return await self._machine(await self._engine._row(self.id))
 
-    async def _machine(self, row: RunRow) -> MachineExecution:
+    async def _machine(self, row: RunRow, *, recording: bool = False) -> MachineExecution:
         """The machine of one run of the chain as far as it is durable."""
-        machine = self._empty(row)
+        machine = self._empty(row, recording=recording)
         entries = await self._engine.store.read(lambda reader: rows.read_entries(reader, row.number))
         machine.replay(entries)
         return machine
 
-    def _empty(self, row: RunRow) -> MachineExecution:
+    def _empty(self, row: RunRow, *, recording: bool = False) -> MachineExecution:
         engine = self._engine
         definition = engine.registry.find(row.workflow, row.version)
         execution = definition.execution(row.number, engine.codec, engine._errors, engine.registry)
         if not isinstance(execution, MachineExecution):
             raise UsageError(f"run {self.id} is a run of workflow {row.workflow}, not a machine")
-        execution.keep_record()
+        if recording:
+            execution.keep_record()
         return execution
 
     def _opened(self, standing: bytes | None) -> MachineState:
@@ -267,7 +280,7 @@ class _Follower:
         self._handle = handle
         self._after = after
         self._number = row.number
-        self._machine = handle._empty(row)
+        self._machine = handle._empty(row, recording=True)
         self.ended = False
         self.waits = True
 
@@ -287,7 +300,7 @@ class _Follower:
             if row is None:
                 raise InternalError(f"machine {handle.id} went on as run number {last.next}, which is not there")
             machine.close()
-            self._machine, self._number, self.waits = handle._empty(row), row.number, False
+            self._machine, self._number, self.waits = handle._empty(row, recording=True), row.number, False
         else:
             self.ended = isinstance(last, ENDINGS)
             self.waits = not self.ended

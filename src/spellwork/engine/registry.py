@@ -38,6 +38,10 @@ class Registry:
             )
         versions[workflow.version] = workflow
 
+    def versions(self, name: str) -> list[Workflow[Any, Any]]:
+        """Every version of this name that is registered, the newest last."""
+        return list(self._workflows.get(name, {}).values())
+
     def _missing_machine(self, name: str, version: str | None, versions: dict[str, Workflow[Any, Any]] | None) -> None:
         if name.startswith(_MACHINES):
             chart = name.removeprefix(_MACHINES)

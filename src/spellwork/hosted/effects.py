@@ -165,7 +165,7 @@ class Effects:
         """Deliver something when it is due."""
         execution = self._execution
         n = execution.next_number()
-        digest = microseconds.to_bytes(8, "big", signed=True)
+        digest = max(0, microseconds).to_bytes(8, "big")
         self.timers[n] = Waiting(due, wanted)
         execution.ask(n, Pending("timer", "", digest, None, None, due=due), c.StartTimer(n, due), passive=True)
 

@@ -97,8 +97,9 @@ class MachineType(Workflow[[Begin], Any]):
                 elif isinstance(content, Send) and content.target == BUS:
                     raise DefinitionError(f"machine {chart.name!r}, state {state.id!r}: {NO_BUS}")
             for move in state.transitions:
-                if isinstance(move.guard, Activity):
-                    raise DefinitionError(f"machine {chart.name!r}: the activity {move.guard.name} is no guard: guards are pure")
+                guard = chart.table.names.guards.get(move.guard) if isinstance(move.guard, str) else move.guard
+                if isinstance(guard, Activity):
+                    raise DefinitionError(f"machine {chart.name!r}: the activity {guard.name} is no guard: guards are pure")
 
     def _note_activity(self, action: Any) -> None:
         found = self.chart.table.names.actions.get(action) if isinstance(action, str) else action
@@ -116,7 +117,9 @@ class MachineType(Workflow[[Begin], Any]):
                     stem = f"{self.name.removeprefix(PREFIX)}.{invoke.id or chart.name}"
                     name = stem if stem not in taken else f"{stem}.{vertex.index}.{number}"
                     taken.add(name)
-                    yield id(chart), MachineType(chart, version=self.version, trim=self.trim, name=name)
+                    # a child moves as its parent does; one that needs a migration of its own is registered, and invoked by name
+                    migrate = dict.fromkeys(self.migrate, _same)
+                    yield id(chart), MachineType(chart, version=self.version, migrate=migrate, trim=self.trim, name=name)
 
     @property
     def family(self) -> Iterator[MachineType]:
@@ -159,6 +162,10 @@ NO_BUS = (
 def machine_type(given: Chart | MachineType) -> MachineType:
     """The type of what `machines=` may hold."""
     return given if isinstance(given, MachineType) else MachineType(given)
+
+
+def _same(snapshot: dict[str, Any]) -> dict[str, Any]:
+    return snapshot
 
 
 def _contents(state: State, chart: Chart) -> Iterator[Any]:
