@@ -43,6 +43,10 @@ It must never import another part of the package.
     │   ├── MigrationMissing       a hosted machine can't move to the chart's new version
     │   ├── QueueFull              more events wait than the machine's queue may hold
     │   └── SnapshotMismatch       a snapshot does not fit the chart
+    ├── TopicError
+    │   ├── DeliveryLost           the event was given to somebody else, or its time was up; it is not acknowledged
+    │   ├── TopicDiffers           the topic is declared with other options
+    │   └── TopicNotFound          no such topic, group or dead letter
     ├── ActivityFailed             an activity failed with an error whose class is not registered
     ├── ActivityTimeout            also a TimeoutError
     ├── StreamTimeout              a stream gave no item in time; also a TimeoutError
@@ -345,6 +349,32 @@ class SnapshotMismatch(MachineError):
     """A snapshot is of another chart, or of another version of it; the machine can't be restored from it."""
 
     code = "snapshot-mismatch"
+
+
+class TopicError(SpellworkError):
+    """The root of what durable topics report; `topic` names the topic."""
+
+    code = "topic"
+    topic: str
+
+
+class DeliveryLost(TopicError):
+    """The event at `offset` is no longer this consumer's: its time was up, or its lane has another owner. It is delivered again."""
+
+    code = "delivery-lost"
+    offset: int
+
+
+class TopicDiffers(TopicError):
+    """The topic is declared with other options; nothing was changed."""
+
+    code = "topic-differs"
+
+
+class TopicNotFound(TopicError):
+    """There is no such topic, or no such group or dead letter of it."""
+
+    code = "topic-not-found"
 
 
 class ActivityFailed(SpellworkError):

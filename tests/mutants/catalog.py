@@ -12,6 +12,7 @@ _SHAPES = "tests/testing/test_shapes.py"
 _LINEAR = "tests/testing/test_linear.py"
 _STORE = "tests/store/test_store.py"
 _SIM = "-m spellwork.testing.sim --seeds 60 --jobs 1"
+_GROUPS = "tests/events/durable"
 _ASYNCIO = "tests/workflow/test_asyncio.py"
 _FOUND = "tests/workflow/test_found.py"
 _HOSTED_TESTS = "tests/hosted/test_hosted.py"
@@ -31,9 +32,9 @@ _EFFECTS = (
         "write-outside-its-batch",
         "what a workflow does to state commits with its entry",
         "engine/host.py",
-        '        command.effect.put(batch, Moment(at, live.row.id, f"{live.number:x}:{command.n}"))\n',
+        '        command.effect.put(batch, Moment(at, live.row.id, live.partition.index, f"{live.number:x}:{command.n}"))\n',
         "        later = type(batch)()\n"
-        '        command.effect.put(later, Moment(at, live.row.id, f"{live.number:x}:{command.n}"))\n'
+        '        command.effect.put(later, Moment(at, live.row.id, live.partition.index, f"{live.number:x}:{command.n}"))\n'
         "        self.store.submit(later, lambda _outcome: None)\n",
         "tests/engine/test_effects.py::test_the_rows_of_a_write_are_there_if_and_only_if_its_entry_is",
         core=True,
@@ -489,4 +490,57 @@ _HOSTED = (
     ),
 )
 
-MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_HOSTED)
+_TOPICS = (
+    Mutant(
+        "key-not-waited-for", "events of a key go one after the other", "events/durable/lane.py",
+        "        return entry.key is None or self._keys[entry.key][0] is entry", "        return True",
+        f"{_GROUPS}/test_laws.py",
+    ),
+    Mutant(
+        "suspect-not-alone", "an event that kills its consumer takes no other one with it", "events/durable/holding.py",
+        "            if self.out:\n                return []\n", "",
+        f"{_GROUPS}/test_laws.py",
+    ),
+    Mutant(
+        "first-loss-counted", "a crash costs an event that nobody had no attempt", "events/durable/lane.py",
+        "pending.attempts - (pending.out and not pending.suspect)", "pending.attempts",
+        f"{_GROUPS}/test_groups.py -k goes_alone",
+    ),
+    Mutant(
+        "claim-not-required", "a consumer that slept beyond its lease acknowledges nothing", "events/durable/holding.py",
+        "            batch.require_version(claim_key(self.topic, self.group, partition), held.version)\n", "",
+        f"{_GROUPS}/test_groups.py -k slept",
+    ),
+    Mutant(
+        "ack-before-it-is-durable", "an acknowledgement is durable when it returns", "events/durable/consumer.py",
+        "        if self._options.ack_within:\n", "        if self._options.ack_within >= 0:\n",
+        f"{_GROUPS}/test_groups.py -k durable_when",
+    ),
+    Mutant(
+        "window-not-looked-at", "an id comes in once within its window, and again after it", "events/durable/dedup.py",
+        "            if expiry > self._now:", "            if expiry:",
+        f"{_GROUPS}/test_topics.py -k within_its_window",
+    ),
+    Mutant(
+        "letter-replayed-twice", "a dead letter is replayed once, whoever asks", "events/durable/dead.py",
+        "batch.require_version(key, version).delete(key)", "batch.delete(key)",
+        f"{_GROUPS}/test_dead.py -k replay_delivers",
+    ),
+    Mutant(
+        "retention-beyond-groups", "what a group has not finished is kept", "events/durable/sweep.py",
+        "        to = min(to, ground.bound)\n", "",
+        f"{_GROUPS}/test_sweep.py -k slowest",
+    ),
+    Mutant(
+        "cursor-loses-its-commit", "from a cursor exactly the later events follow", "events/durable/subscription.py",
+        "cursor.revision if topic < cursor.topic else cursor.revision - 1", "cursor.revision",
+        f"{_GROUPS}/test_topics.py -k order_of_their_commits",
+    ),
+    Mutant(
+        "locks-dropped-by-a-look", "an open store is seen as open by other processes", "store/handles.py",
+        "        if key in _USERS:", "        if False:",
+        "tests/store/test_handles.py",
+    ),
+)  # fmt: skip
+
+MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_TOPICS, *_HOSTED)

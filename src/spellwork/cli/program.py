@@ -36,6 +36,7 @@ _VERBS = {
     "cancel": ("spellwork.cli.messages:cancel", "Ask a run to unwind and end."),
     "terminate": ("spellwork.cli.messages:terminate", "End a run at once."),
     "state": ("spellwork.cli.state:state", "Read, write and watch the state that programs keep in a store."),
+    "events": ("spellwork.cli.events:events", "Durable topics: tail, publish, topics, groups, dead letters."),
     "replay": ("spellwork.cli.replay:replay", "Check stored runs against today's code."),
     "bench": ("spellwork.bench.command:bench", "Measure this machine and this version."),
     "chaos": ("spellwork.testing.chaos.command:chaos", "Break it on purpose: kill -9, full disks, clock jumps, and check."),

@@ -63,6 +63,7 @@ class Execution:
         self.started: e.Started
         self.seen: frozenset[str] = frozenset()
         self.signal_ids: dict[str, None] = {}
+        self.subscriptions: set[str] = set()
         self.update_ids: dict[str, e.UpdateCompleted | None] = {}
         self._errors = errors
         self._numbers, self._readonly = 0, False
