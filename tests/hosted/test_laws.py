@@ -37,7 +37,7 @@ class Alone:
         self.timers: dict[int, int] = {}
         self.ended = False
         self.admitted: Callable[[], None] = lambda: None
-        self._begin(kind.parameters.encode(CODEC, (Begin(structure=kind.structure),), {}))
+        self._begin(kind.parameters.encode(CODEC, (Begin(kind.version, kind.structure),), {}))
 
     def _begin(self, args: bytes) -> None:
         self.journals.append([])

@@ -314,3 +314,22 @@ async def test_pure_code_that_breaks_parks_the_machine_and_its_events_wait(tmp_p
     async with Engine(url, machines=[kind]) as engine:
         await caught_up(engine.machine("n", "x"), 3)
         assert (await engine.machine("n", "x").state()).context == 2
+
+
+async def test_a_migration_may_change_the_context_alone(tmp_path: Path) -> None:
+    """The chart looks the same; the replay of the old journal is not compared with the new snapshot."""
+
+    def kind(version: str) -> MachineType:
+        chart = ChartBuilder("c", context=set).initial("on")
+        chart.state("on").on("add", do=Assign(lambda c, event: {*c, f"{version}{event.data}"}))
+        return MachineType(chart.build(), version=version, migrate={"1": lambda old: {**old, "context": {"moved"}}}, trim=3)
+
+    url = f"sqlite:{tmp_path}/c.db"
+    async with Engine(url, machines=[kind("1")]) as engine:
+        for number in range(8):
+            await engine.machine("c", "m").send("add", number)
+    async with Engine(url, machines=[kind("1"), kind("2")]) as engine:
+        assert (await engine.machine("c", "m").ask("add", 8)).context == {"moved", "28"}
+        verdicts = await replays(engine)
+        assert len(verdicts) == 4
+        assert all(verdict.ok for verdict in verdicts), verdicts

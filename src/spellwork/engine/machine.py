@@ -85,7 +85,7 @@ class HostedMachine:
             shape = kind.context_shape(engine.codec)
             context = shape.encode(self._context)
             shape.decode(context)
-        payload = kind.parameters.encode(engine.codec, (Begin(structure=kind.structure, context=context),), {})
+        payload = kind.parameters.encode(engine.codec, (Begin(kind.version, kind.structure, context),), {})
         message = m.AskStart(self.id, kind.name, kind.version, payload, engine.codec.digest(("machine", context)))
         try:
             await engine._begin(message)

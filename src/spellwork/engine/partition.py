@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 from spellwork.engine.live import LiveRun
-from spellwork.errors import StoreError
+from spellwork.errors import Fenced, StoreError
 from spellwork.store import Batch, Store
 
 
@@ -69,9 +69,13 @@ class Partition:
 
     def settled(self) -> asyncio.Future[None]:
         """Done when the batch of this turn is durable, which commits behind everything before it; raises what refused it."""
-        self.batch()
         future: asyncio.Future[None] = self._loop.create_future()
-        self._told.append(future)
+        if self.held:
+            self.batch()
+            self._told.append(future)
+        else:
+            # a batch of ours would be refused, and that would be taken for the loss of what this process may have claimed since
+            future.set_exception(Fenced(f"partition {self.index} belongs to another owner now", partition=self.index))
         return future
 
     def _done(

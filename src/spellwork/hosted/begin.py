@@ -27,9 +27,10 @@ class Begin(msgspec.Struct, frozen=True, array_like=True):
 
     A first run has perhaps a `context` and, if a machine invoked it, `data` and its `invokeid` there. A later one has the
     `snapshot` of the one before, taken `at` (microseconds UTC), after `count` transitions; the last `left` entries of that one
-    were not processed there. `structure` is the digest of the chart that the run is of.
+    were not processed there. `version` and `structure` (a digest) are those of the chart that the run is of.
     """
 
+    version: str = ""
     structure: bytes = b""
     context: bytes | None = None
     data: bytes | None = None

@@ -221,7 +221,7 @@ class Turns:
         definition = self._definition(each)
         if isinstance(definition, MachineType):
             data = None if not each.data else codec.untyped.encode(each.data)
-            begin = Begin(structure=definition.structure, data=data, invokeid=each.id)
+            begin = Begin(definition.version, definition.structure, data=data, invokeid=each.id)
             payload = definition.parameters.encode(codec, (begin,), {})
         else:
             payload = definition.parameters.encode(codec, (), dict(each.data or {}))
