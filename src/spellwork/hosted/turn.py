@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from spellwork.codec.exact import is_plain
 from spellwork.errors import EndlessStep, PayloadError, UnknownWorkflow, UsageError
 from spellwork.hosted.begin import MICROSECONDS, Begin
 from spellwork.hosted.type import BUS, NO_BUS, PREFIX, MachineType
@@ -24,7 +25,6 @@ from spellwork.workflow.definition import Known, Workflow
 if TYPE_CHECKING:
     from spellwork.codec import Codec
 
-_SCALARS = frozenset({int, str, bool, bytes, type(None)})
 _CACHED = 1024
 _MACHINE_TYPES = (None, "", "machine", "scxml", "http://www.w3.org/TR/scxml", "http://www.w3.org/TR/scxml/")
 
@@ -140,8 +140,10 @@ class Turns:
                     context = function(context, given)
             for function, seen in wanted:
                 function(seen, given)
+            if context is not before.context:
+                context = self._storable(context)
             after = Configuration(target, context, (), (), before.serial, before.session, before.bound)
-            return Turn(after if context is before.context else self._storable(after), (), handled=True, macrosteps=1)
+            return Turn(after, (), handled=True, macrosteps=1)
         return None
 
     def _go_on(self, before: Configuration, event: Event | None, outcome: Outcome) -> Turn:
@@ -171,21 +173,21 @@ class Turns:
         for kept in before.deferred:
             self._kind.events.payload(self._codec, kept)  # what could not be stored must not be kept for later
         if before.context is not first:
-            before = self._storable(before)
+            before = dataclasses.replace(before, context=self._storable(before.context))
         return Turn(before, tuple(wanted), handled, len(steps), tuple(steps))
 
-    def _storable(self, after: Configuration) -> Configuration:
-        """The configuration with the context as it comes back from the store, so that trimming changes nothing."""
-        context = after.context
-        if type(context) in _SCALARS:
-            return after
+    def _storable(self, context: Any) -> Any:
+        """The context as it comes back from the store, so that trimming changes nothing."""
+        shape = self._shape
         try:
-            stored = self._shape.decode(self._shape.encode(context))
+            payload = shape.encode(context)
+            if shape.annotation is Any and is_plain(context):
+                return context  # nothing could be different
+            return shape.decode(payload)
         except PayloadError as error:
             raise PayloadError(
                 f"machine {self._kind.chart.name!r}: its new context cannot be stored: {error}", path=error.path
             ) from error
-        return dataclasses.replace(after, context=stored)
 
     def _prepare(self, each: Any, wanted: list[Any]) -> None:
         """Call what is called inline; make of everything else something that can be performed without failing."""
