@@ -12,6 +12,7 @@ from spellwork.errors import UsageError
 
 if TYPE_CHECKING:
     from spellwork.hosted.execution import MachineExecution
+    from spellwork.workflow.loop import TimerHandle
 
 
 class Moment:
@@ -43,15 +44,22 @@ class Moment:
         """The randomness of this entry."""
         if self._rng is None:
             execution = self._execution
-            self._rng = random.Random(execution.started.seed + execution.position.to_bytes(4, "big"))  # noqa: S311 - replayable
+            place: int = execution.position
+            self._rng = random.Random(execution.started.seed + place.to_bytes(4, "big"))  # noqa: S311 - replayable
         return self._rng
 
-    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
-        def refuse(*_args: Any, **_kwargs: Any) -> NoReturn:
-            raise UsageError(
-                f"a guard, assignment or plain action of machine {self._execution.chart.name!r} used {name}(); it runs inline "
-                "and again on replay, so it can't wait or start anything: make it an @activity, or use after, send and invoke "
-                "in the chart"
-            )
+    def start_timer(self, _delay: float, _handle: TimerHandle) -> None:
+        """No timer is started but by the chart."""
+        self._refuse("a timer of asyncio")
 
-        return refuse
+    def stop_timer(self, _handle: TimerHandle) -> None:
+        """There is none."""
+
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
+        return lambda *_args, **_kwargs: self._refuse(f"{name}()")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise UsageError(
+            f"a guard, assignment or plain action of machine {self._execution.chart.name!r} used {what}; it runs inline and again "
+            "on replay, so it can't wait or start anything: make it an @activity, or use after, send and invoke in the chart"
+        )
