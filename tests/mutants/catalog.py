@@ -4,6 +4,7 @@ It must never hold one that behaves like the original.
 
 from __future__ import annotations
 
+from tests.mutants.machines import MACHINES
 from tests.mutants.mutant import Mutant
 
 _LAWS = "tests/testing/test_laws.py"
@@ -18,6 +19,12 @@ _FOUND = "tests/workflow/test_found.py"
 _HOSTED_TESTS = "tests/hosted/test_hosted.py"
 _HOSTED_LAWS = "tests/hosted/test_laws.py"
 _HOSTED_CHILDREN = "tests/hosted/test_children.py"
+_STATE_TESTS = "tests/state"
+_BROADCAST = "tests/events/test_broadcast.py"
+_BUS = "tests/events/test_bus.py"
+_CHANNEL = "tests/events/test_channel.py"
+_FAILURES = "tests/events/test_failures.py"
+_RANDOM = "tests/events/test_random.py"
 
 _EFFECTS = (
     Mutant(
@@ -489,6 +496,48 @@ _HOSTED = (
         f"{_HOSTED_TESTS} -k taken_once",
     ),
 )
+_STATE = (
+    Mutant(
+        "reads-not-required", "transactions are serializable", "state/transaction.py",
+        "            batch.require_version(key, version)\n", "            pass\n",
+        f"{_STATE_TESTS}/test_transactions.py -k 'lost_transaction'",
+    ),
+    Mutant(
+        "phantoms", "transactions are serializable", "state/transaction.py",
+        "            batch.require_unchanged(start, end, seen)\n", "            pass\n",
+        f"{_STATE_TESTS}/test_transactions.py -k 'lost_transaction or skew'",
+    ),
+    Mutant(
+        "half-of-another-transaction-seen", "the reads of a transaction are of one moment", "state/look.py",
+        "        broken = look.held.broken(reader)\n", "        broken = None\n",
+        f"{_STATE_TESTS}/test_transactions.py -k 'half or fit_together'",
+    ),
+    Mutant(
+        "swept-though-written-anew", "expiry deletes nothing that was written since", "state/sweeper.py",
+        "        batch.require_version(self.target, self.version)\n", "",
+        f"{_STATE_TESTS}/test_expiry.py -k never_deletes",
+    ),
+    Mutant(
+        "zero-byte-not-escaped", "no key reaches another's place", "state/keys.py",
+        'b"\\x02" + key.encode().replace(_END, _ESCAPED_ZERO) + _END', 'b"\\x02" + key.encode() + _END',
+        f"{_STATE_TESTS}/test_keys.py",
+    ),
+    Mutant(
+        "merge-done-twice", "a merge with an id is done once", "state/rows.py",
+        "        batch.require_absent(operation.key).put(", "        batch.put(",
+        f"{_STATE_TESTS}/test_merges.py -k do_not_conflict",
+    ),
+    Mutant(
+        "resumed-in-the-middle", "a watch that resumes loses nothing", "state/watching.py",
+        "change.revision if is_last else change.revision - 1", "change.revision",
+        f"{_STATE_TESTS}/test_watch.py -k in_part",
+    ),
+    Mutant(
+        "old-value-not-kept", "a rollback is byte-equal", "state/migration.py",
+        "batch.put(key, changed).put(ASIDE.key(key), row)", "batch.put(key, changed).put(ASIDE.key(key), changed)",
+        f"{_STATE_TESTS}/test_migrations.py -k byte_equal",
+    ),
+)  # fmt: skip
 
 _TOPICS = (
     Mutant(
@@ -543,4 +592,93 @@ _TOPICS = (
     ),
 )  # fmt: skip
 
-MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_TOPICS, *_HOSTED)
+_EVENTS = (
+    Mutant(
+        "lag-counted-short", "a lag is exact", "events/subscription.py",
+        "        missed = end - self.cursor - keep\n", "        missed = end - self.cursor - keep - 1\n",
+        f"{_BROADCAST} -k by_the_policy", core=True,
+    ),
+    Mutant(
+        "overwritten-before-the-buffer-is-full", "up to the buffer nothing is left out", "events/ring.py",
+        "self._replace(items[-(self._limit // 2) :])", "self._replace(items[-(self._limit // 2) + 2 :])",
+        f"{_BROADCAST} {_RANDOM} -k 'by_the_policy or gives_or_counts'",
+    ),
+    Mutant(
+        "wake-up-of-a-cancelled-one-lost", "no wake-up is lost", "events/channel/operation.py",
+        "                await waiter.sleep()\n        except BaseException:\n            _delist(operations, waiter)\n            _nudge(operations)\n",
+        "                await waiter.sleep()\n        except BaseException:\n            _delist(operations, waiter)\n",
+        f"{_CHANNEL} -k cancelled", core=True,
+    ),
+    Mutant(
+        "wake-up-of-a-failing-select-lost", "no wake-up is lost", "events/channel/operation.py",
+        "    except BaseException:\n        if woken:\n            _nudge(operations)\n        raise\n", "    except BaseException:\n        raise\n",
+        f"{_CHANNEL} -k fails_passes",
+    ),
+    Mutant(
+        "room-not-looked-for-again", "no wake-up is lost", "events/ring.py",
+        "        while self.waiting and self.has_room():\n", "        while False:\n",
+        f"{_BROADCAST} -k 'wait_for_one or who_leaves or cancelled_sender'",
+    ),
+    Mutant(
+        "half-published", "an event goes to all it belongs to, or to none", "events/hand_over.py",
+        "        if not ring.has_room():\n            return ring\n", "        if not ring.has_room():\n            return ring\n        ring.append(item)\n",
+        f"{_BUS} -k waits_for_all",
+    ),
+    Mutant(
+        "select-takes-the-first", "select is fair", "events/channel/select.py",
+        "        order = list(range(count))\n", "        return list(range(count))\n        order = list(range(count))\n",
+        f"{_CHANNEL} -k fair", core=True,
+    ),
+    Mutant(
+        "lower-levels-starve", "no priority starves", "events/channel/priority.py",
+        "chosen = longest if longest.passed_over >= self._patience else filled[0]", "chosen = filled[0]",
+        f"{_CHANNEL} -k starves",
+    ),
+    Mutant(
+        "offer-of-one-that-is-gone", "a cancelled send has sent nothing", "events/channel/rendezvous.py",
+        "                if not waiter.claim():\n                    continue\n", "                waiter.claim()\n",
+        f"{_CHANNEL} -k woken_elsewhere",
+    ),
+    Mutant(
+        "taken-in-the-dark", "a cancelled recv takes nothing", "events/channel/channel.py",
+        "            if self._items or self._closed:\n                return False\n            enlist(self._receivers",
+        "            if self._closed:\n                return False\n            enlist(self._receivers",
+        f"{_CHANNEL} -k looks_once_more",
+    ),
+    Mutant(
+        "stale-patterns", "a subscriber gets what its pattern covers", "events/pattern.py",
+        "            (node.rest if tokens[-1] == REST else node.here)[value] = None\n            self.cached = {}\n",
+        "            (node.rest if tokens[-1] == REST else node.here)[value] = None\n",
+        f"{_BUS} -k index",
+    ),
+    Mutant(
+        "once-and-again", "once is once", "events/emitter.py",
+        "            if entry.removed:\n                return False\n            entry.removed = True\n", "            if entry.removed:\n                return False\n",
+        "tests/events/test_emitter.py -k once",
+    ),
+)  # fmt: skip
+
+_STREAMS = (
+    Mutant(
+        "source-left-open", "leaving closes everything upstream", "events/source.py",
+        "        close = getattr(iterator, \"aclose\", None)\n", "        close = None\n",
+        f"{_FAILURES} -k 'leaving and map'", core=True,
+    ),
+    Mutant(
+        "error-overtakes-items", "an error comes after what came before it", "events/buffer.py",
+        "        self._entries.append(_Finished(task))\n", "        self._entries.appendleft(_Finished(task))\n",
+        f"{_FAILURES} -k what_is_held",
+    ),
+    Mutant(
+        "read-ahead-without-bound", "a slow consumer holds the source back", "events/buffer.py",
+        "        await self._room.acquire()\n", "        await asyncio.sleep(0)\n",
+        f"{_FAILURES} -k holds_the_source",
+    ),
+    Mutant(
+        "batch-waits-for-ever", "a batch is held back no longer than it says", "events/timed.py",
+        "(more := await feed.next(until), Nothing)", "(more := await feed.next(), Nothing)",
+        "tests/events/test_operators.py",
+    ),
+)  # fmt: skip
+
+MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_TOPICS, *_HOSTED, *_STATE, *_EVENTS, *_STREAMS, *MACHINES)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spellwork.bench.conditions import Result, load, machine
+from spellwork.bench.events import run_events
 from spellwork.bench.hosted import run_hosted
 from spellwork.bench.imports import run_import
 from spellwork.bench.latency import run_latency
@@ -22,7 +23,7 @@ from spellwork.bench.parked import BIG, RUNS, run_parked
 from spellwork.bench.recovery import run_recovery
 from spellwork.bench.steps import run_steps
 
-NAMES = ("import", "memory", "latency", "steps", "recovery", "parked", "machine")
+NAMES = ("import", "memory", "latency", "steps", "recovery", "parked", "machine", "events")
 _CONDITIONS = (
     "durability",
     "journal_mode",
@@ -43,7 +44,9 @@ _CONDITIONS = (
 @click.option("--big", is_flag=True, help="parked: 1,000,000 runs instead of 100,000.")
 @click.option("--hosted", is_flag=True, help="machine: durable ones, hosted by an engine, instead of those in memory.")
 @click.option("--concurrency", type=click.IntRange(1, 100_000), multiple=True, help="steps: only this many at a time.")
-@click.option("--workflows", type=click.IntRange(1), help="How many runs (latency: steps, machine: events) are measured.")
+@click.option(
+    "--workflows", type=click.IntRange(1), help="How many runs (latency: steps, machine: events, events: deliveries) are measured."
+)
 def bench(name: str, *, as_json: bool, big: bool, hosted: bool, concurrency: tuple[int, ...], workflows: int | None) -> None:
     """Measure Spellwork on this machine: real SQLite at full durability, in a folder under TMPDIR.
 
@@ -79,6 +82,7 @@ def _runs(*, big: bool, hosted: bool, concurrency: Sequence[int], workflows: int
         "recovery": lambda: run_recovery(**size),
         "parked": lambda: run_parked(workflows or (BIG if big else RUNS)),
         "machine": lambda: run_hosted(workflows) if hosted else run_machine(workflows),
+        "events": lambda: run_events(workflows),
     }
 
 

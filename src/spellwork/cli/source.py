@@ -104,6 +104,12 @@ def _machines(module: ModuleType) -> list[Any]:
     return [*types, *(each for each in _once(v for v in vars(module).values() if isinstance(v, Chart)) if id(each) not in typed)]
 
 
+def module_of(target: str) -> tuple[ModuleType, str, str | None]:
+    """Load FILE.py[:name] for what is in it besides workflows: the module, the path, and the name behind the colon."""
+    path, name = _split(target)
+    return _load_module(path), path, name
+
+
 def load_all(targets: tuple[str, ...]) -> Source:
     """Load several files as one source."""
     sources = [load(target)[0] for target in targets]

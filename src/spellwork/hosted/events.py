@@ -74,10 +74,6 @@ class Events:
         if len(self._ready) < _CACHED:
             self._ready[name] = (name, payload)
 
-    def is_plain(self, event: Event) -> bool:
-        """Whether it is the one event of its name that carries nothing."""
-        return self._plain.get(event.name) is event
-
     def given(self, event: Any, data: Any) -> Event:
         """The event that a user sends from outside."""
         made = as_event(event, data)

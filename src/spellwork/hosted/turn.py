@@ -102,7 +102,7 @@ class Turns:
 
     def take(self, configuration: Configuration, event: Event) -> Turn:
         """The machine takes an event, and then what it sends to itself without delay."""
-        if self.short and self._kind.events.is_plain(event):
+        if self.short:
             turn = self._short(configuration, event)
             if turn is not None:
                 return turn
@@ -128,7 +128,8 @@ class Turns:
                 node.moves[name] = choices
         if before.deferred or before.children or not before.running:
             return None
-        for guard, target, _, pieces, _, given in choices:
+        given = event.given
+        for guard, target, _, pieces, _, _ in choices:
             if guard is not None and not guard(before.context, given):
                 continue
             context = before.context
