@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -79,9 +80,10 @@ class Alone:
                 c.StartTimer(n, p.due) for n, p in self.execution.pending.items() if p.kind == "timer"
             ]
 
-    def send(self, event: str) -> None:
-        """What the desk does."""
-        entry = SignalReceived(self.now, event, b"\xc0", None)
+    def send(self, event: Any, data: Any = None) -> None:
+        """What the handle and the desk do."""
+        given = self.kind.events.given(event, data)
+        entry = SignalReceived(self.now, given.name, self.kind.events.payload(CODEC, given), None)
         self.execution.admit(entry)
         self.admitted()
         self._deliver(entry)
@@ -164,6 +166,33 @@ def test_timers_are_those_of_the_machine_in_memory(steps: list[str | int], trim:
             hosted.send(step)
         assert hosted.execution.configuration.leaves == machine.state
         assert hosted.execution.configuration.context == machine.context
+
+
+@dataclasses.dataclass(frozen=True)
+class Added:
+    """An event that is an object."""
+
+    amount: int
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.one_of(st.integers(-3, 3), st.integers(-3, 3).map(Added)), max_size=15), st.integers(1, 5))
+def test_events_that_carry_something_are_taken_alike(amounts: list[Any], trim: int) -> None:
+    """By the short cut or by the full step, as names with data or as objects."""
+    chart = ChartBuilder("sum", context=int, events=["add", Added], strict=False).initial("low")
+    for here, there, high in (("low", "high", True), ("high", "low", False)):
+        state = chart.state(here)
+        state.on("add", guard=lambda n, e, high=high: (n + e.data > 3) is high, to=there, do=Assign(lambda n, e: n + e.data))
+        state.on("add", do=Assign(lambda n, e: n + e.data))
+        state.on(Added, guard=lambda _n, e: e.amount > 0, do=Assign(lambda n, e: n + e.amount))
+    built = chart.build()
+    machine, hosted = Machine(built), Alone(MachineType(built, trim=trim))
+    for amount in amounts:
+        given = (amount,) if isinstance(amount, Added) else ("add", amount)
+        machine.send(*given)
+        hosted.send(*given)
+        configuration = hosted.execution.configuration
+        assert (configuration.leaves, configuration.context) == (machine.state, machine.context)
 
 
 def test_a_snapshot_that_does_not_follow_from_the_journal_is_noticed() -> None:
