@@ -254,6 +254,29 @@ async def test_what_raises_changes_nothing() -> None:
         assert (await machine.state()).context == {"n": 0}
 
 
+async def test_a_context_that_was_changed_in_place_by_what_then_failed_comes_back() -> None:
+    """Assignments are pure; one that is not does no lasting harm where its event fails."""
+
+    def spoil(context: dict[str, int]) -> dict[str, int]:
+        context["n"] += 1
+        return context
+
+    def boom() -> None:
+        raise ValueError("boom")
+
+    chart = ChartBuilder("spoilt", context=lambda: {"n": 0}).initial("a")
+    chart.state("a").on("bad", "b", do=[Assign(spoil), boom]).on("good", do=Assign(spoil))
+    chart.state("b")
+    async with TestEngine(machines=[chart.build()]) as engine:
+        machine = engine.machine("spoilt", "m")
+        await machine.send("good")
+        for _ in range(3):
+            with pytest.raises(EventFailed):
+                await machine.send("bad")
+        assert (await machine.ask("good")).context == {"n": 2}
+        assert (await machine.state()).context == {"n": 2}
+
+
 _more = Assign(lambda context: {"n": context["n"] + 1})
 
 
