@@ -180,9 +180,8 @@ _ENGINE = (
         f"{_PROMISES} -k nothing_leaves",
     ),
     Mutant(
-        "signal-acknowledged-early", "nothing is acknowledged before it is durable", "engine/desk.py",
-        "            self._host.append(live, entry)\n        await self._durable(live)\n\n    async def _running",
-        "            self._host.append(live, entry)\n\n    async def _running",
+        "signal-acknowledged-early", "nothing is acknowledged before it is durable", "engine/engine.py",
+        "                await durable\n", "                pass\n",
         f"{_PROMISES} -k nothing_leaves",
     ),
     Mutant(
@@ -214,7 +213,7 @@ _ENGINE = (
     ),
     Mutant(
         "timer-of-parked-run-not-written", "no timer is lost", "engine/host.py",
-        '            batch.put(live.timer_key, b"")\n', "",
+        '            batch.put(key, b"")\n', "",
         "tests/engine/test_recovery.py -k timers_due",
     ),
     Mutant(
@@ -231,7 +230,7 @@ _ENGINE = (
     ),
     Mutant(
         "signals-not-deduplicated", "a signal with an id is received once", "engine/desk.py",
-        "if message.id is None or message.id not in live.execution.signal_ids:", "if True:",
+        "    return message.id is not None and message.id in execution.signal_ids\n", "    return False\n",
         f"{_ASYNCIO} -k deduplicated", core=True,
     ),
     Mutant(
@@ -246,7 +245,7 @@ _ENGINE = (
     ),
     Mutant(
         "chain-forgets-what-it-had", "a signal with an id is received once by a chain", "engine/desk.py",
-        "        if message.id in execution.started.seen:\n            return None  # an earlier run of the chain had it\n", "",
+        "        if message.id in execution.seen:\n            return None  # an earlier run of the chain had it\n", "",
         f"{_ASYNCIO} -k messages_of_its_own",
     ),
     Mutant(

@@ -204,7 +204,7 @@ class Desk:
         live = await self._running(message)
         if live is None:
             return await self._standing_after(message)
-        if message.id is not None and message.id in live.execution.signal_ids:
+        if _has_had(live.execution, message):
             await self._durable(live)
             return await self._standing_after(message)
         entry = SignalReceived(self._now(live), message.name, message.payload, message.id)
@@ -229,7 +229,7 @@ class Desk:
         if live is None or live.dropped or live.continuing or message.id is None:
             return None
         execution = live.execution
-        if execution.finished or message.id in execution.signal_ids or message.id in execution.seen:
+        if execution.finished or message.id in execution.seen or _has_had(execution, message):
             return None
         entry = SignalReceived(max(self._clock.now(), execution.now), message.name, message.payload, message.id)
         _, refused = attempt(execution.admit, entry)
@@ -426,6 +426,11 @@ class Desk:
         self._host.append(
             live, ChildEnded(self._now(live), message.n, pending.name, pending.digest, message.result, message.failure)
         )
+
+
+def _has_had(execution: Execution, message: m.AskSignal) -> bool:
+    """Whether the run has received this very signal already."""
+    return message.id is not None and message.id in execution.signal_ids
 
 
 def _has_moved(live: LiveRun) -> bool:

@@ -317,15 +317,11 @@ class Host:
         batch = live.partition.mark(live)
         index = live.partition.index
         batch.delete(active_key(index, live.number))
-        due = live.execution.next_due
-        if due is not None:
-            live.timer_key = timer_key(index, due, live.number)
-            batch.put(live.timer_key, b"")
-            self.hold(live, lambda: self.timers.stored(due))
+        self._repark(live)
         live.parked = True
 
     def _repark(self, live: LiveRun) -> None:
-        """Something happened to a parked run that only waits again, perhaps for another time."""
+        """Write when a run that only waits is due next, if that has changed."""
         due = live.execution.next_due
         key = None if due is None else timer_key(live.partition.index, due, live.number)
         if key == live.timer_key:
