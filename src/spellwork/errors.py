@@ -26,6 +26,7 @@ It must never import another part of the package.
     │   ├── StoreFailed            the disk refused a write or a sync
     │   │   └── StoreFull
     │   ├── StoreMissing
+    │   ├── StoreNotEmpty          a copy must go to a new store
     │   ├── StoreOwned             another process owns every partition
     │   ├── StoreTooNew
     │   └── StoreUnavailable       cannot be opened or written (path, permissions, locks)
@@ -231,6 +232,12 @@ class StoreMissing(StoreError):
     """There is no store at this place, and reading never creates one."""
 
     code = "store-missing"
+
+
+class StoreNotEmpty(StoreError):
+    """The target of a copy holds something; nothing was written."""
+
+    code = "store-not-empty"
 
 
 class StoreOwned(StoreError):

@@ -14,7 +14,7 @@ from spellwork.cli.output import moment, note, print_json, print_table
 from spellwork.cli.verb import Verb
 from spellwork.clock import SystemClock
 from spellwork.store.backup import Manifest, create_backup, list_backups, restore_backup, verify_backup
-from spellwork.store.store import open_backend
+from spellwork.store.opening import open_backend
 
 
 @click.group()

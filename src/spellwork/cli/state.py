@@ -18,6 +18,7 @@ from spellwork.cli.exits import NotFound
 from spellwork.cli.given import parse
 from spellwork.cli.options import TEXT, common
 from spellwork.cli.output import note, print_json, to_json, visible
+from spellwork.cli.state_store import COMMANDS
 from spellwork.cli.verb import Verb
 from spellwork.errors import DefinitionError, PayloadError
 
@@ -238,3 +239,7 @@ def watch(
                     return
 
     _run(store, tree, scope, work)
+
+
+for _command in COMMANDS:
+    state.add_command(_command)

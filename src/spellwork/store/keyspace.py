@@ -38,3 +38,9 @@ FEED = Keyspace("feed", 0x03)
 REVISION = META.key(b"revision\0\0\0\0")
 LAZY = META.key(b"lazily-synced")
 FEED_FLOOR = META.key(b"feed-floor")
+FORMAT = META.key(b"format")
+KEYS = META.key(b"encryption-keys")
+BACKEND_ROWS = (LAZY, FORMAT)
+"""What a backend notes about itself."""
+OWN_ROWS = (*BACKEND_ROWS, KEYS)
+"""What says how a store is kept: no part of what it holds."""
