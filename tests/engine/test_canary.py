@@ -134,7 +134,7 @@ async def put_everywhere(place: Path, secret: str = CANARY, **options: Any) -> d
             topic = await engine.topics.topic("news", type=str)
             await topic.publish(f"event {secret}", headers={"about": secret, "password": secret})
             async for event in topic.read(follow=False):
-                seen["event"] = [event.data, dict(event.headers)]
+                seen["event"] = [event.data, dict(event.headers or {})]
             seen["files"] = found_in(place)
             assert (await engine.store.examine(check)).findings == []
     finally:

@@ -33,6 +33,7 @@ from spellwork.state.scopes import DUE, OPERATIONS, SCHEMAS
 from spellwork.store import Batch, Reader, Store
 from spellwork.store.fsck import ASIDE, Finding, SetAside, examined, pack_aside
 from spellwork.store.keyspace import FEED, FEED_FLOOR, META, PARTITIONS
+from spellwork.supervision import attempt
 
 _PASSES = 5
 TOPICS = range(0x30, 0x40)
@@ -174,7 +175,10 @@ class _Quarantine:
     async def _keep(self, finding: Finding, batch: Batch) -> None:
         def salvage(reader: Reader) -> bytes | None:
             get: Callable[[bytes], bytes | None] = getattr(reader, "salvage", reader.get)
-            return get(finding.key)
+            value, problem = attempt(get, finding.key)
+            if problem is None or isinstance(problem, RowDamaged):  # not every backend hands over what is damaged
+                return value  # type: ignore[no-any-return]
+            raise problem
 
         found = await self._store.examine(salvage)
         batch.put(ASIDE.key(finding.key), pack_aside(SetAside(finding.message, self._clock.now(), found)))
