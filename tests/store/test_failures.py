@@ -97,7 +97,7 @@ async def _steps(backend) -> list[str]:
     return faulty.journal
 
 
-async def test_after_a_failed_sync_the_handle_is_not_used_again(made) -> None:
+async def test_after_a_failed_sync_what_writes_is_opened_anew(made) -> None:
     """Nobody knows what the disk holds then, so what writes is opened anew before the next batch, until that succeeds."""
     failing = [True]
     backend = Faulty(made(), lambda name, _number: broken(name) if name == "after" and failing.pop(0) else None)

@@ -248,6 +248,38 @@ async def test_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         SqliteBackend(str(tmp_path / "store.db"))
 
 
+class _Breaks(SqliteBackend):
+    """A disk that refuses the third commit."""
+
+    left = 3
+
+    def commit(self, revision: int) -> None:
+        self.left -= 1
+        if not self.left:
+            raise StoreFailed("the disk refused")
+        super().commit(revision)
+
+
+async def test_after_a_failed_sync_the_handle_is_not_used_again(tmp_path: Path) -> None:
+    """Once a commit has failed nobody knows what the disk holds: the next batch goes through a connection that was opened anew."""
+    path = str(tmp_path / "store.db")
+    backend = _Breaks(path)
+    store = Store("sqlite:" + path, backend, Durability.parse("full"), _clock())
+    await store.commit(Batch().put(key("a"), b""))
+    handle = backend._writer
+    await store.commit(Batch().put(key("b"), b""))
+    assert backend._writer is handle
+    with pytest.raises(StoreFailed, match="refused"):
+        await store.commit(Batch().put(key("c"), b""))
+    assert [k for k, _ in await store.scan(*PLAIN.range())] == [key("a"), key("b")]
+    await store.commit(Batch().put(key("d"), b""))
+    assert backend._writer is not handle
+    assert [k for k, _ in await store.scan(*PLAIN.range())] == [key("a"), key("b"), key("d")]
+    await store.close()
+    with pytest.raises(StoreError):
+        await store.commit(Batch())
+
+
 async def test_closing_writes_what_is_queued(url: str) -> None:
     """Batches submitted before close() are committed and acknowledged; those after it are refused."""
     store = open_store(url)

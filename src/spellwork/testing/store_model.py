@@ -195,7 +195,7 @@ def compare(opened: Callable[[Path], Store], place: Path, *, examples: int, dura
 
     numbers = itertools.count()
     how = settings(
-        max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck),
+        max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
     )  # fmt: skip
 
