@@ -4,6 +4,7 @@ It must never hold one that behaves like the original.
 
 from __future__ import annotations
 
+from tests.mutants.machines import MACHINES
 from tests.mutants.mutant import Mutant
 
 _LAWS = "tests/testing/test_laws.py"
@@ -14,10 +15,18 @@ _STORE = "tests/store/test_store.py"
 _FAILURES = "tests/store/test_failures.py"
 _ENCRYPTED = "tests/store/test_encrypted.py"
 _BACKUP = "tests/store/test_backup.py"
+_ENCRYPTED = "tests/store/test_encrypted.py"
+_BACKUP = "tests/store/test_backup.py"
 _SIM = "-m spellwork.testing.sim --seeds 60 --jobs 1"
 _GROUPS = "tests/events/durable"
 _ASYNCIO = "tests/workflow/test_asyncio.py"
 _FOUND = "tests/workflow/test_found.py"
+_STATE_TESTS = "tests/state"
+_BROADCAST = "tests/events/test_broadcast.py"
+_BUS = "tests/events/test_bus.py"
+_CHANNEL = "tests/events/test_channel.py"
+_FAILURES = "tests/events/test_failures.py"
+_RANDOM = "tests/events/test_random.py"
 
 _EFFECTS = (
     Mutant(
@@ -493,6 +502,49 @@ _BACKENDS = (
     ),
 )  # fmt: skip
 
+_STATE = (
+    Mutant(
+        "reads-not-required", "transactions are serializable", "state/transaction.py",
+        "            batch.require_version(key, version)\n", "            pass\n",
+        f"{_STATE_TESTS}/test_transactions.py -k 'lost_transaction'",
+    ),
+    Mutant(
+        "phantoms", "transactions are serializable", "state/transaction.py",
+        "            batch.require_unchanged(start, end, seen)\n", "            pass\n",
+        f"{_STATE_TESTS}/test_transactions.py -k 'lost_transaction or skew'",
+    ),
+    Mutant(
+        "half-of-another-transaction-seen", "the reads of a transaction are of one moment", "state/look.py",
+        "        broken = look.held.broken(reader)\n", "        broken = None\n",
+        f"{_STATE_TESTS}/test_transactions.py -k 'half or fit_together'",
+    ),
+    Mutant(
+        "swept-though-written-anew", "expiry deletes nothing that was written since", "state/sweeper.py",
+        "        batch.require_version(self.target, self.version)\n", "",
+        f"{_STATE_TESTS}/test_expiry.py -k never_deletes",
+    ),
+    Mutant(
+        "zero-byte-not-escaped", "no key reaches another's place", "state/keys.py",
+        'b"\\x02" + key.encode().replace(_END, _ESCAPED_ZERO) + _END', 'b"\\x02" + key.encode() + _END',
+        f"{_STATE_TESTS}/test_keys.py",
+    ),
+    Mutant(
+        "merge-done-twice", "a merge with an id is done once", "state/rows.py",
+        "        batch.require_absent(operation.key).put(", "        batch.put(",
+        f"{_STATE_TESTS}/test_merges.py -k do_not_conflict",
+    ),
+    Mutant(
+        "resumed-in-the-middle", "a watch that resumes loses nothing", "state/watching.py",
+        "change.revision if is_last else change.revision - 1", "change.revision",
+        f"{_STATE_TESTS}/test_watch.py -k in_part",
+    ),
+    Mutant(
+        "old-value-not-kept", "a rollback is byte-equal", "state/migration.py",
+        "batch.put(key, changed).put(ASIDE.key(key), row)", "batch.put(key, changed).put(ASIDE.key(key), changed)",
+        f"{_STATE_TESTS}/test_migrations.py -k byte_equal",
+    ),
+)  # fmt: skip
+
 _TOPICS = (
     Mutant(
         "key-not-waited-for", "events of a key go one after the other", "events/durable/lane.py",
@@ -543,6 +595,95 @@ _TOPICS = (
         "locks-dropped-by-a-look", "an open store is seen as open by other processes", "store/handles.py",
         "        if key in _USERS:", "        if False:",
         "tests/store/test_handles.py",
+    ),
+)  # fmt: skip
+
+_EVENTS = (
+    Mutant(
+        "lag-counted-short", "a lag is exact", "events/subscription.py",
+        "        missed = end - self.cursor - keep\n", "        missed = end - self.cursor - keep - 1\n",
+        f"{_BROADCAST} -k by_the_policy", core=True,
+    ),
+    Mutant(
+        "overwritten-before-the-buffer-is-full", "up to the buffer nothing is left out", "events/ring.py",
+        "self._replace(items[-(self._limit // 2) :])", "self._replace(items[-(self._limit // 2) + 2 :])",
+        f"{_BROADCAST} {_RANDOM} -k 'by_the_policy or gives_or_counts'",
+    ),
+    Mutant(
+        "wake-up-of-a-cancelled-one-lost", "no wake-up is lost", "events/channel/operation.py",
+        "                await waiter.sleep()\n        except BaseException:\n            _delist(operations, waiter)\n            _nudge(operations)\n",
+        "                await waiter.sleep()\n        except BaseException:\n            _delist(operations, waiter)\n",
+        f"{_CHANNEL} -k cancelled", core=True,
+    ),
+    Mutant(
+        "wake-up-of-a-failing-select-lost", "no wake-up is lost", "events/channel/operation.py",
+        "    except BaseException:\n        if woken:\n            _nudge(operations)\n        raise\n", "    except BaseException:\n        raise\n",
+        f"{_CHANNEL} -k fails_passes",
+    ),
+    Mutant(
+        "room-not-looked-for-again", "no wake-up is lost", "events/ring.py",
+        "        while self.waiting and self.has_room():\n", "        while False:\n",
+        f"{_BROADCAST} -k 'wait_for_one or who_leaves or cancelled_sender'",
+    ),
+    Mutant(
+        "half-published", "an event goes to all it belongs to, or to none", "events/hand_over.py",
+        "        if not ring.has_room():\n            return ring\n", "        if not ring.has_room():\n            return ring\n        ring.append(item)\n",
+        f"{_BUS} -k waits_for_all",
+    ),
+    Mutant(
+        "select-takes-the-first", "select is fair", "events/channel/select.py",
+        "        order = list(range(count))\n", "        return list(range(count))\n        order = list(range(count))\n",
+        f"{_CHANNEL} -k fair", core=True,
+    ),
+    Mutant(
+        "lower-levels-starve", "no priority starves", "events/channel/priority.py",
+        "chosen = longest if longest.passed_over >= self._patience else filled[0]", "chosen = filled[0]",
+        f"{_CHANNEL} -k starves",
+    ),
+    Mutant(
+        "offer-of-one-that-is-gone", "a cancelled send has sent nothing", "events/channel/rendezvous.py",
+        "                if not waiter.claim():\n                    continue\n", "                waiter.claim()\n",
+        f"{_CHANNEL} -k woken_elsewhere",
+    ),
+    Mutant(
+        "taken-in-the-dark", "a cancelled recv takes nothing", "events/channel/channel.py",
+        "            if self._items or self._closed:\n                return False\n            enlist(self._receivers",
+        "            if self._closed:\n                return False\n            enlist(self._receivers",
+        f"{_CHANNEL} -k looks_once_more",
+    ),
+    Mutant(
+        "stale-patterns", "a subscriber gets what its pattern covers", "events/pattern.py",
+        "            (node.rest if tokens[-1] == REST else node.here)[value] = None\n            self.cached = {}\n",
+        "            (node.rest if tokens[-1] == REST else node.here)[value] = None\n",
+        f"{_BUS} -k index",
+    ),
+    Mutant(
+        "once-and-again", "once is once", "events/emitter.py",
+        "            if entry.removed:\n                return False\n            entry.removed = True\n", "            if entry.removed:\n                return False\n",
+        "tests/events/test_emitter.py -k once",
+    ),
+)  # fmt: skip
+
+_STREAMS = (
+    Mutant(
+        "source-left-open", "leaving closes everything upstream", "events/source.py",
+        "        close = getattr(iterator, \"aclose\", None)\n", "        close = None\n",
+        f"{_FAILURES} -k 'leaving and map'", core=True,
+    ),
+    Mutant(
+        "error-overtakes-items", "an error comes after what came before it", "events/buffer.py",
+        "        self._entries.append(_Finished(task))\n", "        self._entries.appendleft(_Finished(task))\n",
+        f"{_FAILURES} -k what_is_held",
+    ),
+    Mutant(
+        "read-ahead-without-bound", "a slow consumer holds the source back", "events/buffer.py",
+        "        await self._room.acquire()\n", "        await asyncio.sleep(0)\n",
+        f"{_FAILURES} -k holds_the_source",
+    ),
+    Mutant(
+        "batch-waits-for-ever", "a batch is held back no longer than it says", "events/timed.py",
+        "(more := await feed.next(until), Nothing)", "(more := await feed.next(), Nothing)",
+        "tests/events/test_operators.py",
     ),
 )  # fmt: skip
 
@@ -598,4 +739,69 @@ _CARE = (
     ),
 )  # fmt: skip
 
-MUTANTS = (*_BACKENDS, *_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_TOPICS, *_CARE)
+_CARE = (
+    Mutant(
+        "value-not-bound-to-its-key", "a value that was moved to another key is damaged", "store/keyring.py",
+        "        self._cipher: Any = AESGCM\n",
+        "        class Unbound:\n            def __init__(self, key): self.cipher = AESGCM(key)\n"
+        "            def encrypt(self, nonce, value, row): return self.cipher.encrypt(nonce, value, None)\n"
+        "            def decrypt(self, nonce, value, row): return self.cipher.decrypt(nonce, value, None)\n"
+        "        self._cipher: Any = Unbound\n",
+        f"{_ENCRYPTED} -k moved",
+    ),
+    Mutant(
+        "nonce-used-twice", "no nonce is used twice under one key", "store/keyring.py",
+        "nonce = os.urandom(_NONCE_BYTES)", "nonce = bytes(_NONCE_BYTES)",
+        f"{_ENCRYPTED} -k nonce",
+    ),
+    Mutant(
+        "retired-key-still-seals", "after a rotation nothing is sealed with the old key", "store/encrypted.py",
+        "        if changed:\n", "        if False:\n",
+        f"{_ENCRYPTED} -k retired",
+    ),
+    Mutant(
+        "increment-by-key-alone", "a chain of backups equals its source", "store/backup/making.py",
+        "        same = self._next[1] == mark\n", "        same = True\n",
+        f"{_BACKUP} -k chain",
+    ),
+    Mutant(
+        "digest-of-a-backup-not-compared", "any flipped bit of a backup is found", "store/backup/blocks.py",
+        "    if FileMark(size, digest.hexdigest()) != mark:\n", "    if False:\n",
+        f"{_BACKUP} -k flipped",
+    ),
+    Mutant(
+        "store-in-place-before-it-is-whole", "a kill while restoring leaves nothing or a whole store", "store/placing.py",
+        "            new = place.with_name(place.name + _BUILDING)\n", "            new = place\n",
+        f"{_BACKUP} -k restored",
+    ),
+    Mutant(
+        "causes-not-redacted", "what is redacted is stored nowhere", "journal/failure.py",
+        "self.cause.redacted(redaction) if self.cause is not None else None", "self.cause",
+        "tests/engine/test_canary.py -k 'redaction_the_canary'",
+    ),
+    Mutant(
+        "mended-row-set-aside", "a quarantine touches only what is damaged", "engine/quarantine.py",
+        "            batch.require_damaged(finding.key)\n", "            pass\n",
+        "tests/engine/test_fsck.py -k written_anew",
+    ),
+    Mutant(
+        "lost-change-not-told", "watchers see every change or are told Lagged", "engine/quarantine.py",
+        "        batch.put(FEED_FLOOR, number.to_bytes(8, \"big\"))\n", "        pass\n",
+        "tests/engine/test_fsck.py -k watchers",
+    ),
+)  # fmt: skip
+
+MUTANTS = , *_CARE)
+    *_EFFECTS,
+    *_REPLAY,
+    *_ENGINE,
+    *_OWNERSHIP,
+    *_COMMITS,
+    *_BACKENDS,
+    *_STATE,
+    *_TOPICS,
+    *_EVENTS,
+    *_STREAMS,
+    *_CARE,
+    *MACHINES,
+)

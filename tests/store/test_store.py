@@ -9,7 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from spellwork.errors import Conflict, Fenced, Lagged, MergeRefused, StoreClosed, StoreUnavailable
+from spellwork.errors import Conflict, Fenced, Lagged, MergeRefused, StoreClosed, StoreError, StoreFailed, StoreUnavailable
 from spellwork.store import Batch, Durability, Keyspace, Store, fingerprint, open_store
 from spellwork.store.committer import FEED_RETAINED
 from spellwork.store.keyspace import PARTITIONS, successor

@@ -194,9 +194,10 @@ def compare(opened: Callable[[Path], Store], place: Path, *, examples: int, dura
     from hypothesis import strategies as st  # noqa: PLC0415
 
     numbers = itertools.count()
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
     how = settings(
-        max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
+        max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=slow, phases=phases
     )  # fmt: skip
 
     @how

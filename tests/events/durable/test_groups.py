@@ -216,7 +216,13 @@ async def test_consumers_share_lanes_and_take_over_what_another_gives_back(tmp_p
         assert {names[0] for n, names in got.items() if n >= 200} == {"one", "two"}, workers
 
 
-async def test_a_consumer_that_slept_beyond_its_lease_can_acknowledge_nothing(tmp_path: Path) -> None:
+async def asleep() -> None:
+    """What a stopped process does about its lanes."""
+
+
+async def test_a_consumer_that_slept_beyond_its_lease_can_acknowledge_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The zombie is fenced: its lanes are another's, and that one decides."""
     url, clock, other = f"sqlite:{tmp_path / 'store.db'}", VirtualClock(1), VirtualClock(2)
     async with open_topics(url, clock=clock) as here, open_topics(url, clock=other) as there:
@@ -224,6 +230,7 @@ async def test_a_consumer_that_slept_beyond_its_lease_can_acknowledge_nothing(tm
         await one.publish(7)
         async with one.consume("mail", lease=10, visibility=10_000) as sleeper:
             (first,) = await take(sleeper, 1)
+            monkeypatch.setattr(sleeper, "_organise", asleep)
             async with two.consume("mail", lease=10) as consumer:
                 await nothing_more(consumer)
                 for _ in range(6):  # its clock goes, the sleeper's stands still
@@ -234,6 +241,7 @@ async def test_a_consumer_that_slept_beyond_its_lease_can_acknowledge_nothing(tm
                 with pytest.raises(DeliveryLost):
                     await first.ack()
                 await second.ack()
+                monkeypatch.undo()
                 clock.advance(5)  # the sleeper wakes: it joins anew
                 await nothing_more(sleeper)
         assert await floors(there, "orders", "mail") == [1]
@@ -258,6 +266,7 @@ async def test_what_was_out_with_a_consumer_that_died_goes_alone(tmp_path: Path)
                 done.append(delivery.data)
                 await delivery.ack()
             # as kill -9 would: no goodbye
+            assert consumer._task is not None
             consumer._task.cancel()
             await asyncio.wait([consumer._task])
             consumer._membership.close()
@@ -267,8 +276,33 @@ async def test_what_was_out_with_a_consumer_that_died_goes_alone(tmp_path: Path)
     assert lives == 5
     async with open_topics(url) as topics:
         (letter,) = await topics.dead_letters("orders", "mail")
+        assert letter.event is not None
         assert (letter.event.data, letter.attempts) == (5, 3)
         assert "ended 3 times while it had the event" in letter.reason
+
+
+async def test_leaving_counts_as_a_failure_only_when_an_error_leaves(url: str) -> None:
+    """A shutdown costs no attempt; an error does, of the events that were being handled, and the last one gives them up."""
+    async with open_topics(url) as topics:
+        topic = await topics.topic("orders", type=int)
+        await topic.publish_many([1, 2, 3])
+        for _ in range(3):
+            async with topic.consume("mail", max_attempts=2) as consumer:
+                assert [delivery.attempt for delivery in await take(consumer, 2)] == [1, 1]
+
+        async def breaks(attempt: int) -> None:
+            async with topic.consume("mail", max_attempts=2) as consumer:
+                (delivery,) = await take(consumer, 1)
+                assert (delivery.data, delivery.attempt) == (1, attempt)
+                raise ValueError("no stamps")
+
+        for attempt in (1, 2):
+            with pytest.raises(ValueError, match="stamps"):
+                await breaks(attempt)
+        (letter,) = await topics.dead_letters("orders", "mail")
+        assert (letter.offset, letter.attempts, letter.reason) == (1, 2, "its consumer ended with ValueError('no stamps')")
+        async with topic.consume("mail", max_attempts=2) as consumer:
+            assert [(delivery.data, delivery.attempt) for delivery in await take(consumer, 2)] == [(2, 1), (3, 1)]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -155,7 +156,8 @@ async def test_reading_starts_where_it_is_told(url: str) -> None:
         assert await data_of(topic.read(at.replace(tzinfo=None), follow=False)) == [5, 6, 7, 8, 9, 10]
         assert await data_of(topic.read("latest", follow=False)) == []
         assert await data_of(topic.read(11, follow=False)) == []
-        for bad in (0, -1, True, "newest", None):
+        wrong: tuple[Any, ...] = (0, -1, True, "newest", None)
+        for bad in wrong:
             with pytest.raises(DefinitionError):
                 await data_of(topic.read(bad, follow=False))
 

@@ -34,7 +34,8 @@ _BEATS = 3
 class Consumer(Generic[T]):
     """Takes part in a group: `async with topic.consume("group") as consumer: async for delivery in consumer: ...`.
 
-    Several tasks may iterate over one consumer. Leaving the `async with` gives back at once what was not acknowledged.
+    Several tasks may iterate over one consumer. Leaving the `async with` gives back at once what was not acknowledged; if an error
+    leaves it, that counts as a failure of the events that were being handled.
     """
 
     def __init__(self, topics: Topics, topic: str, group: str, shape: Shape, options: GroupOptions):
@@ -51,6 +52,7 @@ class Consumer(Generic[T]):
         self._timer: Cancellable | None = None
         self._save_by = math.inf
         self._closing = False
+        self._failure: BaseException | None = None
         self._beat_at = 0.0
         self._log_news = self._group_news = True
         self._listener: Listener
@@ -74,7 +76,7 @@ class Consumer(Generic[T]):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._closing = True
+        self._closing, self._failure = True, error
         if self._task is None:
             return
         if not self._task.done():
@@ -336,13 +338,12 @@ class Consumer(Generic[T]):
                 self._lose(partition)
 
     async def _give_back(self) -> None:
-        holding = self._holding
+        holding, now = self._holding, self._clock.now()
+        if isinstance(self._failure, Exception):
+            for ticket in holding.in_hand():
+                holding.fail(ticket, now, f"its consumer ended with {self._failure!r}"[:1000])
         lanes = list(holding.lanes.values())
-        holding.put_back(lanes)
-        for held in lanes:
-            for entry in list(held.lane.entries.values()):
-                if entry.ticket:
-                    held.lane.fail(entry)
+        holding.put_back(lanes, handed=True)
         if lanes:
             await self._commit(lanes, release=True)
         await self._membership.leave()

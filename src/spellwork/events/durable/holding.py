@@ -92,8 +92,11 @@ class Holding:
         return self.out - sum(held.lane.handed for held in self.lanes.values())
 
     def hungry(self, ahead: int) -> list[Held]:
-        """The lanes that can take in more, and may find it in the log."""
-        return [held for held in self.lanes.values() if held.behind and not held.leaving and held.lane.wants(ahead)]
+        """The lanes to read for: if one wants more, all that have room, so that they go over the log together."""
+        lanes = [held for held in self.lanes.values() if held.behind and not held.leaving]
+        if not any(held.lane.wants(ahead) for held in lanes):
+            return []
+        return [held for held in lanes if held.lane.has_room(ahead)]
 
     def take_in(self, hungry: list[Held], page: list[Found], *, whole: bool) -> None:
         """Give lanes their events of a page; unless it is `whole`, it was the last one."""
@@ -205,11 +208,20 @@ class Holding:
             self.queue.append(Ticket(held, following, following.ticket))
         held.changed = True
 
-    def put_back(self, lanes: Iterable[Held]) -> None:
-        """Take back what is out of lanes and nobody has looked at."""
+    def put_back(self, lanes: Iterable[Held], *, handed: bool = False) -> None:
+        """Take back what is out of lanes and nobody has looked at (or, with `handed`, all of it) without counting that."""
         for held in lanes:
-            held.lane.withdraw()
+            held.lane.withdraw(handed=handed)
             held.changed = True
+
+    def in_hand(self) -> list[Ticket]:
+        """What the user has."""
+        return [
+            Ticket(held, entry, entry.ticket)
+            for held in self.lanes.values()
+            for entry in held.lane.entries.values()
+            if entry.handed
+        ]
 
     def changed(self, *, all_moved: bool = False) -> list[Held]:
         """The lanes with something to store. One that has only moved on is stored now and then, or with `all_moved`."""

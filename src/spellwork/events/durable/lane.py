@@ -48,6 +48,7 @@ class Lane:
     def __init__(self, partition: int, position: int = 0):
         self.partition = partition
         self.position = position
+        self._top = position
         self.entries: dict[int, Entry] = {}
         self.out = 0
         self.handed = 0
@@ -69,17 +70,24 @@ class Lane:
             if entry is not None:
                 entry.attempts = pending.attempts - (pending.out and not pending.suspect)
                 entry.due = pending.due
-                entry.suspect = pending.out
+                entry.suspect = pending.out or pending.suspect
                 lane._add(entry)
         return lane
 
     def progress(self) -> Progress:
-        """What is to be stored."""
-        return Progress(self.position, [entry.stored() for entry in self.entries.values()])
+        """What is to be stored. Events behind all that ever went out are left to be read again: they are most of what waits."""
+        position, entries = self.position, list(self.entries.values())
+        while entries and entries[-1].offset > self._top:
+            position = entries.pop().offset - 1
+        return Progress(position, [entry.stored() for entry in entries])
 
     def wants(self, ahead: int) -> bool:
         """Whether it can take in more, to have `ahead` events that are not out."""
-        return len(self.entries) - self.out < ahead and len(self.entries) < MOST_PENDING + ahead
+        return len(self.entries) - self.out < ahead and self.has_room(ahead)
+
+    def has_room(self, ahead: int) -> bool:
+        """Whether it may take in more at all."""
+        return len(self.entries) < MOST_PENDING + ahead
 
     def take_in(self, offset: int, record: Record | None, *, revived: bool = False) -> None:
         """One more event; the lane is behind its position unless it was revived."""
@@ -132,6 +140,7 @@ class Lane:
     def _let_out(self, entry: Entry) -> None:
         self._tickets += 1
         entry.ticket = self._tickets
+        self._top = max(self._top, entry.offset)
         entry.eligible = False
         entry.attempts += 1
         self.out += 1
@@ -190,9 +199,9 @@ class Lane:
             self._withdraw(list(self._keys[entry.key])[1:])
         self._may_go(entry)
 
-    def withdraw(self) -> None:
-        """All that is out and not with the user comes back: nobody has looked at it."""
-        self._withdraw([entry for entry in self.entries.values() if not entry.handed])
+    def withdraw(self, *, handed: bool = False) -> None:
+        """All that is out comes back without having been tried; what the user has, only if `handed`."""
+        self._withdraw([entry for entry in self.entries.values() if handed or not entry.handed])
         for entry in list(self.entries.values()):
             line = None if entry.key is None else self._keys[entry.key]
             if entry.ticket and line is not None and not entry.suspect:

@@ -20,7 +20,7 @@ class GroupStats:
     """Where a group stands.
 
     - `lag`: how many offsets its slowest lane is behind the newest event; 0 means that everything is acknowledged.
-    - `pending`: events that were taken in and have no end yet; `out`: those of them that a consumer has.
+    - `out`: events that a consumer has; `pending`: those, and what has failed or waits among them.
     - `dead`: dead letters; `consumers`: members that have not left.
     """
 
