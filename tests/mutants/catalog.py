@@ -791,7 +791,8 @@ _CARE = (
     ),
 )  # fmt: skip
 
-MUTANTS = , *_CARE)
+MUTANTS = (
+    *_CARE,
     *_EFFECTS,
     *_REPLAY,
     *_ENGINE,

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -447,3 +448,25 @@ def test_killed_while_it_is_restored_there_is_nothing_or_a_whole_store(
     assert seen == ({"old", "nothing", "new"} if replace else {"nothing", "new"})
     restore_backup(backups, url, replace=True)
     assert rows_at(url) == wanted[2]
+
+
+async def test_closing_waits_for_a_look_that_was_cancelled(tmp_path: Path) -> None:
+    """The thread of a cancelled backup still reads: the store is not closed under it."""
+    store = open_store(f"sqlite:{tmp_path / 'store.db'}")
+    await store.commit(Batch().put(key("a"), b"1"))
+    began, go_on, seen = threading.Event(), threading.Event(), []
+
+    def look(reader) -> None:
+        began.set()
+        go_on.wait(20)
+        seen.append(reader.get(key("a")))
+
+    looking = asyncio.ensure_future(store.examine(look))
+    await asyncio.to_thread(began.wait, 20)
+    looking.cancel()
+    closing = asyncio.ensure_future(store.close())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    go_on.set()
+    await closing
+    assert seen == [b"1"]

@@ -220,13 +220,17 @@ class SqliteBackend:
     def check_structure(self) -> None:
         """Walk over the whole tree of pages; raises `StoreCorrupt`."""
         with translated(self.path), contextlib.closing(self._connect()) as connection:
+            self._walk(connection)
+
+    def _walk(self, connection: apsw.Connection) -> None:
+        with translated(self.path):
             # Pages have no checksums: only a walk over the whole tree finds one that stands in another one's place.
             verdict = connection.execute("PRAGMA integrity_check(1)").get
         if verdict != "ok":
             raise StoreCorrupt(f"{self.path} is damaged ({verdict}); restore a backup")
 
     def _check_at_once(self) -> None:
-        self.check_structure()
+        self._walk(self._writer)
         after = b""
         while not self.checked:
             after = self.check(after)

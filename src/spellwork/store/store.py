@@ -58,6 +58,7 @@ class Store:
         self._foreign: list[Callable[[], None]] = []
         self._poll: Cancellable | None = None
         self._heard = backend.doorbell()
+        self._looks: set[asyncio.Future[Any]] = set()
         self._closed = False
 
     def _started(self, probe: Probe | None) -> Committer:
@@ -158,7 +159,10 @@ class Store:
             finally:
                 reader.dispose()
 
-        return await asyncio.to_thread(run)
+        look = asyncio.get_running_loop().run_in_executor(None, run)
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
+        return await asyncio.shield(look)
 
     async def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
@@ -309,6 +313,8 @@ class Store:
             self._poll.cancel()
         loop = asyncio.get_running_loop()
         self._committer.stop()
+        if self._looks:
+            await asyncio.wait(self._looks)  # whoever asked may have gone, its thread reads on
         if self._readers is not None:
             await loop.run_in_executor(self._readers, self._committer.join)  # no further thread: there may be none to be had
             if self._connection is not None:
