@@ -240,19 +240,6 @@ class Store:
             after = await loop.run_in_executor(self._readers, self._backend.check, after)
             await asyncio.sleep(min(_REST * (self._clock.monotonic() - began), _LONGEST_REST))
 
-    async def check_now(self) -> None:
-        """Look at the whole store at once, however long it takes; raises `StoreCorrupt`."""
-        backend: Any = self._backend.inner if isinstance(self._backend, EncryptedBackend) else self._backend
-        structure: Callable[[], None] = getattr(backend, "check_structure", lambda: None)
-
-        def look() -> None:
-            structure()
-            after = b""
-            while not backend.checked:
-                after = backend.check(after)
-
-        await asyncio.to_thread(look)
-
     async def load(self, rows: list[Row], revision: int) -> None:
         """Put rows as they are, with their versions, while nobody else writes: for copies and restores of whole stores.
 
@@ -271,6 +258,19 @@ class Store:
         if self._readers is None:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    async def check_now(self) -> None:
+        """Look at the whole store at once, however long it takes; raises `StoreCorrupt`."""
+        backend: Any = self._backend.inner if isinstance(self._backend, EncryptedBackend) else self._backend
+        structure: Callable[[], None] = getattr(backend, "check_structure", lambda: None)
+
+        def look() -> None:
+            structure()
+            after = b""
+            while not backend.checked:
+                after = backend.check(after)
+
+        await asyncio.to_thread(look)
 
     async def revision(self) -> int:
         """The revision of the newest commit."""
