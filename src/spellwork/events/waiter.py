@@ -59,10 +59,10 @@ class TaskWaiter:
 
     def notify(self) -> bool:
         """See `Waiter`. From the loop's own thread this costs no call to the system."""
-        if get_ident() == self._thread:
-            return self._finish()
-        self.crossed = True
         try:
+            if get_ident() == self._thread:
+                return self._finish()
+            self.crossed = True
             self._loop.call_soon_threadsafe(self._finish)
         except RuntimeError:  # the loop is closed: nobody will ever come back
             return False
@@ -78,9 +78,9 @@ class TaskWaiter:
         self._future.set_result(None)
         return True
 
-    async def sleep(self) -> None:
-        """Until woken or cancelled."""
-        await self._future
+    def sleep(self) -> asyncio.Future[None]:
+        """To be awaited: until woken or cancelled."""
+        return self._future
 
 
 class ThreadWaiter:
