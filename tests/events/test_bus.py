@@ -184,6 +184,22 @@ async def test_a_publisher_waits_for_all_or_publishes_to_none() -> None:
         assert (await read(full), await read(other)) == ([3], [3])
 
 
+async def test_who_comes_while_a_publisher_waits_gets_the_event() -> None:
+    """An event is published when there is room for it, to whoever is there then; not to who has left and come again too late."""
+    bus = Bus()
+    async with bus.subscribe("a", overflow="block", buffer=1) as full, bus.subscribe("*", buffer=10) as gone:
+        await bus.publish("a", 1)
+        waits = asyncio.create_task(bus.publish("a", 2))
+        thread = asyncio.create_task(asyncio.to_thread(bus.publish_sync, "a", 3, timeout=30))
+        while len(bus._shared["a",].waiting) < 2:
+            await asyncio.sleep(0)
+        gone.close()
+        async with bus.subscribe(">", buffer=10) as late:
+            assert [(await full.recv()).data for _ in range(3)] == [1, 2, 3]
+            await asyncio.gather(waits, thread)
+            assert await read(late) == [2, 3]
+
+
 async def test_a_closed_bus_lets_readers_finish() -> None:
     """They drain and end; publishing and subscribing raise `ChannelClosed`; what a batch has gathered goes out."""
     bus, batches = Bus(), list[list[int]]()

@@ -46,17 +46,17 @@ class Broadcast(Generic[T]):
                     if ring.sleeping:
                         ring.wake()
                     return
-        rings = self._rings or self._nobody()
+        rings = self._everybody()
         if (full := hand_over(self._lock, rings, item)) is not None:
-            await hand_over_later(self._lock, rings, item, full)
+            await hand_over_later(self._lock, self._everybody, item, full)
 
     def send_nowait(self, item: T) -> None:
         """Send, from any thread; raises `ChannelFull`, having sent nothing, where `send` would wait."""
-        hand_over_now(self._lock, self._rings or self._nobody(), item)
+        hand_over_now(self._lock, self._everybody(), item)
 
     def send_sync(self, item: T, timeout: Duration | None = None) -> None:
         """Send, and block the thread where `send` would wait; after `timeout` real seconds raises `ChannelTimeout`."""
-        hand_over_sync(self._lock, self._rings or self._nobody(), item, timeout)
+        hand_over_sync(self._lock, self._everybody, item, timeout)
 
     def subscribe(self, *, overflow: Overflow = "error", buffer: int = BUFFER) -> Subscription[T]:
         """A subscription for a task; it begins when it is entered."""
@@ -95,7 +95,7 @@ class Broadcast(Generic[T]):
         self._rings = rings
         self._only = rings[0] if len(rings) == 1 else None
 
-    def _nobody(self) -> tuple[Ring[T], ...]:
+    def _everybody(self) -> tuple[Ring[T], ...]:
         if self._closed:
             raise ChannelClosed("nothing was sent: the broadcast is closed")
-        return ()
+        return self._rings

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Callable
 from threading import Lock
 from typing import Any, Final, TypeVar, Unpack, overload
 
@@ -51,7 +52,7 @@ class Bus:
         self._index: PatternIndex[Ring[Event[Any]]] = PatternIndex()
         self._shared: dict[tuple[str, ...], Ring[Event[Any]]] = {}
         self._pipeline = Pipeline(self._report)
-        self._private: set[Ring[Event[Any]]] = set()
+        self._private: dict[Ring[Event[Any]], None] = {}
         self._closed = False
         self.unreported = 0  # failures that a full subscriber to `error` had no room for
 
@@ -68,7 +69,7 @@ class Bus:
         """
         event, rings = self._prepared(topic, payload, attributes)
         if (full := hand_over(self._lock, rings, event)) is not None:
-            await hand_over_later(self._lock, rings, event, full)
+            await hand_over_later(self._lock, self._everybody(event), event, full)
         return event
 
     @overload
@@ -94,7 +95,7 @@ class Bus:
     ) -> Event[Any]:
         """Publish from a thread, and block it where `publish` would wait; after `timeout` real seconds raises `ChannelTimeout`."""
         event, rings = self._prepared(topic, payload, attributes)
-        hand_over_sync(self._lock, rings, event, timeout)
+        hand_over_sync(self._lock, self._everybody(event) if rings else tuple, event, timeout)
         return event
 
     async def forward(self, event: Event[T]) -> Event[T]:
@@ -103,7 +104,7 @@ class Bus:
         self._check_open()
         passed, rings = self._processed(msgspec.structs.replace(event, sequence=next(self._count)), rings)
         if (full := hand_over(self._lock, rings, passed)) is not None:
-            await hand_over_later(self._lock, rings, passed, full)
+            await hand_over_later(self._lock, self._everybody(passed), passed, full)
         return passed
 
     @overload
@@ -175,7 +176,9 @@ class Bus:
             if isinstance(topic, Topic):
                 topic.check(payload)
                 topic = topic.name
-            rings = self._index.match(topic_name(topic))
+            else:
+                topic_name(topic)
+            rings = self._index.match(topic)
         if self._closed:
             self._check_open()
         number = next(self._count)
@@ -194,6 +197,13 @@ class Bus:
             return event, rings
         passed = self._pipeline.run(event)
         return (event, ()) if passed is None else (passed, rings)
+
+    def _everybody(self, event: Event[Any]) -> Callable[[], _Rings]:
+        def rings() -> _Rings:
+            self._check_open()
+            return self._index.match(event.type)
+
+        return rings
 
     def _report(self, stage: Stage, topic: str, id: str | None, error: BaseException) -> None:
         self.report(Failure.of(stage.name, topic, id, error))
@@ -228,7 +238,7 @@ class _Group:
             ring.join(place)
             if known is None:
                 if private:
-                    bus._private.add(ring)
+                    bus._private[ring] = None
                 else:
                     bus._shared[self._patterns] = ring
                 for pattern in self._patterns:
@@ -244,6 +254,6 @@ class _Group:
                 for pattern in self._patterns:
                     bus._index.discard(pattern, ring)
                 if ring in bus._private:
-                    bus._private.remove(ring)
+                    del bus._private[ring]
                 else:
                     del bus._shared[self._patterns]
