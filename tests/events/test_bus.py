@@ -559,6 +559,8 @@ async def test_batches_are_full_or_in_time() -> None:
         await asyncio.to_thread(bus.publish_nowait, "a", 4)
         stage.remove()
         assert batches[-1] == [4]
+        stage.process(await bus.publish("b", 5))  # it was on its way in another thread
+        assert batches[-1] == [5]
     assert nothing_is_left()
 
 
