@@ -37,9 +37,20 @@ It must never import another part of the package.
     │   └── NonDeterminismError    the code no longer matches the journal
     ├── MachineError
     │   ├── InvalidTransition      the state handles no such event
+    │   ├── DrawingFailed          Graphviz is missing, or failed
     │   ├── EndlessStep            microsteps without end
     │   ├── QueueFull              more events wait than the machine's queue may hold
     │   └── SnapshotMismatch       a snapshot does not fit the chart
+    ├── ActorError
+    │   ├── ActorFailed            a failure that no supervisor could mend reached the root
+    │   ├── ActorStopped           it has ended, or did before it answered
+    │   ├── AskTimeout             no answer in time; also a TimeoutError
+    │   ├── LinkBroken             an actor that it is linked to failed
+    │   └── MailboxFull            no room, and the mailbox refuses then
+    ├── TopicError
+    │   ├── DeliveryLost           the event was given to somebody else, or its time was up; it is not acknowledged
+    │   ├── TopicDiffers           the topic is declared with other options
+    │   └── TopicNotFound          no such topic, group or dead letter
     ├── ActivityFailed             an activity failed with an error whose class is not registered
     ├── ActivityTimeout            also a TimeoutError
     ├── StreamTimeout              a stream gave no item in time; also a TimeoutError
@@ -309,6 +320,12 @@ class InvalidTransition(MachineError):
     allowed: tuple[str, ...]
 
 
+class DrawingFailed(MachineError):
+    """A picture could not be made: Graphviz is not installed, or it failed."""
+
+    code = "drawing-failed"
+
+
 class EndlessStep(MachineError):
     """Eventless transitions and raised events went on for more microsteps than the chart allows; the machine stays where it was."""
 
@@ -326,6 +343,71 @@ class SnapshotMismatch(MachineError):
     """A snapshot is of another chart, or of another version of it; the machine can't be restored from it."""
 
     code = "snapshot-mismatch"
+
+
+class ActorError(SpellworkError):
+    """The root of what actors report; `actor` is the path of the one concerned."""
+
+    code = "actor"
+    actor: str = ""
+
+
+class ActorFailed(ActorError):
+    """A failure that no supervisor could mend reached the root of the actors; `__cause__` is the failure."""
+
+    code = "actor-failed"
+
+
+class ActorStopped(ActorError):
+    """The actor has ended or is about to, so it takes no message, or it ended before it answered."""
+
+    code = "actor-stopped"
+
+
+class AskTimeout(ActorError, TimeoutError):
+    """An actor gave no answer within `seconds`; it may handle the message all the same."""
+
+    code = "ask-timeout"
+    seconds: float
+
+
+class LinkBroken(ActorError):
+    """The actor `actor`, to which another one is linked, ended by a failure, `__cause__`; so the other one fails, too."""
+
+    code = "link-broken"
+
+
+class MailboxFull(ActorError):
+    """`limit` messages wait for the actor already, and one more was not taken, or dropped."""
+
+    code = "mailbox-full"
+    limit: int
+
+
+class TopicError(SpellworkError):
+    """The root of what durable topics report; `topic` names the topic."""
+
+    code = "topic"
+    topic: str
+
+
+class DeliveryLost(TopicError):
+    """The event at `offset` is no longer this consumer's: its time was up, or its lane has another owner. It is delivered again."""
+
+    code = "delivery-lost"
+    offset: int
+
+
+class TopicDiffers(TopicError):
+    """The topic is declared with other options; nothing was changed."""
+
+    code = "topic-differs"
+
+
+class TopicNotFound(TopicError):
+    """There is no such topic, or no such group or dead letter of it."""
+
+    code = "topic-not-found"
 
 
 class ActivityFailed(SpellworkError):

@@ -14,6 +14,7 @@ from spellwork.errors import Conflict
 from spellwork.store import Batch, Store
 from spellwork.testing import CrashAt
 from spellwork.workflow.effects import Commit, Moment, Read, Write
+from spellwork.workflow.events import publish
 from spellwork.workflow.verbs import current
 
 ROUNDS = 5
@@ -58,6 +59,7 @@ async def counted(value: int, version: int) -> None:
 async def busy() -> int:
     for i in range(ROUNDS):
         await written(f"round {i}")
+        await publish("rounds", i)
         while True:
             value, version = await seen()
             try:

@@ -13,6 +13,7 @@ import pytest
 from spellwork import Engine, Signal, workflow
 from spellwork.engine import rows
 from spellwork.errors import Conflict, RunBlocked
+from spellwork.events.durable import Topics
 from spellwork.journal import Performed, unpack_entry
 from spellwork.journal.rows import journal_range
 from spellwork.store import Batch, Reader, open_store
@@ -22,6 +23,12 @@ from spellwork.workflow.verbs import current
 from tests.engine.effects_run import COUNTER, LOG, ROUNDS, WRITES, busy, counted, number, seen, written
 
 go = Signal[int]("go")
+
+
+def _number(reader: Reader) -> int:
+    row = rows.read_row(reader, "busy")
+    assert row is not None
+    return row.number
 
 
 def life(url: str, point: str, n: int) -> subprocess.CompletedProcess[str]:
@@ -54,6 +61,8 @@ def test_killed_at_each_commit_everything_is_done_once(tmp_path: Path) -> None:
             lines = [value for _, value in await store.scan(LOG + b"\0", LOG + b"\xff")]
             assert [line.split()[1] for line in lines] == [str(i).encode() for i in range(ROUNDS)]
             assert not await store.scan(b"\x40", b"\x41")
+            published = [each.event.data async for each in Topics(store).read("rounds", follow=False)]
+            assert published == list(range(ROUNDS))
             await store.close()
 
         asyncio.run(check())
@@ -66,12 +75,12 @@ async def test_the_rows_of_a_write_are_there_if_and_only_if_its_entry_is(tmp_pat
         assert await run.result() == ROUNDS
 
         def look(reader: Reader) -> tuple[list[int], list[int]]:
-            number = rows.read_row(reader, "busy").number
+            number = _number(reader)
             entries = [(unpack_entry(key, frame), version) for key, frame, version in reader.rows(*journal_range(number))]
             said = [version for entry, version in entries if isinstance(entry, Performed) and entry.name.startswith("write")]
             return said, [version for _, _, version in reader.rows(LOG + b"\0", LOG + b"\xff")]
 
-        said, written = await engine._store.read(look)
+        said, written = await engine.store.read(look)
         assert said == written
         assert len(said) == ROUNDS
 
@@ -95,7 +104,7 @@ async def test_two_runs_that_change_one_row_see_conflicts_and_lose_nothing(tmp_p
     async with Engine(f"sqlite:{tmp_path / 'store.db'}", workflows=[adds]) as engine:
         runs = [await engine.start(adds, 10) for _ in range(8)]
         refused = [await run.result(timeout=60) for run in runs]
-        assert number(await engine._store.get(COUNTER)) == 80
+        assert number(await engine.store.get(COUNTER)) == 80
         assert sum(refused) > 0
 
 
@@ -143,7 +152,7 @@ async def test_a_workflow_that_only_writes_waits_for_the_disk_now_and_then(tmp_p
             await asyncio.sleep(0)
         assert await run.result() == 3000
         assert turns > 5
-        assert number(await engine._store.get(WRITES)) == 3000
+        assert number(await engine.store.get(WRITES)) == 3000
 
 
 async def test_a_write_that_nobody_awaited_is_done_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +169,7 @@ async def test_a_write_that_nobody_awaited_is_done_before_the_end(tmp_path: Path
     async with Engine(f"sqlite:{tmp_path / 'store.db'}", workflows=[hasty]) as engine:
         run = await engine.start(hasty)
         assert await run.result() == "over"
-        assert number(await engine._store.get(WRITES)) == 30
+        assert number(await engine.store.get(WRITES)) == 30
         assert await check_laws(engine, run.id) == 1
 
 
@@ -183,4 +192,4 @@ async def test_a_cancelled_transaction_is_done_or_not_and_leaves_no_receipt(tmp_
             await run.cancel("enough")
             with pytest.raises(Exception, match="enough"):
                 await run.result(timeout=30)
-        assert not await engine._store.scan(b"\x40", b"\x41")
+        assert not await engine.store.scan(b"\x40", b"\x41")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -125,8 +126,9 @@ async def test_nothing_else_that_may_kill_the_process_is_tried_beside_a_suspect(
             await engine.start(*((wakes,) if partition == 0 else (works, f"p{partition}")), id=run_id)
         numbers = {}
         for partition, run_id in ids.items():
-            row = await engine.store.read(lambda reader, run_id=run_id: rows.read_row(reader, run_id))
-            numbers[partition] = row.number
+            address = await engine.store.read(functools.partial(rows.find, run_id=run_id))
+            assert address is not None
+            numbers[partition] = address.number
     told.clear()
     store = open_store(url)
     batch = Batch().put(active_key(3, numbers[3]), b"\2")  # at work at two crashes

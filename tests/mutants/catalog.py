@@ -4,6 +4,7 @@ It must never hold one that behaves like the original.
 
 from __future__ import annotations
 
+from tests.mutants.machines import MACHINES
 from tests.mutants.mutant import Mutant
 
 _LAWS = "tests/testing/test_laws.py"
@@ -12,8 +13,10 @@ _SHAPES = "tests/testing/test_shapes.py"
 _LINEAR = "tests/testing/test_linear.py"
 _STORE = "tests/store/test_store.py"
 _SIM = "-m spellwork.testing.sim --seeds 60 --jobs 1"
+_GROUPS = "tests/events/durable"
 _ASYNCIO = "tests/workflow/test_asyncio.py"
 _FOUND = "tests/workflow/test_found.py"
+_STATE_TESTS = "tests/state"
 _BROADCAST = "tests/events/test_broadcast.py"
 _BUS = "tests/events/test_bus.py"
 _CHANNEL = "tests/events/test_channel.py"
@@ -33,9 +36,9 @@ _EFFECTS = (
         "write-outside-its-batch",
         "what a workflow does to state commits with its entry",
         "engine/host.py",
-        '        command.effect.put(batch, Moment(at, live.row.id, f"{live.number:x}:{command.n}"))\n',
+        '        command.effect.put(batch, Moment(at, live.row.id, live.partition.index, f"{live.number:x}:{command.n}"))\n',
         "        later = type(batch)()\n"
-        '        command.effect.put(later, Moment(at, live.row.id, f"{live.number:x}:{command.n}"))\n'
+        '        command.effect.put(later, Moment(at, live.row.id, live.partition.index, f"{live.number:x}:{command.n}"))\n'
         "        self.store.submit(later, lambda _outcome: None)\n",
         "tests/engine/test_effects.py::test_the_rows_of_a_write_are_there_if_and_only_if_its_entry_is",
         core=True,
@@ -431,6 +434,102 @@ _COMMITS = (
     ),
 )  # fmt: skip
 
+_STATE = (
+    Mutant(
+        "reads-not-required", "transactions are serializable", "state/transaction.py",
+        "            batch.require_version(key, version)\n", "            pass\n",
+        f"{_STATE_TESTS}/test_transactions.py -k 'lost_transaction'",
+    ),
+    Mutant(
+        "phantoms", "transactions are serializable", "state/transaction.py",
+        "            batch.require_unchanged(start, end, seen)\n", "            pass\n",
+        f"{_STATE_TESTS}/test_transactions.py -k 'lost_transaction or skew'",
+    ),
+    Mutant(
+        "half-of-another-transaction-seen", "the reads of a transaction are of one moment", "state/look.py",
+        "        broken = look.held.broken(reader)\n", "        broken = None\n",
+        f"{_STATE_TESTS}/test_transactions.py -k 'half or fit_together'",
+    ),
+    Mutant(
+        "swept-though-written-anew", "expiry deletes nothing that was written since", "state/sweeper.py",
+        "        batch.require_version(self.target, self.version)\n", "",
+        f"{_STATE_TESTS}/test_expiry.py -k never_deletes",
+    ),
+    Mutant(
+        "zero-byte-not-escaped", "no key reaches another's place", "state/keys.py",
+        'b"\\x02" + key.encode().replace(_END, _ESCAPED_ZERO) + _END', 'b"\\x02" + key.encode() + _END',
+        f"{_STATE_TESTS}/test_keys.py",
+    ),
+    Mutant(
+        "merge-done-twice", "a merge with an id is done once", "state/rows.py",
+        "        batch.require_absent(operation.key).put(", "        batch.put(",
+        f"{_STATE_TESTS}/test_merges.py -k do_not_conflict",
+    ),
+    Mutant(
+        "resumed-in-the-middle", "a watch that resumes loses nothing", "state/watching.py",
+        "change.revision if is_last else change.revision - 1", "change.revision",
+        f"{_STATE_TESTS}/test_watch.py -k in_part",
+    ),
+    Mutant(
+        "old-value-not-kept", "a rollback is byte-equal", "state/migration.py",
+        "batch.put(key, changed).put(ASIDE.key(key), row)", "batch.put(key, changed).put(ASIDE.key(key), changed)",
+        f"{_STATE_TESTS}/test_migrations.py -k byte_equal",
+    ),
+)  # fmt: skip
+
+_TOPICS = (
+    Mutant(
+        "key-not-waited-for", "events of a key go one after the other", "events/durable/lane.py",
+        "        return entry.key is None or self._keys[entry.key][0] is entry", "        return True",
+        f"{_GROUPS}/test_laws.py",
+    ),
+    Mutant(
+        "suspect-not-alone", "an event that kills its consumer takes no other one with it", "events/durable/holding.py",
+        "            if self.out:\n                return []\n", "",
+        f"{_GROUPS}/test_laws.py",
+    ),
+    Mutant(
+        "first-loss-counted", "a crash costs an event that nobody had no attempt", "events/durable/lane.py",
+        "pending.attempts - (pending.out and not pending.suspect)", "pending.attempts",
+        f"{_GROUPS}/test_groups.py -k goes_alone",
+    ),
+    Mutant(
+        "claim-not-required", "a consumer that slept beyond its lease acknowledges nothing", "events/durable/holding.py",
+        "            batch.require_version(claim_key(self.topic, self.group, partition), held.version)\n", "",
+        f"{_GROUPS}/test_groups.py -k slept",
+    ),
+    Mutant(
+        "ack-before-it-is-durable", "an acknowledgement is durable when it returns", "events/durable/consumer.py",
+        "        if self._options.ack_within:\n", "        if self._options.ack_within >= 0:\n",
+        f"{_GROUPS}/test_groups.py -k durable_when",
+    ),
+    Mutant(
+        "window-not-looked-at", "an id comes in once within its window, and again after it", "events/durable/dedup.py",
+        "            if expiry > self._now:", "            if expiry:",
+        f"{_GROUPS}/test_topics.py -k within_its_window",
+    ),
+    Mutant(
+        "letter-replayed-twice", "a dead letter is replayed once, whoever asks", "events/durable/dead.py",
+        "batch.require_version(key, version).delete(key)", "batch.delete(key)",
+        f"{_GROUPS}/test_dead.py -k replay_delivers",
+    ),
+    Mutant(
+        "retention-beyond-groups", "what a group has not finished is kept", "events/durable/sweep.py",
+        "        to = min(to, ground.bound)\n", "",
+        f"{_GROUPS}/test_sweep.py -k slowest",
+    ),
+    Mutant(
+        "cursor-loses-its-commit", "from a cursor exactly the later events follow", "events/durable/subscription.py",
+        "cursor.revision if topic < cursor.topic else cursor.revision - 1", "cursor.revision",
+        f"{_GROUPS}/test_topics.py -k order_of_their_commits",
+    ),
+    Mutant(
+        "locks-dropped-by-a-look", "an open store is seen as open by other processes", "store/handles.py",
+        "        if key in _USERS:", "        if False:",
+        "tests/store/test_handles.py",
+    ),
+)  # fmt: skip
+
 _EVENTS = (
     Mutant(
         "lag-counted-short", "a lag is exact", "events/subscription.py",
@@ -520,4 +619,4 @@ _STREAMS = (
     ),
 )  # fmt: skip
 
-MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_EVENTS, *_STREAMS)
+MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_STATE, *_TOPICS, *_EVENTS, *_STREAMS, *MACHINES)

@@ -33,7 +33,7 @@ _MEANINGS = {
     Exit.OK: "done",
     Exit.FAILED: "the run failed, was ended or is blocked; replay found differences",
     Exit.USAGE: "the command was given wrongly",
-    Exit.NOT_FOUND: "no such run, workflow, store, key or file",
+    Exit.NOT_FOUND: "no such run, workflow, topic, store, key or file",
     Exit.UNAVAILABLE: "the store is owned or locked by another process, or nobody answered in time",
     Exit.REFUSED: "refused: the id is taken, the run has ended, an update or a value was rejected, a condition did not hold",
     Exit.DAMAGED: "the store is damaged, or the disk failed or is full",
@@ -43,6 +43,7 @@ _MEANINGS = {
 _EXITS: dict[type, Exit] = {
     errors.RunNotFound: Exit.NOT_FOUND,
     errors.StoreMissing: Exit.NOT_FOUND,
+    errors.TopicNotFound: Exit.NOT_FOUND,
     errors.UnknownWorkflow: Exit.NOT_FOUND,
     errors.RunFailed: Exit.FAILED,
     errors.RunCancelled: Exit.FAILED,

@@ -21,6 +21,8 @@ from spellwork.errors import PayloadError
 
 # 0xc1 is the one byte that no msgpack value starts with, so it can announce a compressed payload for free.
 _COMPRESSED = b"\xc1"
+# All bytes but those that may begin an array, a map or an extension in msgpack.
+_NO_CONTAINER = bytes({*range(256)} - {*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0xD9), *range(0xDC, 0xE0)})
 _UNTYPED = (Any, object, inspect.Parameter.empty, list, dict, set, frozenset, tuple)
 # What constructors of values make of stored parts that are none: a Decimal of "x", a datetime of one part, an int as a zone.
 _DECODE_ERRORS = (
@@ -152,7 +154,7 @@ class Codec:
                 "reference, or raise Codec(limits=Limits(size=...))",
                 path="$",
             )
-        if len(data) > limits.depth and type(value) not in (str, bytes):
+        if len(data) > limits.depth and type(value) not in (str, bytes) and _may_be_deep(data, limits.depth):
             self._check_depth(value, limits.depth)
 
     def _check_depth(self, value: Any, limit: int) -> None:
@@ -199,6 +201,11 @@ class Codec:
             # ours are JSON text; what comes by name or from the command line is plain data
             return annotation.model_validate_json(value if isinstance(value, (str, bytes)) else msgspec.json.encode(value))
         raise TypeError(f"values of type {annotation!r} are not supported")
+
+
+def _may_be_deep(data: bytes, limit: int) -> bool:
+    """Whether there are as many bytes that may begin a level of nesting. Where there are not, nobody need walk over the value."""
+    return len(data.translate(None, _NO_CONTAINER)) >= limit
 
 
 def _inflate(payload: bytes, limit: int) -> bytes:

@@ -31,7 +31,7 @@ from spellwork.journal import (
     Started,
     Status,
 )
-from spellwork.journal.rows import Keys
+from spellwork.journal.rows import Keys, subscription_key
 from spellwork.store import Batch
 from spellwork.workflow import commands as c
 
@@ -68,6 +68,8 @@ class Closing:
         batch = live.partition.mark(live)
         rows.put_entry(batch, live.number, live.execution.position, entry)
         rows.put_end(batch, row, live.timer_key)
+        for pattern in live.execution.subscriptions:
+            batch.delete(subscription_key(live.partition.index, pattern, live.row.id))
         notices = self.notices(live.execution.open_children(), row, entry)
         keys = [self.write_notice(batch, notice) for notice in notices]
         self._host.deliver(live, entry)

@@ -47,6 +47,8 @@ class Effects:
     async def _commit(self, live: LiveRun, command: c.Perform) -> None:
         batch, at = Batch(), self._at(live)
         command.effect.put(batch, moment(live, command.n, at))
+        if command.effect.expires:
+            self._host.expects(batch)
         entry = Performed(at, command.n, command.name, command.digest)
         try:
             done = await self._committed(live, command.n, batch, entry)
@@ -54,6 +56,8 @@ class Effects:
             self._answer(live, Performed(at, command.n, command.name, command.digest, None, Failure.of(error)))
             return
         if done:
+            if command.effect.subscribes:
+                self._host.subscribed()
             self.settle(live, command.n, entry)
 
     async def _committed(self, live: LiveRun, n: int, batch: Batch, entry: Entry) -> bool:
@@ -102,4 +106,4 @@ class Effects:
 
 def moment(live: LiveRun, n: int, at: int) -> Moment:
     """When, and for which command of which run, something is written."""
-    return Moment(at, live.row.id, f"{live.number:x}:{n}")
+    return Moment(at, live.row.id, live.partition.index, f"{live.number:x}:{n}")

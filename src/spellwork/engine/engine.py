@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from spellwork.clock import Clock, SystemClock, new_id
 from spellwork.codec import Codec
@@ -40,11 +40,19 @@ from spellwork.errors import (
     UsageError,
 )
 from spellwork.journal import ErrorRegistry, RunRow, Status
+from spellwork.journal.rows import subscription_range
 from spellwork.store import Store, open_store
 from spellwork.store.committer import Probe
 from spellwork.workflow import Activity, Workflow
 from spellwork.workflow.guard import install_guard
 from spellwork.workflow.parameters import encode_call
+
+if TYPE_CHECKING:
+    from spellwork.engine.dispatch import Dispatch
+    from spellwork.engine.triggers import Trigger
+    from spellwork.events.durable import Topics
+    from spellwork.events.event import Event as Published
+    from spellwork.state import StateStore
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,6 +69,7 @@ class Engine:
 
     - `store`: `memory:` or `sqlite:PATH`; `durability`: see `Durability`.
     - `errors`: exception classes that come back as themselves from activities and runs (built-ins always do).
+    - `triggers`: events of durable topics that start runs (see `Trigger`).
     - `standby`: with another owner present, wait as its successor instead of raising `StoreOwned`. `client`: never own anything.
     - `partitions`: fixed when the store is made; `max_partitions`: how many this engine takes. `lease`: seconds without a sign
       of life after which an owner may be replaced.
@@ -78,6 +87,7 @@ class Engine:
         durability: str | None = None,
         codec: Codec | None = None,
         errors: Iterable[type[BaseException]] = (),
+        triggers: Iterable[Trigger] = (),
         standby: bool = False,
         client: bool = False,
         create: bool = True,
@@ -99,7 +109,7 @@ class Engine:
             )
         self.url = store
         self.codec = codec or Codec()
-        self.registry = Registry(workflows, activities)
+        self.registry = Registry((*workflows, *(trigger.workflow for trigger in triggers)), activities)
         self._errors = ErrorRegistry(errors)
         self._options = (durability, create, probe)
         self._standby, self._client = standby, client
@@ -114,6 +124,10 @@ class Engine:
         self._failed: StoreError | InternalError | None = None
         self._maintenance: asyncio.Future[Any] | None = None
         self._store: Store | None = None
+        self._state: StateStore | None = None
+        self._topics: Topics | None = None
+        self._dispatch: Dispatch | None = None
+        self._triggers = tuple(triggers)
         self._host: Host
         self._desk: Desk
         self._mail: MailRoom
@@ -142,12 +156,17 @@ class Engine:
         self._desk = Desk(self._host, self._clock, self._ask, self._new_number)
         self._waiting = Waiting(self._host, self._row)
         self._host.broken = self._broken
+        self._host.expects = lambda batch: self.state.sweeper.expect_of(batch)  # noqa: PLW0108 - opened when it is needed
+        self._host.steps.state = lambda: self.state
+        self._host.subscribed = lambda: self._dispatching().wake()
         self._desk.closing.ended = self._waiting.ended
         self._mail = MailRoom(store, self._clock, self._errors, self._host, self._desk)
         self._ownership = Ownership(store, self._clock, self._lease)
         self._recovery = Recovery(self._host, self._clock, self._max_recoveries)
         self._alarm = Alarm(self._host, self._clock, self._recovery)
         self._store = store
+        if self._triggers and not self._client:
+            await self._dispatching().open()
         if not self._client:
             self._partition_count = await self._ownership.partition_count(self._partition_count)
             await self._claim()
@@ -178,6 +197,9 @@ class Engine:
             await self._recovery.partition(partition)
             await self._alarm.peek(partition)
             await self._mail.drain(partition)
+            subscriptions = await self._open_store.scan(*subscription_range(partition.index), limit=1, damaged=b"")
+            if subscriptions or self._dispatch is not None:
+                self._dispatching().wake()
         except StoreError as error:
             if not isinstance(error, (Fenced, StoreClosed)):
                 self._fail(error)
@@ -225,6 +247,15 @@ class Engine:
         closed = StoreClosed("the engine was closed while this was waited for; the run goes on when it is opened again")
         if hasattr(self, "_waiting"):
             self._waiting.tell_all(closed)
+        if self._dispatch is not None:
+            await self._dispatch.close()
+            self._dispatch = None
+        if self._topics is not None:
+            self._topics.close()
+            self._topics = None
+        if self._state is not None:
+            await self._state.close()
+            self._state = None
         await store.close()
         if hasattr(self, "_ownership"):
             self._ownership.close()
@@ -241,6 +272,37 @@ class Engine:
     def store(self) -> Store:
         """The open store."""
         return self._open_store
+
+    @property
+    def state(self) -> StateStore:
+        """Typed trees of values in the same store; workflows and activities reach them with `spellwork.workflow.state`."""
+        store = self._open_store
+        if self._state is None:
+            from spellwork.state import StateStore  # noqa: PLC0415 - a tenth of the import time, for who uses state
+
+            self._state = StateStore(store, codec=self.codec)
+            self._state.sweeper.start()
+        return self._state
+
+    @property
+    def topics(self) -> Topics:
+        """The durable topics of the same store; workflows publish to them and wait for them with `spellwork.workflow.events`."""
+        store = self._open_store
+        if self._topics is None:
+            from spellwork.events.durable import Topics  # noqa: PLC0415 - a tenth of the import time, for who uses topics
+
+            self._topics = Topics(store, codec=self.codec, clock=self._clock)
+        return self._topics
+
+    def _dispatching(self) -> Dispatch:
+        if self._dispatch is None:
+            from spellwork.engine.dispatch import Dispatch  # noqa: PLC0415 - as above
+
+            self._dispatch = Dispatch(self._host, self.topics, self._triggers, self._ask, self._pulled)
+        return self._dispatch
+
+    async def _pulled(self, trigger: Trigger, event: Published[Any], run_id: str) -> None:
+        await self.start(trigger.workflow, event, id=run_id)
 
     @property
     def idle(self) -> bool:

@@ -24,6 +24,7 @@ from spellwork.errors import (
     RunFinished,
     RunNotFound,
     SpellworkError,
+    StoreError,
 )
 from spellwork.journal import (
     Entry,
@@ -33,6 +34,7 @@ from spellwork.journal import (
     RunRow,
     Started,
     Status,
+    StepCompleted,
     TimerFired,
     UpdateCompleted,
     pack_entry,
@@ -85,6 +87,10 @@ class Effects(Protocol):
         """Put an entry that has a receipt into the journal."""
         ...
 
+    def bind(self, live: LiveRun, n: int, batch: Batch, entry: Entry, refused: Callable[[StoreError], None]) -> None:
+        """Commit what an activity wrote together with its outcome."""
+        ...
+
 
 class Host:
     """The loaded runs of the partitions that this process owns."""
@@ -111,6 +117,8 @@ class Host:
         self.steps = Steps(self, clock, codec, errors, threads, processes)
         self.timers = Timers(clock, self._fire, self._sweep, self._wants_timer)
         self.sweep_due: Callable[[], None] = lambda: None
+        self.expects: Callable[[Batch], None] = lambda _batch: None
+        self.subscribed: Callable[[], None] = lambda: None
         self._cache = cache
         self._idle: OrderedDict[int, LiveRun] = OrderedDict()
         self._loading: dict[int, asyncio.Future[LiveRun]] = {}
@@ -171,6 +179,10 @@ class Host:
             for warning in live.execution.warnings:
                 log.warning("run %s: %s", live.row.id, warning)
             live.execution.warnings.clear()
+
+    def complete(self, live: LiveRun, entry: StepCompleted, batch: Batch, refused: Callable[[StoreError], None]) -> None:
+        """The end of a step whose activity has written to Spellwork's own data: both commit together."""
+        self.effects.bind(live, entry.n, batch, entry, refused)
 
     def hold(self, live: LiveRun, effect: Any) -> None:
         """Perform `effect` (a command or a callable) once everything up to here is durable."""
@@ -264,7 +276,9 @@ class Host:
             return
         at = self._now(live)
         batch = live.partition.mark(live)
-        command.effect.put(batch, Moment(at, live.row.id, f"{live.number:x}:{command.n}"))
+        command.effect.put(batch, Moment(at, live.row.id, live.partition.index, f"{live.number:x}:{command.n}"))
+        if command.effect.expires:
+            self.expects(batch)
         self._enter(live, Performed(at, command.n, command.name, command.digest))
 
     def _write_held(self, live: LiveRun) -> None:

@@ -19,8 +19,9 @@ import msgspec
 from spellwork.clock import MICROSECONDS, Cancellable, Clock
 from spellwork.codec import Codec
 from spellwork.engine.live import LiveRun
-from spellwork.errors import ActivityTimeout, PayloadError, StoreUnavailable
+from spellwork.errors import ActivityTimeout, PayloadError, StoreError, StoreUnavailable
 from spellwork.journal import AttemptFailed, Entry, ErrorRegistry, Failure, StepCompleted, StepFailed
+from spellwork.store import Batch
 from spellwork.store.store import no_thread
 from spellwork.supervision import attempt
 from spellwork.workflow.activity import ActivityContext, enter_activity
@@ -34,6 +35,10 @@ class Recorder(Protocol):
 
     def append(self, live: LiveRun, entry: Entry) -> None:
         """Make `entry` the next of the run's journal."""
+        ...
+
+    def complete(self, live: LiveRun, entry: StepCompleted, batch: Batch, refused: Callable[[StoreError], None]) -> None:
+        """Commit `batch` together with `entry`; `refused` hears of a requirement of it that does not hold."""
         ...
 
     def hold(self, live: LiveRun, effect: Callable[[], None]) -> None:
@@ -62,6 +67,7 @@ class Step(msgspec.Struct, gc=False, eq=False):
     limit_handle: Cancellable | None = None
     beat_handle: Cancellable | None = None
     retry_handle: Cancellable | None = None
+    bound: Any = None
 
     def stop(self) -> None:
         """No outcome of this attempt counts any more."""
@@ -94,6 +100,7 @@ class Step(msgspec.Struct, gc=False, eq=False):
             n=self.command.n,
             last_heartbeat=self.steps.unpack_details(self),
             beat=lambda details: self.steps.beat(self, details),
+            step=self,
         )
 
 
@@ -118,6 +125,7 @@ class Steps:
         self._closing = False
         self._idle: list[asyncio.Future[None]] = []
         self._workers: set[asyncio.Task[None]] = set()
+        self.state: Callable[[], Any] = lambda: None
         self.fakes: Mapping[str, Callable[..., Any]] = {}
 
     @property
@@ -371,7 +379,12 @@ class Steps:
             except PayloadError as problem:
                 error = PayloadError(f"activity {name}, result: {problem}", path=problem.path)
             else:
-                self._recorder.append(live, StepCompleted(at, command.n, name, command.digest, result, step.attempt, step.began))
+                entry = StepCompleted(at, command.n, name, command.digest, result, step.attempt, step.began)
+                if step.bound is None or not step.bound.writes:
+                    self._recorder.append(live, entry)
+                else:
+                    batch = step.bound.into(Batch())
+                    self._recorder.complete(live, entry, batch, lambda refusal: self._failed(step, refusal, self._clock.now()))
                 return
         self._failed(step, error, at)
 

@@ -114,8 +114,9 @@ class Attributes(TypedDict, total=False):
     subject: str | None
 
 
-def check_attributes(
+def check_attributes(  # noqa: PLR0913 - the attributes of an event
     *,
+    id: str | None = None,
     key: str | None = None,
     priority: int | None = None,
     correlation: str | None = None,
@@ -125,7 +126,7 @@ def check_attributes(
     subject: str | None = None,
 ) -> None:
     """Raise `PayloadError` if an attribute is not one that CloudEvents can carry."""
-    texts = {"key": key, "correlation": correlation, "causation": causation, "source": source, "subject": subject}
+    texts = {"id": id, "key": key, "correlation": correlation, "causation": causation, "source": source, "subject": subject}
     for name, text in texts.items():
         if (text is not None or name == "source") and not (isinstance(text, str) and text):
             raise PayloadError(f"{name} is {text!r}, but must be a text that is not empty", path=name)

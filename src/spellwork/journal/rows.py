@@ -25,6 +25,9 @@ class Keys:
     REPLIES = 0x07  # request id → Reply
     TIMERS = 0x08  # partition, due, number → nothing
     RECEIPTS = 0x40  # number, command → the entry of a transaction that is committed and not yet in the journal
+    SUBSCRIPTIONS = 0x41  # partition, pattern, run id → nothing; its version says since when
+    CURSORS = 0x42  # partition → Cursor of the events that were brought to its runs
+    TRIGGERS = 0x43  # name of a trigger → Cursor of the events that have started runs
     JOURNAL = 0x10  # number, position → entry
     RUNS = 0x11  # number → RunRow
     IDS = 0x12  # user id → number, partition
@@ -148,6 +151,32 @@ def timer_of(key: bytes) -> tuple[int, int]:
     except struct.error as error:
         raise StoreCorrupt(f"the timer {key.hex()} cannot be read: {error}; restore it from a backup") from error
     return due, number
+
+
+def subscription_key(partition: int, pattern: str, run_id: str) -> bytes:
+    """The key of a run's subscription to a pattern of topics."""
+    return bytes((Keys.SUBSCRIPTIONS,)) + partition.to_bytes(2, "big") + pattern.encode() + b"\0" + run_id.encode()
+
+
+def subscription_range(partition: int) -> tuple[bytes, bytes]:
+    """All subscriptions of the runs of a partition."""
+    return partition_range(Keys.SUBSCRIPTIONS, partition)
+
+
+def subscription_of(key: bytes) -> tuple[str, str]:
+    """Pattern and run id of a subscription."""
+    pattern, _, run_id = key[3:].partition(b"\0")
+    return pattern.decode(), run_id.decode()
+
+
+def cursor_key(partition: int) -> bytes:
+    """The key of how far events were brought to the runs of a partition."""
+    return bytes((Keys.CURSORS,)) + partition.to_bytes(2, "big")
+
+
+def trigger_key(name: str) -> bytes:
+    """The key of how far a trigger is."""
+    return bytes((Keys.TRIGGERS,)) + name.encode()
 
 
 def partition_range(keyspace: int, partition: int) -> tuple[bytes, bytes]:

@@ -23,6 +23,7 @@ from spellwork.errors import (
     StoreTooNew,
     StoreUnavailable,
 )
+from spellwork.store import handles
 from spellwork.store.backend import Row
 from spellwork.store.keyspace import LAZY, REVISION
 from spellwork.store.seal import SEAL_BYTES, damage, is_whole, names_its_row, seal, version_of
@@ -138,6 +139,15 @@ class SqliteBackend:
         self.checked = False
         _prepare_file(path, create=create)
         log = Log.of(path)
+        handles.enter(path)
+        try:
+            self._open(log, create=create, strict=strict)
+        except BaseException:
+            handles.leave(path)
+            raise
+
+    def _open(self, log: Log, *, create: bool, strict: bool) -> None:
+        path = self.path
         self._writer = self._connect()
         try:
             if strict:
@@ -324,6 +334,7 @@ class SqliteBackend:
         with translated(self.path):
             self._bell.close()
             self._writer.close()
+        handles.leave(self.path)
         self._turn.close()
 
 
@@ -350,7 +361,7 @@ def _prepare_file(path: str, *, create: bool) -> None:
     try:
         _check_place(path, create=create)
         # made here and not by SQLite, so that nobody else can read it from the first moment on
-        os.close(os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
+        handles.close(path, os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
     except PermissionError as error:
         raise StoreUnavailable(f"{path} cannot be opened for writing: {error.strerror}; check the permissions") from error
     except OSError as error:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from spellwork.clock import Cancellable, Clock, SystemClock
-from spellwork.errors import DefinitionError, Lagged, StoreError, StoreUnavailable
+from spellwork.errors import DefinitionError, Lagged, StoreClosed, StoreError, StoreUnavailable
 from spellwork.store.backend import Backend, Reader
 from spellwork.store.batch import Batch
 from spellwork.store.committer import CommitStats, Committer, Done, Probe
@@ -24,7 +24,7 @@ from spellwork.store.memory import MemoryBackend
 T = TypeVar("T")
 # How often other processes are listened for: by an owner for its mail, by a watcher, and by somebody who waits for an answer.
 _LISTEN_EVERY = 0.05
-_WATCH_EVERY = 0.025
+_WATCH_EVERY = 0.03
 _AWAIT_EVERY = 0.005
 _FEED_PAGE = 1000
 _REST = 300.0
@@ -166,8 +166,14 @@ class Store:
     async def read(self, query: Callable[[Reader], T]) -> T:
         """Run `query` on a consistent view, off the event loop; it must not block on anything else."""
         if self._readers is None:
+            if self._closed:
+                raise StoreClosed("the store is closed; open it again")
             return query(self._live_reader())
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        try:
+            reading = asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        except RuntimeError as error:  # its thread has ended
+            raise StoreClosed("the store is closed; open it again") from error
+        return await reading
 
     def _live_reader(self) -> Reader:
         backend = self._backend
@@ -211,7 +217,7 @@ class Store:
         """Call back (on the loop) when something may have been committed; returns how to stop.
 
         With `foreign_only` it is called for commits of other processes alone. Those are noticed within 5 ms, with `calm` within
-        25 ms, which costs a process that merely watches a tenth of a percent of a processor.
+        30 ms, which costs a process that merely watches some tenths of a percent of a processor.
         """
         listeners = self._foreign if foreign_only else self._watchers if calm else self._listeners
         listeners.append(callback)

@@ -10,6 +10,8 @@ import dataclasses
 import struct
 from pathlib import Path
 
+from spellwork.store import handles
+
 _HEADER, _FRAME = 32, 24
 _MAGIC = 0x377F0682
 _SHM_HEADER = 48
@@ -27,7 +29,7 @@ class Log:
     def of(cls, database: str) -> Log:
         """The log of a database as it lies there."""
         path = Path(f"{database}-wal")
-        header, index = _head(path, _HEADER), _index(Path(f"{database}-shm"))
+        header, index = _head(path, _HEADER), _index(database)
         # SQLite brings the index up to date after each sync
         indexed = int(struct.unpack("=I", index[16:20])[0]) if index[32:40] == header[16:24] != b"" else 0
         return cls(path, header, indexed)
@@ -42,15 +44,15 @@ class Log:
         frames = _Frames(self.path, self.header)
         if not frames.header_is_whole:
             return frames.unsaved()
-        if _index(self._shm)[32:40] != self.header[16:24]:
+        if _index(self._database)[32:40] != self.header[16:24]:
             return ""  # another process is about to begin it anew
         if kept < self.indexed:
             return f"{self.indexed} pages were committed to it, {kept} can be read"
         return frames.behind(kept)
 
     @property
-    def _shm(self) -> Path:
-        return Path(f"{str(self.path)[: -len('-wal')]}-shm")
+    def _database(self) -> str:
+        return str(self.path)[: -len("-wal")]
 
 
 class _Frames:
@@ -113,11 +115,10 @@ class _Frames:
             if header[4:8] != bytes(4):
                 newest |= group
                 group = {}
-        with Path(str(self._path)[: -len("-wal")]).open("rb") as file:
-            for number, page in newest.items():
-                file.seek((number - 1) * self._size)
-                if file.read(self._size) != page:
-                    return f"its header is damaged, and page {number} of the database is older than in the log"
+        database = str(self._path)[: -len("-wal")]
+        for number, page in newest.items():
+            if handles.read(database, database, self._size, (number - 1) * self._size) != page:
+                return f"its header is damaged, and page {number} of the database is older than in the log"
         return ""
 
 
@@ -129,8 +130,11 @@ def _head(path: Path, size: int) -> bytes:
         return b""
 
 
-def _index(path: Path) -> bytes:
+def _index(database: str) -> bytes:
     """The header of the log's index, empty when it is being changed."""
-    both = _head(path, 2 * _SHM_HEADER)
+    try:
+        both = handles.read(database, f"{database}-shm", 2 * _SHM_HEADER)
+    except FileNotFoundError:
+        return b""
     index = both[:_SHM_HEADER]
     return index if len(both) == 2 * _SHM_HEADER and index == both[_SHM_HEADER:] else b""

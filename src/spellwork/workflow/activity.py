@@ -175,6 +175,7 @@ class ActivityContext(msgspec.Struct):
     n: int
     last_heartbeat: Any = None
     beat: Callable[[Any], None] | None = None
+    step: Any = None
 
     @property
     def idempotency_key(self) -> str:

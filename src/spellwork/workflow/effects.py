@@ -18,6 +18,7 @@ class Moment(msgspec.Struct, frozen=True, gc=False):
 
     at: int
     run_id: str
+    partition: int
     key: str
 
 
@@ -38,12 +39,14 @@ class Effect(Protocol):
 class Write(msgspec.Struct, frozen=True, gc=False):
     """Rows that go into the batch of the entry that says so.
 
-    `put` adds them. They need no read, and nothing may refuse them: the batch of the whole partition would go with them.
+    `put` adds them; `expires` says that they may hold something with a time of expiry. They need no read, and nothing may refuse
+    them: the batch of the whole partition would go with them.
     """
 
     name: str
     words: Any
     put: Callable[[Batch, Moment], None]
+    expires: bool = False
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
@@ -58,9 +61,12 @@ class Read(msgspec.Struct, frozen=True, gc=False):
 class Commit(msgspec.Struct, frozen=True, gc=False):
     """Rows that depend on what was read: a batch with requirements, and a receipt beside it that stands for the entry.
 
-    When a requirement does not hold the code gets `Conflict`; a merge that cannot be worked out, `MergeRefused`.
+    When a requirement does not hold the code gets `Conflict`; a merge that cannot be worked out, `MergeRefused`. `subscribes` says
+    that the run wants to hear of events from now on.
     """
 
     name: str
     words: Any
     put: Callable[[Batch, Moment], None]
+    expires: bool = False
+    subscribes: bool = False

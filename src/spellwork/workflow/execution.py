@@ -62,6 +62,7 @@ class Execution:
         self.now = 0
         self.started: e.Started
         self.signal_ids: dict[str, None] = {}
+        self.subscriptions: set[str] = set()
         self.update_ids: dict[str, e.UpdateCompleted | None] = {}
         self._errors = errors
         self._numbers, self._readonly = 0, False

@@ -35,6 +35,7 @@ TRIALS: tuple[Trial, ...] = (
     _trial("clock", "wall clocks that jump", 6, 24, 120, 30),
     _trial("zombies", "owners frozen past their lease", 4, 40, 500, 50),
     _trial("poison_runs", "runs that kill their process", 5, 20, 100, 40),
+    _trial("topics", "kill -9 of publishers and consumers", 4, 30, 50, 100),
     _trial("power", "power cuts under SQLite", 400, 2_500, 10_000, 100),
     _trial("damage", "flipped bytes, cut and swapped pages", 200, 1_000, 5_000, 80),
     _trial("poison", "values that cannot be kept, at every entry", 250, 2_000, 2_000, 60),

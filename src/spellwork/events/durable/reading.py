@@ -1,0 +1,121 @@
+"""Owns finding events in the logs of a consistent view: by offset, time or revision.
+It must never wait, write, or decode a payload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from spellwork.errors import Lagged, RowDamaged, StoreCorrupt
+from spellwork.events.durable.keys import Spaces, event_key, events_after, log_key, names_of, offset_of, row_key, space_range
+from spellwork.events.durable.record import Record, unpack_record
+from spellwork.store import Reader
+
+PAGE = 500
+
+
+class Found(NamedTuple):
+    """An event in a log; `revision` is that of the commit that brought it. `record` is None if its row is damaged."""
+
+    topic: str
+    offset: int
+    revision: int
+    record: Record | None
+
+
+class Swept(msgspec.Struct, frozen=True, array_like=True, tag=1, tag_field="form"):
+    """How far the sweeper is: events up to `trimmed` are gone, up to `compacted` only the newest of a key is kept."""
+
+    trimmed: int = 0
+    compacted: int = 0
+
+
+def head(reader: Reader, topic: str) -> int:
+    """The newest offset of a topic, 0 if it has no events."""
+    return int.from_bytes(reader.get(log_key(topic)) or b"", "big")
+
+
+def swept(reader: Reader, topic: str) -> Swept:
+    """How far the sweeper is."""
+    data = reader.get(row_key(Spaces.SWEPT, topic))
+    try:
+        return Swept() if data is None else msgspec.msgpack.decode(data, type=Swept)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise StoreCorrupt(f"what is swept of topic {topic} cannot be read ({error}); restore a backup") from error
+
+
+def topics_with_events(reader: Reader) -> dict[str, int]:
+    """Each topic that ever had an event, with the revision of its newest."""
+    rows = reader.rows(*space_range(Spaces.TOUCHED))
+    return {topic: version for (topic, group), version in ((names_of(key), version) for key, _, version in rows) if not group}
+
+
+def page(reader: Reader, topic: str, after: int, limit: int = PAGE) -> list[Found]:
+    """The next events behind an offset."""
+    start, end = events_after(topic, after)
+    try:
+        rows = reader.rows(start, end, limit=limit)
+        return [Found(topic, offset_of(key), revision, unpack_record(key, data)) for key, data, revision in rows]
+    except RowDamaged:
+        return [_one(reader, topic, key) for key, _ in reader.scan(start, end, limit=limit, damaged=b"")]
+
+
+def _one(reader: Reader, topic: str, key: bytes) -> Found:
+    try:
+        data = reader.get(key)
+        return Found(topic, offset_of(key), reader.version(key), unpack_record(key, data or b""))
+    except RowDamaged:
+        return Found(topic, offset_of(key), 0, None)
+
+
+def single(reader: Reader, topic: str, offset: int) -> Found | None:
+    """The event at an offset, if it is still there."""
+    found = page(reader, topic, offset - 1, 1)
+    return found[0] if found and found[0].offset == offset else None
+
+
+def record_of(found: Found) -> Record:
+    """The record of an event; raises `RowDamaged`."""
+    if found.record is None:
+        key = event_key(found.topic, found.offset)
+        raise RowDamaged(
+            f"the event at {found.offset} of topic {found.topic} is damaged; restore a backup, or read on from {found.offset + 1}",
+            key=key,
+        )
+    return found.record
+
+
+def require_kept(reader: Reader, topic: str, after: int) -> None:
+    """Raise `Lagged` if events behind an offset are no longer retained."""
+    trimmed = swept(reader, topic).trimmed
+    if after < trimmed:
+        raise Lagged(
+            f"events of topic {topic} up to {trimmed} are no longer retained, asked for those after {after}; "
+            'read on from "earliest"',
+            missed=trimmed - after,
+        )
+
+
+def before_time(reader: Reader, topic: str, time: int) -> int:
+    """The offset just before the first event of a time (microseconds) or later."""
+    return _bisect(reader, topic, lambda found: record_of(found).time >= time)
+
+
+def before_revision(reader: Reader, topic: str, revision: int) -> int:
+    """The offset just before the first event that was committed after a revision."""
+    return _bisect(reader, topic, lambda found: found.revision > revision)
+
+
+def _bisect(reader: Reader, topic: str, reached: Callable[[Found], bool]) -> int:
+    low, high = swept(reader, topic).trimmed, head(reader, topic)
+    while low < high:
+        middle = (low + high) // 2
+        found = [each for each in page(reader, topic, middle, 20) if each.record is not None]
+        if found and not reached(found[0]):
+            low = found[0].offset
+        else:
+            high = middle
+    return low

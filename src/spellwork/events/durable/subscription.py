@@ -1,0 +1,123 @@
+"""Owns following all topics that match a pattern, from a durable cursor, in the order of the commits.
+It must never hand out an event before what was committed earlier.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import heapq
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from spellwork.codec import Shape
+from spellwork.errors import DefinitionError
+from spellwork.events.durable.decoded import event_of, microseconds_of
+from spellwork.events.durable.keys import matcher
+from spellwork.events.durable.reading import PAGE, Found, before_revision, before_time, page, topics_with_events
+from spellwork.events.event import Event
+from spellwork.store import Reader
+
+if TYPE_CHECKING:
+    from spellwork.events.durable.topics import Topics
+
+
+_LAST = "\U0010ffff"  # behind the name of every topic
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """A place among the events of all topics: behind one event. Survives as `bytes(cursor)` and `Cursor.of(data)`.
+
+    Events are ordered by the revision of their commit; those of one commit by topic and offset.
+    """
+
+    revision: int = 0
+    topic: str = ""
+    offset: int = 0
+
+    def __bytes__(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def of(cls, data: bytes) -> Cursor:
+        """The cursor of its bytes; raises `DefinitionError`."""
+        try:
+            return msgspec.msgpack.decode(data, type=cls)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise DefinitionError(f"{data!r} is no cursor of events: {error}") from error
+
+
+class Seen(NamedTuple):
+    """An event, the revision of the commit that brought it, and the cursor to go on behind it."""
+
+    event: Event[Any]
+    revision: int
+    cursor: Cursor
+
+
+def found_after(reader: Reader, wanted: Callable[[str], bool], cursor: Cursor, limit: int = PAGE) -> list[Found]:
+    """The next events of the wanted topics behind a cursor, in order. A damaged one has no record, and its revision is unknown.
+
+    Costs one scan over the names of topics, and reads only logs that have something new.
+    """
+    pages = []
+    for topic, newest in topics_with_events(reader).items():
+        if newest >= cursor.revision and wanted(topic):
+            after = _offset_behind(reader, topic, cursor)
+            pages.append([found for found in _in_order(page(reader, topic, after, limit)) if place(found) > cursor])
+    return list(heapq.merge(*pages, key=place))[:limit]
+
+
+def place(found: Found) -> Cursor:
+    """The cursor behind an event."""
+    return Cursor(found.revision, found.topic, found.offset)
+
+
+def _offset_behind(reader: Reader, topic: str, cursor: Cursor) -> int:
+    if topic == cursor.topic:
+        return cursor.offset
+    # of the cursor's own commit, topics up to its own have been handed out, those behind it have not
+    return before_revision(reader, topic, cursor.revision if topic < cursor.topic else cursor.revision - 1)
+
+
+def _in_order(found: list[Found]) -> list[Found]:
+    # a damaged row has lost its revision; it came no earlier than the one before it
+    revision, ordered = 0, []
+    for each in found:
+        revision = max(revision, each.revision)
+        ordered.append(each._replace(revision=revision))
+    return ordered
+
+
+async def follow(topics: Topics, pattern: str, start: Cursor | str | dt.datetime, on: bool, shape: Shape) -> AsyncIterator[Seen]:
+    """The events behind `start`; the face of it is `Topics.read`."""
+    store = topics.store
+    wanted = matcher(pattern)
+    with topics.watch.listening(lambda topic, group: not group and wanted(topic)) as news:
+        cursor = start if isinstance(start, Cursor) else await store.read(lambda reader: _beginning(reader, wanted, start))
+        while True:
+            news.clear()
+            after = cursor
+            found = await store.read(lambda reader: found_after(reader, wanted, after))  # noqa: B023 - called before it changes
+            for each in found:
+                cursor = place(each)
+                yield Seen(event_of(each, shape), each.revision, cursor)
+            if not found:
+                if not on:
+                    return
+                await news.wait()
+
+
+def _beginning(reader: Reader, wanted: Callable[[str], bool], start: str | dt.datetime) -> Cursor:
+    if start == "earliest":
+        return Cursor()
+    newest = topics_with_events(reader)
+    behind = Cursor(max(newest.values(), default=0), _LAST)
+    if start == "latest":
+        return behind
+    if not isinstance(start, dt.datetime):
+        raise DefinitionError(f'events are read from "earliest", "latest", a time or a cursor, not {start!r}')
+    time = microseconds_of(start)
+    firsts = [page(reader, topic, before_time(reader, topic, time), 1) for topic in newest if wanted(topic)]
+    return min((Cursor(found[0].revision - 1, _LAST) for found in firsts if found), default=behind)

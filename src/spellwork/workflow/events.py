@@ -1,0 +1,119 @@
+"""Owns the verbs by which a workflow publishes to durable topics and waits for their events.
+It must never let an event out before the journal says so, nor miss one that was published after the subscription.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, overload
+
+from spellwork.clock import MICROSECONDS, Duration, seconds
+from spellwork.errors import Conflict
+from spellwork.events.durable.decoded import event_of
+from spellwork.events.durable.keys import check_name
+from spellwork.events.durable.reading import Found
+from spellwork.events.durable.record import Record, append_event, unpack_record
+from spellwork.events.event import Event as Happened
+from spellwork.events.event import Header, check_attributes
+from spellwork.events.pattern import pattern_tokens
+from spellwork.journal.rows import subscription_key
+from spellwork.store import Batch
+from spellwork.workflow.effects import Commit, Moment, Write
+from spellwork.workflow.signal import Signal
+from spellwork.workflow.verbs import current
+
+T = TypeVar("T")
+
+
+async def publish(  # noqa: PLR0913 - what events carry
+    topic: str,
+    payload: Any,
+    *,
+    type: Any = Any,  # noqa: A002 - the word of `Topic` and `Signal`
+    key: str | None = None,
+    subject: str | None = None,
+    correlation: str | None = None,
+    causation: str | None = None,
+    priority: int | None = None,
+    headers: Mapping[str, Header] | None = None,
+) -> None:
+    """Publish an event to a durable topic, as a part of the workflow's journal: it is there if and only if its entry is, once.
+
+    `type` is the annotation of the payload; `key` keeps events in order; `correlation` is this run's id unless given. The
+    event's id is made of the run and the command, its source is `workflow/NAME/RUN`. Raises `PayloadError`.
+    """
+    execution = current("publish()")
+    check_name(topic)
+    check_attributes(key=key, subject=subject, correlation=correlation, causation=causation, priority=priority, headers=headers)
+    data = execution.codec.shape(type).encode(payload)
+    started, others = execution.started, dict(headers) if headers else None
+    correlation = correlation or started.run_id
+    source = f"workflow/{started.workflow}/{started.run_id}"
+
+    def put(batch: Batch, moment: Moment) -> None:
+        record = Record(moment.key, moment.at, data, key, source, subject, correlation, causation, priority, others)
+        append_event(batch, topic, record)
+
+    words = [data, key, subject, correlation, causation, priority, others]
+    await execution.perform(Write(f"publish {topic}", words, put))
+
+
+class Event(Generic[T]):
+    """Events of the durable topics that match a pattern, as something that a workflow can wait for.
+
+    `*` stands for one token, `>` at the end for the rest. `type` is the annotation of the payloads.
+    """
+
+    def __init__(self, pattern: str, type: type[T] = Any) -> None:  # type: ignore[assignment] # noqa: A002 - as above
+        pattern_tokens(pattern)
+        self.pattern = pattern
+        self.type = type
+        self._signal: Signal[list[Any]] = Signal(f"event {pattern}", list)
+
+    async def subscribe(self) -> None:
+        """From here on no matching event is missed, whenever it is received. `receive` does it if it was not done."""
+        execution = current("Event.subscribe()")
+        if self.pattern in execution.subscriptions:
+            return
+        execution.subscriptions.add(self.pattern)
+        run_id = execution.started.run_id
+
+        def put(batch: Batch, moment: Moment) -> None:
+            key = subscription_key(moment.partition, self.pattern, run_id)
+            batch.put(key, b"").require_absent(key)
+
+        try:
+            await execution.perform(Commit(f"subscribe {self.pattern}", "", put, subscribes=True))
+        except Conflict:
+            return  # an earlier run of this chain has subscribed, and what came since is on its way
+
+    @overload
+    async def receive(self, *, where: Callable[[Happened[T]], bool] | None = None) -> Happened[T]: ...
+    @overload
+    async def receive(
+        self, *, where: Callable[[Happened[T]], bool] | None = None, timeout: Duration | None
+    ) -> Happened[T] | None: ...
+    async def receive(
+        self, *, where: Callable[[Happened[T]], bool] | None = None, timeout: Duration | None = None
+    ) -> Happened[T] | None:
+        """The next matching event that was published after the subscription; None after `timeout` (seconds or timedelta, durable).
+
+        With `where`, events for which it is false are passed over for good. It must be pure: it runs again on replay. Raises
+        `PayloadError` for an event whose payload does not fit the annotation.
+        """
+        execution = current("Event.receive()")
+        shape = execution.codec.shape(self.type)
+        deadline = None if timeout is None else execution.now + round(seconds(timeout) * MICROSECONDS)
+        await self.subscribe()
+        while True:
+            left = None if deadline is None else max(deadline - execution.now, 0) / MICROSECONDS
+            found = await execution.receive(self._signal, left, None)
+            if found is None:
+                return None
+            topic, offset, revision, data = found
+            event: Happened[T] = event_of(Found(topic, offset, revision, unpack_record(b"", data)), shape)
+            if where is None or where(event):
+                return event
+
+    def __repr__(self) -> str:
+        return f"<events {self.pattern}>"

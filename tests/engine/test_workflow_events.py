@@ -1,0 +1,182 @@
+"""Events of durable topics from inside workflows: published with the journal, waited for without a gap, starting runs once."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from spellwork import Engine, Signal, continue_as_new, workflow
+from spellwork.engine.triggers import Trigger
+from spellwork.errors import DefinitionError, PayloadError, UsageError
+from spellwork.events.event import Event as Happened
+from spellwork.testing import TestEngine, check_laws
+from spellwork.workflow.events import Event, publish
+
+go = Signal[int]("go")
+
+
+@dataclass
+class Order:
+    id: int
+    total: int = 0
+
+
+async def seen(engine: Engine, pattern: str = ">") -> list[Happened[object]]:
+    return [each.event async for each in engine.topics.read(pattern, follow=False)]
+
+
+async def test_what_a_workflow_publishes_is_there_once_with_its_correlation() -> None:
+    """Each event has the run as its correlation, an id of its own, and the attributes that were given."""
+
+    @workflow
+    async def places(count: int) -> None:
+        for i in range(count):
+            await publish("orders.placed", Order(i, 10), type=Order, key=f"k{i % 2}", headers={"shop": "a"})
+
+    async with TestEngine(workflows=[places]) as engine:
+        run = await engine.start(places, 5, id="p")
+        await run.result()
+        events = await seen(engine, "orders.*")
+        assert [event.data for event in events] == [{"id": i, "total": 10} for i in range(5)]
+        assert {event.correlation for event in events} == {"p"}
+        assert len({event.id for event in events}) == 5
+        assert {event.source for event in events} == {"workflow/places/p"}
+        assert [event.key for event in events] == ["k0", "k1", "k0", "k1", "k0"]
+        assert events[0].headers == {"shop": "a"}
+        assert await check_laws(engine, "p") == 1
+
+
+async def test_a_run_waits_for_events_and_misses_none(tmp_path: Path) -> None:
+    """What is published between the subscription and the wait is received, in order, filtered, also over a restart."""
+    subscribed, url = asyncio.Event(), f"sqlite:{tmp_path / 'store.db'}"
+
+    @workflow
+    async def collects() -> list[int]:
+        orders = Event("orders.*", Order)
+        await orders.subscribe()
+        subscribed.set()
+        await go.receive()
+        big = await orders.receive(where=lambda event: event.data.total > 100)
+        return [big.data.id, (await orders.receive()).data.id, (await orders.receive()).data.id]
+
+    async with Engine(url, workflows=[collects]) as engine:
+        before = await engine.topics.topic("orders.placed", type=Order)
+        await before.publish(Order(0, 500))  # before the subscription: not for this run
+        await engine.start(collects, id="c")
+        await subscribed.wait()
+        topic = await engine.topics.topic("orders.paid", type=Order)
+        for order in (Order(1, 5), Order(2, 500), Order(3, 5)):
+            await topic.publish(order)
+    async with Engine(url, workflows=[collects]) as engine:
+        run = await engine.get("c")
+        await run.signal(go, 1)
+        await asyncio.sleep(0.05)
+        await (await engine.topics.topic("orders.placed", type=Order)).publish(Order(4, 5))
+        assert await run.result(timeout=20) == [2, 3, 4]
+        assert await check_laws(engine, "c") == 1
+        assert not await engine.store.scan(b"\x41", b"\x42"), "an ended run is subscribed to nothing"
+
+
+async def test_one_workflow_publishes_and_another_waits() -> None:
+    """Two runs talk through a topic, on virtual time, with a timeout for what never comes."""
+
+    @workflow
+    async def answers() -> str:
+        question = await Event[str]("questions", str).receive()
+        await publish("answers", f"{question}!")
+        return question.data
+
+    @workflow
+    async def asks() -> list[str | None]:
+        answers = Event[str]("answers", str)
+        await answers.subscribe()
+        await publish("questions", "why")
+        first = await answers.receive(timeout=60)
+        second = await answers.receive(timeout=60)
+        return [first.data if first else None, second.data if second else None]
+
+    async with TestEngine(workflows=[answers, asks]) as engine:
+        other = await engine.start(answers)
+        await engine.settle()
+        run = await engine.start(asks)
+        got = await run.result()
+        assert got[0] is not None
+        assert "why" in got[0]
+        assert got[1] is None
+        assert await other.result() == "why"
+
+
+async def test_a_chain_of_runs_keeps_its_subscription() -> None:
+    """After continue_as_new what was published in between is received by the next run."""
+
+    @workflow
+    async def counts(total: int, left: int) -> int:
+        event = await Event[int]("numbers", int).receive()
+        if left == 1:
+            return total + event.data
+        return continue_as_new(total + event.data, left - 1)
+
+    async with TestEngine(workflows=[counts]) as engine:
+        run = await engine.start(counts, 0, 4, id="c")
+        await engine.settle()
+        topic = await engine.topics.topic("numbers", type=int)
+        await asyncio.gather(*(topic.publish(2**i) for i in range(4)))
+        assert await run.result() == 15
+
+
+async def test_each_event_starts_one_run(tmp_path: Path) -> None:
+    """A trigger starts one run for each event, goes on where it was after a restart, and passes over what does not fit."""
+    url, handled = f"sqlite:{tmp_path / 'store.db'}", []
+
+    @workflow
+    async def handles(event: Happened[Order]) -> int:
+        handled.append(event.data.id)
+        return event.data.id
+
+    triggers = [Trigger("orders.*", handles, Order)]
+    async with Engine(url, triggers=triggers) as engine:
+        topic = await engine.topics.topic("orders.placed", type=Order)
+        for i in range(3):
+            await topic.publish(Order(i))
+        while len(handled) < 3:
+            await asyncio.sleep(0.01)
+    async with Engine(url) as engine:  # nobody is there to be started
+        raw = await engine.topics.topic("orders.placed")
+        await raw.publish("no order")
+        await raw.publish({"id": 3, "total": 0}, id="three")
+    async with Engine(url, triggers=triggers) as engine:
+        while len(handled) < 4:
+            await asyncio.sleep(0.01)
+        runs = [info.id for info in await engine.list()]
+        assert len(runs) == 4
+        assert "handles:three" in runs
+    assert sorted(handled) == [0, 1, 2, 3]
+
+
+async def test_bad_events_are_refused_before_anything_is_written() -> None:
+    """Topics, attributes and payloads that cannot be are refused at the call; outside a workflow the verb says so."""
+
+    @workflow
+    async def bad(kind: str) -> str:
+        try:
+            if kind == "topic":
+                await publish("no such\ntopic", 1)
+            elif kind == "payload":
+                await publish("topic", object())
+            elif kind == "header":
+                await publish("topic", 1, headers={"Not This": "x"})
+            else:
+                Event("a..b")
+        except (DefinitionError, PayloadError):
+            return "refused"
+        return "taken"
+
+    async with TestEngine(workflows=[bad]) as engine:
+        for kind in ("topic", "payload", "header", "pattern"):
+            assert await (await engine.start(bad, kind)).result() == "refused"
+        assert await seen(engine) == []
+    with pytest.raises(UsageError):
+        await publish("topic", 1)
