@@ -122,6 +122,8 @@ async def test_an_event_tells_where_it_came_from() -> None:
     assert first.id != second.id
     assert second.time - first.time == dt.timedelta(seconds=2)
     assert Bus(clock=VirtualClock(seed=3)).publish_nowait("a", 1).id == first.id
+    assert bus.publish_nowait("a", 1, id="mine").id == "mine"
+    assert bus.publish_nowait("a", 1, id=None).id.endswith("-4")
     with pytest.raises(AttributeError):
         first.data = {}  # type: ignore[misc]
 
@@ -130,6 +132,7 @@ async def test_an_event_tells_where_it_came_from() -> None:
     "attributes",
     [
         {"key": ""},
+        {"id": ""},
         {"key": 5},
         {"source": None},
         {"subject": ""},

@@ -63,9 +63,9 @@ class Bus:
     async def publish(self, topic: Any, payload: Any, **attributes: Unpack[Attributes]) -> Event[Any]:
         """Publish, and return the event. Waits while a subscriber with `overflow="block"` has no room; cancelled, it did nothing.
 
-        `key`, `priority`, `correlation`, `causation`, `headers`, `source` and `subject` travel with the event, see `Event`. Raises
-        `PayloadError` for a payload that is not of the topic's type and for attributes that CloudEvents can't carry, and
-        `ChannelClosed`.
+        `id` (by default a new one; whether it has been there before is not looked at), `key`, `priority`, `correlation`, `causation`,
+        `headers`, `source` and `subject` travel with the event, see `Event`. Raises `PayloadError` for a payload that is not of the
+        topic's type and for attributes that CloudEvents can't carry, and `ChannelClosed`.
         """
         event, rings = self._prepared(topic, payload, attributes)
         if (full := hand_over(self._lock, rings, event)) is not None:
@@ -185,6 +185,8 @@ class Bus:
         event = Event(f"{self._prefix}{number}", self._source, topic, self._now(), payload, None, number)
         if attributes:
             check_attributes(**attributes)
+            if attributes.get("id", "") is None:
+                del attributes["id"]
             if headers := attributes.get("headers"):
                 attributes["headers"] = dict(headers)  # whoever gave it may change it
             event = msgspec.structs.replace(event, **attributes)
