@@ -63,7 +63,7 @@ class Bus:
     async def publish(self, topic: Any, payload: Any, **attributes: Unpack[Attributes]) -> Event[Any]:
         """Publish, and return the event. Waits while a subscriber with `overflow="block"` has no room; cancelled, it did nothing.
 
-        `id` (by default a new one; whether it has been there before is not looked at), `key`, `priority`, `correlation`, `causation`,
+        `id` (by default a new one; nobody looks whether it has been there before), `key`, `priority`, `correlation`, `causation`,
         `headers`, `source` and `subject` travel with the event, see `Event`. Raises `PayloadError` for a payload that is not of the
         topic's type and for attributes that CloudEvents can't carry, and `ChannelClosed`.
         """
