@@ -12,6 +12,9 @@ _PROMISES = "tests/engine/test_promises.py"
 _SHAPES = "tests/testing/test_shapes.py"
 _LINEAR = "tests/testing/test_linear.py"
 _STORE = "tests/store/test_store.py"
+_FAILURES = "tests/store/test_failures.py"
+_ENCRYPTED = "tests/store/test_encrypted.py"
+_BACKUP = "tests/store/test_backup.py"
 _SIM = "-m spellwork.testing.sim --seeds 60 --jobs 1"
 _GROUPS = "tests/events/durable"
 _ASYNCIO = "tests/workflow/test_asyncio.py"
@@ -391,8 +394,30 @@ _COMMITS = (
     ),
     Mutant(
         "poisoned-handle-used-again", "after a failed sync the handle is not used again", "store/committer.py",
-        "        if self._failed is not None:\n            return [(done, self._failed)", "        if False:\n            return [(done, self._failed)",
-        f"{_STORE} -k failed_sync",
+        "            self._backend.reopen()\n", "            pass\n",
+        f"{_FAILURES} -k failed_sync",
+    ),
+    Mutant(
+        "hole-behind-a-failure", "what was built on a batch that failed fails with it", "store/committer.py",
+        "        self._holding = self._failed is not None and self.resumes and not self._closed\n",
+        "        self._failed = None\n",
+        f"{_FAILURES} -k 'before_a_failure_was_known and sqlite'",
+    ),
+    Mutant(
+        "waiting-batches-kept-after-a-failure", "what was built on a batch that failed fails with it", "store/committer.py",
+        "        items, self._ready, self._ready_rows, self._turn = self._ready + self._turn, [], 0, []\n",
+        "        items: list[Item] = []\n        self._loop.call_soon(self._push)\n",
+        f"{_FAILURES} -k 'before_a_failure_was_known and sqlite'",
+    ),
+    Mutant(
+        "epochs-of-a-failed-group-kept", "the store refuses an old epoch", "store/committer.py",
+        "        self._epochs.clear()  # it may have been read from rows that are not there now\n", "",
+        f"{_FAILURES} -k epochs_of_a_group",
+    ),
+    Mutant(
+        "engine-goes-on-after-a-failure", "an engine writes nothing after a batch that failed", "engine/engine.py",
+        "            store.stop_at_failure()\n", "",
+        "tests/engine/test_backends.py -k stops_at_the_first",
     ),
     Mutant(
         "range-delete-not-in-order", "batches apply in their order", "store/committer.py",
@@ -412,7 +437,7 @@ _COMMITS = (
     ),
     Mutant(
         "queue-dropped-on-close", "closing writes what is queued", "store/committer.py",
-        "        if self._turn:\n            self._flush()\n        self._push()\n        self._closed = True",
+        "        if self._turn:\n            self._flush()\n        self._holding = False\n        self._push()\n        self._closed = True",
         "        self._closed = True",
         f"{_STORE} -k closing_writes",
     ),
@@ -431,6 +456,47 @@ _COMMITS = (
         "hole-in-a-journal-not-noticed", "damaged data is detected", "engine/rows.py",
         "        if key != journal_key(number, position):", "        if False:",
         f"{_PROMISES} -k damaged",
+    ),
+)  # fmt: skip
+
+_BACKENDS = (
+    Mutant(
+        "lmdb-forgets-what-was-before-the-map-grew", "a batch applies as a whole", "store/lmdb.py",
+        "                for step in self._steps:\n", "                for step in self._steps[-1:]:\n",
+        "tests/store/test_processes.py -k map_grows",
+    ),
+    Mutant(
+        "lmdb-bell-before-it-can-be-read", "a watcher hears of every commit", "store/lmdb.py",
+        "            with self._env.begin() as txn:\n                return txn.id()\n",
+        "            return int(self._env.info()[\"last_txnid\"])\n",
+        "tests/store/test_processes.py -k never_rings_before",
+    ),
+    Mutant(
+        "long-keys-not-sorted", "scans are in the order of keys", "store/longkeys.py",
+        "            if group and place[:direct] != beginning:\n                yield from sorted(group, reverse=reverse)",
+        "            if group and place[:direct] != beginning:\n                yield from group",
+        "tests/store/test_conformance.py -k 'TestLmdb and order_of_bytes'",
+    ),
+    Mutant(
+        "rocksdb-view-not-published", "readers see what is committed", "store/rocksdb.py",
+        "        self._view = self._viewed()\n        self._lazy = ",
+        "        self._lazy = ",
+        "tests/store/test_conformance.py -k 'TestRocksdb and applies_as_a_whole'",
+    ),
+    Mutant(
+        "rocksdb-damaged-block-ends-a-scan", "damaged data is detected", "store/rocksdb.py",
+        "    iterator.status()\n    return found", "    return found",
+        "tests/store/test_damage_elsewhere.py -k 'flipped_bits and rocksdb'",
+    ),
+    Mutant(
+        "rocksdb-log-cut-at-its-damage", "damage in the middle of a log is refused", "store/rocksdb.py",
+        "        if lost and not self._was_lazy():", "        if False:",
+        "tests/store/test_damage_elsewhere.py -k damaged_in_the_middle",
+    ),
+    Mutant(
+        "copy-not-compared", "a copy holds what its source holds", "store/copy.py",
+        "    if found != wanted:", "    if False:",
+        "tests/store/test_copy.py -k differs",
     ),
 )  # fmt: skip
 
@@ -619,4 +685,69 @@ _STREAMS = (
     ),
 )  # fmt: skip
 
-MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_STATE, *_TOPICS, *_EVENTS, *_STREAMS, *MACHINES)
+_CARE = (
+    Mutant(
+        "value-not-bound-to-its-key", "a value that was moved to another key is damaged", "store/keyring.py",
+        "        self._cipher: Any = AESGCM\n",
+        "        class Unbound:\n            def __init__(self, key): self.cipher = AESGCM(key)\n"
+        "            def encrypt(self, nonce, value, row): return self.cipher.encrypt(nonce, value, None)\n"
+        "            def decrypt(self, nonce, value, row): return self.cipher.decrypt(nonce, value, None)\n"
+        "        self._cipher: Any = Unbound\n",
+        f"{_ENCRYPTED} -k moved",
+    ),
+    Mutant(
+        "nonce-used-twice", "no nonce is used twice under one key", "store/keyring.py",
+        "nonce = os.urandom(_NONCE_BYTES)", "nonce = bytes(_NONCE_BYTES)",
+        f"{_ENCRYPTED} -k nonce",
+    ),
+    Mutant(
+        "retired-key-still-seals", "after a rotation nothing is sealed with the old key", "store/encrypted.py",
+        "        if changed:\n", "        if False:\n",
+        f"{_ENCRYPTED} -k retired",
+    ),
+    Mutant(
+        "increment-by-key-alone", "a chain of backups equals its source", "store/backup/making.py",
+        "        same = self._next[1] == mark\n", "        same = True\n",
+        f"{_BACKUP} -k chain",
+    ),
+    Mutant(
+        "digest-of-a-backup-not-compared", "any flipped bit of a backup is found", "store/backup/blocks.py",
+        "    if FileMark(size, digest.hexdigest()) != mark:\n", "    if False:\n",
+        f"{_BACKUP} -k flipped",
+    ),
+    Mutant(
+        "store-in-place-before-it-is-whole", "a kill while restoring leaves nothing or a whole store", "store/placing.py",
+        "            new = place.with_name(place.name + _BUILDING)\n", "            new = place\n",
+        f"{_BACKUP} -k restored",
+    ),
+    Mutant(
+        "causes-not-redacted", "what is redacted is stored nowhere", "journal/failure.py",
+        "self.cause.redacted(redaction) if self.cause is not None else None", "self.cause",
+        "tests/engine/test_canary.py -k 'redaction_the_canary'",
+    ),
+    Mutant(
+        "mended-row-set-aside", "a quarantine touches only what is damaged", "engine/quarantine.py",
+        "            batch.require_damaged(finding.key)\n", "            pass\n",
+        "tests/engine/test_fsck.py -k written_anew",
+    ),
+    Mutant(
+        "lost-change-not-told", "watchers see every change or are told Lagged", "engine/quarantine.py",
+        "        batch.put(FEED_FLOOR, number.to_bytes(8, \"big\"))\n", "        pass\n",
+        "tests/engine/test_fsck.py -k watchers",
+    ),
+)  # fmt: skip
+
+MUTANTS = (
+    *_EFFECTS,
+    *_REPLAY,
+    *_ENGINE,
+    *_OWNERSHIP,
+    *_COMMITS,
+    *_BACKENDS,
+    *_STATE,
+    *_TOPICS,
+    *_EVENTS,
+    *_STREAMS,
+    *_CARE,
+    *MACHINES,
+)

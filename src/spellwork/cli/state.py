@@ -18,6 +18,7 @@ from spellwork.cli.exits import NotFound
 from spellwork.cli.given import parse
 from spellwork.cli.options import TEXT, common
 from spellwork.cli.output import note, print_json, to_json, visible
+from spellwork.cli.state_store import COMMANDS
 from spellwork.cli.verb import Verb
 from spellwork.errors import DefinitionError, PayloadError
 
@@ -44,6 +45,7 @@ def _place(function: F) -> F:
 
 
 def _run(store: str, tree: str, scope: str, work: Callable[[Any], Awaitable[T]], *, create: bool = False) -> T:
+    from spellwork.cli.opening import encryption
     from spellwork.state import Scope, open_store
 
     if store.startswith("memory:"):
@@ -54,7 +56,7 @@ def _run(store: str, tree: str, scope: str, work: Callable[[Any], Awaitable[T]],
         raise click.UsageError(f"--scope: {error}; for example user:u-1") from error
 
     async def opened() -> T:
-        async with open_store(store, create=create, sweep=False) as found:
+        async with open_store(store, create=create, sweep=False, encryption=encryption()) as found:
             return await work(found.scope(place.kind, place.id).tree(tree))
 
     return asyncio.run(opened())
@@ -238,3 +240,7 @@ def watch(
                     return
 
     _run(store, tree, scope, work)
+
+
+for _command in COMMANDS:
+    state.add_command(_command)

@@ -7,17 +7,18 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, TypeVar
 
 import msgspec
 
-from spellwork.clock import Cancellable, Clock, SystemClock
-from spellwork.errors import DefinitionError, Lagged, StoreClosed, StoreError, StoreUnavailable
-from spellwork.store.backend import Backend, Reader
+from spellwork.clock import Cancellable, Clock
+from spellwork.errors import Lagged, StoreClosed, StoreError, StoreUnavailable, UsageError
+from spellwork.store.backend import Backend, Compacting, Reader, Row
 from spellwork.store.batch import Batch
 from spellwork.store.committer import CommitStats, Committer, Done, Probe
+from spellwork.store.durability import Durability
+from spellwork.store.encrypted import EncryptedBackend
 from spellwork.store.keyspace import FEED, FEED_FLOOR, REVISION
 from spellwork.store.memory import MemoryBackend
 
@@ -31,31 +32,6 @@ _REST = 300.0
 _LONGEST_REST = 2.0
 
 
-class Durability(msgspec.Struct, frozen=True):
-    """When a commit is acknowledged.
-
-    - `full`: after the disk has it. The default.
-    - `batched(ms)`: at once; the disk has it at most about `ms` milliseconds later. A power cut loses at most that window.
-    - `relaxed`: at once; the disk has it at the next checkpoint. A power cut may lose the last moments, a killed process nothing.
-    - `memory`: only for `memory:` stores, which survive nothing.
-    """
-
-    name: str
-    sync_every: float | None
-
-    @classmethod
-    def parse(cls, text: str) -> Durability:
-        """A level from its name, such as "full" or "batched(10)"."""
-        if text == "full":
-            return cls("full", 0.0)
-        if text in ("relaxed", "memory"):
-            return cls(text, None)
-        match = re.fullmatch(r"batched\((\d+(?:\.\d+)?)\)", text)
-        if match and float(match[1]) > 0:
-            return cls(text, float(match[1]) / 1000)
-        raise DefinitionError(f'unknown durability {text!r}; use "full", "batched(MILLISECONDS)", "relaxed" or "memory"')
-
-
 class Change(msgspec.Struct, frozen=True):
     """One committed change of a watched key; `value` is None for a delete, and `end` bounds a deleted range."""
 
@@ -63,31 +39,6 @@ class Change(msgspec.Struct, frozen=True):
     key: bytes
     value: bytes | None
     end: bytes | None = None
-
-
-def open_store(
-    url: str,
-    *,
-    durability: str | None = None,
-    clock: Clock | None = None,
-    create: bool = True,
-    probe: Probe | None = None,
-) -> Store:
-    """Open `memory:` or `sqlite:PATH` on the running event loop."""
-    scheme, colon, rest = url.partition(":")
-    clock = clock or SystemClock()
-    if scheme == "memory" and colon and not rest:
-        if durability not in (None, "memory"):
-            raise DefinitionError(f"a memory: store cannot be {durability!r}; use sqlite:PATH for durable work")
-        return Store(url, MemoryBackend(), Durability.parse("memory"), clock, probe)
-    if scheme == "sqlite" and rest:
-        level = Durability.parse(durability or "full")
-        if level.name == "memory":
-            raise DefinitionError('durability "memory" is for memory: stores; for sqlite: use "relaxed"')
-        from spellwork.store.sqlite import SqliteBackend  # noqa: PLC0415 - brings a database library
-
-        return Store(url, SqliteBackend(rest, create=create, strict=level.name == "full"), level, clock, probe)
-    raise StoreUnavailable(f"unknown store {url!r}; use memory: or sqlite:PATH, for example sqlite:work.db")
 
 
 class Store:
@@ -107,6 +58,7 @@ class Store:
         self._foreign: list[Callable[[], None]] = []
         self._poll: Cancellable | None = None
         self._heard = backend.doorbell()
+        self._looks: set[asyncio.Future[Any]] = set()
         self._closed = False
 
     def _started(self, probe: Probe | None) -> Committer:
@@ -144,6 +96,10 @@ class Store:
         """Bytes on the medium."""
         return self._backend.size()
 
+    def stop_at_failure(self) -> None:
+        """Give every batch after one that failed its error, for whoever is in memory ahead of the store, as an engine is."""
+        self._committer.resumes = False
+
     def submit(self, batch: Batch, done: Done) -> None:
         """Queue a batch without waiting: the engine's path. `done` gets the revision or the error, on the loop."""
         self._committer.submit(batch, done)
@@ -177,7 +133,7 @@ class Store:
 
     def _live_reader(self) -> Reader:
         backend = self._backend
-        return backend.live_reader() if isinstance(backend, MemoryBackend) else backend.reader()
+        return backend.live_reader() if isinstance(backend, (MemoryBackend, EncryptedBackend)) else backend.reader()
 
     def _read(self, query: Callable[[Reader], T]) -> T:
         reader = self._backend.reader() if self._connection is None else self._connection.again()
@@ -186,6 +142,27 @@ class Store:
             return query(reader)
         finally:
             reader.close()
+
+    async def examine(self, query: Callable[[Reader], T], *, raw: bool = False) -> T:
+        """Run a long `query` on a consistent view, in a thread of its own, so that nobody else waits for it.
+
+        With `raw` it sees the rows of an encrypted store as they lie there.
+        """
+        backend = self._backend
+        if raw and isinstance(backend, EncryptedBackend):
+            backend = backend.inner
+
+        def run() -> T:
+            reader = backend.reader()
+            try:
+                return query(reader)
+            finally:
+                reader.dispose()
+
+        look = asyncio.get_running_loop().run_in_executor(None, run)
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
+        return await asyncio.shield(look)
 
     async def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
@@ -263,6 +240,37 @@ class Store:
             after = await loop.run_in_executor(self._readers, self._backend.check, after)
             await asyncio.sleep(min(_REST * (self._clock.monotonic() - began), _LONGEST_REST))
 
+    async def load(self, rows: list[Row], revision: int) -> None:
+        """Put rows as they are, with their versions, while nobody else writes: for copies and restores of whole stores.
+
+        `revision` is that of the newest commit they come from, 0 while there are more to come.
+        """
+        await self._off_loop(lambda: _load(self._backend, rows, revision))
+
+    async def compact(self) -> None:
+        """Give back what deleted rows took on the medium; raises `UsageError` where a backend cannot do that in place."""
+        if not isinstance(self._backend, Compacting):
+            raise UsageError(f"{self.url} cannot be compacted in place; copy it to a new store, which is compact")
+        await self._off_loop(self._backend.compact)
+
+    async def _off_loop(self, work: Callable[[], T]) -> T:
+        if self._readers is None:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    async def check_now(self) -> None:
+        """Look at the whole store at once, however long it takes; raises `StoreCorrupt`."""
+        backend: Any = self._backend.inner if isinstance(self._backend, EncryptedBackend) else self._backend
+        structure: Callable[[], None] = getattr(backend, "check_structure", lambda: None)
+
+        def look() -> None:
+            structure()
+            after = b""
+            while not backend.checked:
+                after = backend.check(after)
+
+        await asyncio.to_thread(look)
+
     async def revision(self) -> int:
         """The revision of the newest commit."""
         return int.from_bytes(await self.get(REVISION) or b"", "big")
@@ -304,6 +312,8 @@ class Store:
             self._poll.cancel()
         loop = asyncio.get_running_loop()
         self._committer.stop()
+        if self._looks:
+            await asyncio.wait(self._looks)  # whoever asked may have gone, its thread reads on
         if self._readers is not None:
             await loop.run_in_executor(self._readers, self._committer.join)  # no further thread: there may be none to be had
             if self._connection is not None:
@@ -311,6 +321,16 @@ class Store:
             self._readers.shutdown()
         await asyncio.sleep(0)  # the last acknowledgements
         self._backend.close()
+
+
+def _load(backend: Backend, rows: list[Row], revision: int) -> None:
+    try:
+        backend.begin(sync=True)
+        backend.write(rows, [])
+        backend.commit(revision)
+    except BaseException:
+        backend.rollback()
+        raise
 
 
 def no_thread(error: BaseException) -> str:

@@ -1,5 +1,5 @@
-"""Owns fairness between the processes that write one SQLite file: whoever waits raises a hand, and the others let it in.
-It must never be held longer than it takes to get SQLite's own write lock.
+"""Owns fairness between the processes that write one file: whoever waits raises a hand, and the others let it in.
+The hand must never be held longer than it takes to get the write lock.
 """
 
 from __future__ import annotations
@@ -7,34 +7,41 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
+
+from spellwork.errors import StoreUnavailable
 
 if sys.platform == "win32":
     import msvcrt
 
-    def _try_lock(handle: int) -> bool:
+    def try_lock(handle: int) -> bool:
+        """Lock an open file unless another process has."""
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         except OSError:
             return False
         return True
 
-    def _unlock(handle: int) -> None:
+    def unlock(handle: int) -> None:
+        """Let others in."""
         os.lseek(handle, 0, os.SEEK_SET)
         msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
 
 else:
     import fcntl
 
-    def _try_lock(handle: int) -> bool:
+    def try_lock(handle: int) -> bool:
+        """Lock an open file unless another process has."""
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False
         return True
 
-    def _unlock(handle: int) -> None:
+    def unlock(handle: int) -> None:
+        """Let others in."""
         fcntl.flock(handle, fcntl.LOCK_UN)
 
 
@@ -60,21 +67,61 @@ class Turn:
             return
         self._looked = now
         for _ in range(int(_YIELD_LIMIT / _PAUSE)):
-            if _try_lock(self._handle):
-                _unlock(self._handle)
+            if try_lock(self._handle):
+                unlock(self._handle)
                 return
             time.sleep(_PAUSE)
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
         """Raise the hand while trying to get the write lock. Without the hand (it is taken) one tries all the same."""
-        mine = _try_lock(self._handle)
+        mine = try_lock(self._handle)
         try:
             yield
         finally:
             if mine:
-                _unlock(self._handle)
+                unlock(self._handle)
 
     def close(self) -> None:
         """Give the file handle back."""
         os.close(self._handle)
+
+
+class WriteLock:
+    """One writer among the threads and processes of a file, for libraries whose own lock is waited for without an end."""
+
+    def __init__(self, path: str):
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._threads = threading.Lock()
+
+    def take(self, turn: Turn, seconds: float, what: str) -> None:
+        """Wait at most so long, with the hand raised; raises `StoreUnavailable`. A process that dies gives it up."""
+        deadline = time.monotonic() + seconds
+        if not self._threads.acquire(timeout=seconds):
+            raise _held(what, seconds)
+        try:
+            if not try_lock(self._handle):
+                with turn.raised():
+                    self._wait(deadline, seconds, what)
+        except BaseException:
+            self._threads.release()
+            raise
+
+    def _wait(self, deadline: float, seconds: float, what: str) -> None:
+        while not try_lock(self._handle):
+            if time.monotonic() > deadline:
+                raise _held(what, seconds)
+            time.sleep(_PAUSE)
+
+    def give(self) -> None:
+        """Let the next one in."""
+        unlock(self._handle)
+        self._threads.release()
+
+    def close(self) -> None:
+        """Give the file handle back."""
+        os.close(self._handle)
+
+
+def _held(what: str, seconds: float) -> StoreUnavailable:
+    return StoreUnavailable(f"{what}: another process has held the write lock for {seconds:.0f} s; find and stop it")
