@@ -27,6 +27,7 @@ import click
 import pytest
 
 import spellwork
+import spellwork.state
 from spellwork import errors, events, machine, store, testing
 from spellwork.cli import program
 from spellwork.cli.exits import Exit
@@ -192,9 +193,12 @@ def test_few_blocks_are_skipped_and_each_says_why() -> None:
 def test_every_public_name_stands_in_the_reference() -> None:
     """What can be imported from `spellwork` and its public subpackages is explained."""
     text = (DOCS / "reference.md").read_text()
-    modules = (spellwork, testing, store, machine, events)
+    modules = (spellwork, testing, store, spellwork.state, machine, events, events.channel)
     names = {name for module in modules for name in module.__all__}
-    names |= {name for name, value in vars(errors).items() if isinstance(value, type)} | {"spellwork.sync.Engine"}
+    names |= {name for name, value in vars(errors).items() if isinstance(value, type)} | {
+        "spellwork.sync.Engine",
+        "spellwork.sync.open_state",
+    }
     missing = sorted(name for name in names if f"`{name}" not in text)
     assert not missing
 

@@ -22,6 +22,7 @@ It must never import another part of the package.
     │   ├── StoreFailed            the disk refused a write or a sync
     │   │   └── StoreFull
     │   ├── StoreMissing
+    │   ├── StoreNotEmpty          a copy must go to a new store
     │   ├── StoreOwned             another process owns every partition
     │   ├── StoreTooNew
     │   └── StoreUnavailable       cannot be opened or written (path, permissions, locks)
@@ -37,9 +38,16 @@ It must never import another part of the package.
     │   └── NonDeterminismError    the code no longer matches the journal
     ├── MachineError
     │   ├── InvalidTransition      the state handles no such event
+    │   ├── DrawingFailed          Graphviz is missing, or failed
     │   ├── EndlessStep            microsteps without end
     │   ├── QueueFull              more events wait than the machine's queue may hold
     │   └── SnapshotMismatch       a snapshot does not fit the chart
+    ├── ActorError
+    │   ├── ActorFailed            a failure that no supervisor could mend reached the root
+    │   ├── ActorStopped           it has ended, or did before it answered
+    │   ├── AskTimeout             no answer in time; also a TimeoutError
+    │   ├── LinkBroken             an actor that it is linked to failed
+    │   └── MailboxFull            no room, and the mailbox refuses then
     ├── TopicError
     │   ├── DeliveryLost           the event was given to somebody else, or its time was up; it is not acknowledged
     │   ├── TopicDiffers           the topic is declared with other options
@@ -47,6 +55,11 @@ It must never import another part of the package.
     ├── ActivityFailed             an activity failed with an error whose class is not registered
     ├── ActivityTimeout            also a TimeoutError
     ├── StreamTimeout              a stream gave no item in time; also a TimeoutError
+    ├── EventError
+    │   ├── ChannelClosed          nothing goes in any more, and nothing is left in it
+    │   ├── ChannelEmpty           nothing is there now, and the caller would not wait
+    │   ├── ChannelFull            no room now, and the caller would not wait
+    │   └── ChannelTimeout         a thread waited as long as it would; also a TimeoutError
     ├── QueryFailed
     ├── UpdateRejected             refused by its validator; left no trace
     └── InternalError              a bug in Spellwork: please report it
@@ -139,7 +152,10 @@ class Fenced(StoreError):
 
 
 class Lagged(StoreError):
-    """A watcher fell behind what the feed retains; `missed` revisions (at least) are gone. Read the state and watch anew."""
+    """A watcher fell behind what is retained; `missed` revisions (at least), or events of a subscription (exactly), are gone.
+
+    Of a store, read the state and watch anew; a subscription goes on with what it still holds.
+    """
 
     code = "lagged"
     missed: int
@@ -201,6 +217,12 @@ class StoreMissing(StoreError):
     """There is no store at this place, and reading never creates one."""
 
     code = "store-missing"
+
+
+class StoreNotEmpty(StoreError):
+    """The target of a copy holds something; nothing was written."""
+
+    code = "store-not-empty"
 
 
 class StoreOwned(StoreError):
@@ -305,6 +327,12 @@ class InvalidTransition(MachineError):
     allowed: tuple[str, ...]
 
 
+class DrawingFailed(MachineError):
+    """A picture could not be made: Graphviz is not installed, or it failed."""
+
+    code = "drawing-failed"
+
+
 class EndlessStep(MachineError):
     """Eventless transitions and raised events went on for more microsteps than the chart allows; the machine stays where it was."""
 
@@ -322,6 +350,45 @@ class SnapshotMismatch(MachineError):
     """A snapshot is of another chart, or of another version of it; the machine can't be restored from it."""
 
     code = "snapshot-mismatch"
+
+
+class ActorError(SpellworkError):
+    """The root of what actors report; `actor` is the path of the one concerned."""
+
+    code = "actor"
+    actor: str = ""
+
+
+class ActorFailed(ActorError):
+    """A failure that no supervisor could mend reached the root of the actors; `__cause__` is the failure."""
+
+    code = "actor-failed"
+
+
+class ActorStopped(ActorError):
+    """The actor has ended or is about to, so it takes no message, or it ended before it answered."""
+
+    code = "actor-stopped"
+
+
+class AskTimeout(ActorError, TimeoutError):
+    """An actor gave no answer within `seconds`; it may handle the message all the same."""
+
+    code = "ask-timeout"
+    seconds: float
+
+
+class LinkBroken(ActorError):
+    """The actor `actor`, to which another one is linked, ended by a failure, `__cause__`; so the other one fails, too."""
+
+    code = "link-broken"
+
+
+class MailboxFull(ActorError):
+    """`limit` messages wait for the actor already, and one more was not taken, or dropped."""
+
+    code = "mailbox-full"
+    limit: int
 
 
 class TopicError(SpellworkError):
@@ -372,6 +439,41 @@ class StreamTimeout(SpellworkError, TimeoutError):
     """A stream gave no item in time; `seconds` says how long it was waited for."""
 
     code = "stream-timeout"
+    seconds: float
+
+
+class EventError(SpellworkError):
+    """The root of what buses, channels and subscriptions report."""
+
+    code = "event"
+
+
+class ChannelClosed(EventError):
+    """A channel, bus or subscription is closed: nothing can be sent, and what was in it has been received.
+
+    `channel` is the channel, if it was one.
+    """
+
+    code = "channel-closed"
+    channel: object = None
+
+
+class ChannelEmpty(EventError):
+    """There is nothing to receive now, and the caller would not wait."""
+
+    code = "channel-empty"
+
+
+class ChannelFull(EventError):
+    """There is no room now, and the caller would not wait; nothing was sent, to nobody."""
+
+    code = "channel-full"
+
+
+class ChannelTimeout(EventError, TimeoutError):
+    """A thread waited for a channel, bus or subscription for as long as it would; `seconds` says how long."""
+
+    code = "channel-timeout"
     seconds: float
 
 

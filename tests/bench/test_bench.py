@@ -1,11 +1,13 @@
 """That each benchmark runs, small, and that its figures are complete and possible; no figure is judged."""
 
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
 
 from spellwork.bench.command import NAMES, bench
+from spellwork.bench.events import run_events
 from spellwork.bench.imports import run_import, slowest
 from spellwork.bench.latency import run_latency
 from spellwork.bench.machine import run_machine
@@ -136,3 +138,24 @@ def test_machine_stands_beside_a_dict_and_whatever_is_installed():
     assert result["transitions_version"]
     assert 0 < result["bytes_per_instance"] <= 1024
     assert result["seconds_for_100_instances"] > 0
+
+
+@pytest.mark.slow
+def test_events_stand_beside_queues_and_whatever_is_installed(monkeypatch):
+    """Each way has a rate to 1, 10 and 100 subscribers; a library that is missing is said to be, and left out."""
+    monkeypatch.setitem(sys.modules, "blinker", None)
+    (result,) = run_events(600, patterns=50, rounds=1)
+    for subscribers in (1, 10, 100):
+        for name in ("broadcast", "broadcast_in_batches", "bus", "asyncio_queue", "anyio", "pyee"):
+            assert result[f"{name}_to_{subscribers}_deliveries_per_second"] > 0
+        assert f"blinker_to_{subscribers}_deliveries_per_second" not in result
+        assert result[f"broadcast_to_{subscribers}_ratio_to_asyncio_queue"] > 0
+    for name in ("", "janus_", "call_soon_threadsafe_"):
+        assert result[f"{name}thread_to_loop_items_per_second"] > 0
+    for name in ("bus", "channel", "asyncio_queue"):
+        assert 0 < result[f"{name}_latency_p50_us"] <= result[f"{name}_latency_p99_us"]
+    assert result["patterns"] == 50
+    for what in ("publish_new_topic", "publish_cached_topic", "match_new_topic", "match_cached_topic"):
+        assert result[f"{what}_us"] > 0
+    assert result["blinker_version"] == "not installed"
+    assert result["janus_version"]

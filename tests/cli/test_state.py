@@ -36,10 +36,10 @@ def test_what_is_set_is_read(spellwork, folder):
 def test_scopes_and_keys(spellwork):
     """A scope is KIND:ID; with --json-key a list is a tuple."""
     spellwork("state", "set", "k", "1", *TREE, "--scope", "user:u:1")
-    spellwork("state", "set", '["a", 7, true]', "2", *TREE, "--json-key")
+    spellwork("state", "set", '["a", 7, "x"]', "2", *TREE, "--json-key")
     assert spellwork("state", "get", "k", *TREE, "--scope", "user:u:1").value == 1
     assert spellwork("state", "get", "k", *TREE).code == 3
-    assert spellwork("state", "get", '["a",7,true]', *TREE, "--json-key").value == 2
+    assert spellwork("state", "get", '["a",7,"x"]', *TREE, "--json-key").value == 2
     bad = spellwork("state", "get", "k", *TREE, "--scope", "nobody:x")
     assert bad.code == 2
     assert "there are global, user, session" in bad.err

@@ -57,6 +57,16 @@ async def test_an_error_comes_after_what_came_before(operator: Callable[[Stream[
     assert nothing_is_left()
 
 
+async def test_an_error_waits_for_what_is_held() -> None:
+    """A slow consumer gets what was read ahead before it gets the error that came meanwhile."""
+    source = Timeline(virtual(), (0, 1), (0, 2), (0, 3), (0, ValueError("broken")))
+    out: list[tuple[float, Any]] = []
+    with pytest.raises(ValueError, match="broken"):
+        await seen(source.clock, source.stream().buffer(3), busy=5, out=out)
+    assert [item for _, item in out] == [1, 2, 3]
+    assert nothing_is_left()
+
+
 @each
 async def test_leaving_closes_everything_upstream(operator: Callable[[Stream[Any]], Stream[Any]]) -> None:
     """When `open` is left after an item, the source has been closed and no task is left."""

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import threading
+from collections.abc import Callable
 
 import pytest
 
 from spellwork.errors import QueueFull, SnapshotMismatch, UsageError
-from spellwork.machine import AsyncMachine, Cancel, ChartBuilder, Machine, Send, VirtualTime
+from spellwork.machine import AsyncMachine, Cancel, ChartBuilder, LockedMachine, Machine, Raise, Send, VirtualTime
 
 
 async def rest():
@@ -243,3 +245,144 @@ def test_a_delayed_event_is_cancelled_by_a_number_too():
     machine.send("no")
     machine.advance(5)
     assert machine.state == ("a",)
+
+
+def test_stopping_from_an_action_that_then_fails_ends_the_machine_at_once():
+    """The step leaves no trace but the stop, which does not wait for another event."""
+    told: list[str] = []
+    machine: Machine
+
+    def stop_and_fail():
+        machine.stop()
+        raise OSError("net")
+
+    built = ChartBuilder("m").initial("a")
+    built.state("a").on("go", do=stop_and_fail).on_exit(lambda: told.append("exit a"))
+    for event in (("go", None), ("go", 1)):
+        machine = Machine(built.build())
+        with pytest.raises(OSError, match="net"):
+            machine.send(*event)
+        assert (machine.running, machine.state) == (False, ("a",))
+    assert told == ["exit a", "exit a"]
+
+
+async def test_an_action_may_send_from_tasks_of_its_own():
+    """Inside `gather`, the event waits for the end of the step, as it does from the action itself; it deadlocked once."""
+    order: list[str] = []
+    machine: AsyncMachine
+
+    async def fan_out():
+        assert all(await asyncio.gather(machine.send("x"), machine.send("y")))
+        order.append("out")
+
+    built = ChartBuilder("m").initial("a")
+    built.state("a").on("go", "b", do=fan_out)
+    built.state("b").on("x", do=lambda: order.append("x")).on("y", do=lambda: order.append("y"))
+    async with asyncio.timeout(5), AsyncMachine(built.build()) as machine:
+        await machine.send("go")
+        assert order == ["out", "x", "y"]
+
+
+async def test_a_task_that_outlives_its_step_waits_like_anybody():
+    """Its step is over, so it sends from outside."""
+    gate, sent = asyncio.Event(), []
+    machine: AsyncMachine
+
+    async def later():
+        await gate.wait()
+        sent.append(await machine.send("nix"))
+
+    built = ChartBuilder("m", strict=False).initial("a")
+    tasks = []
+    built.state("a").on("go", "a", do=lambda: tasks.append(asyncio.create_task(later())))
+    async with AsyncMachine(built.build()) as machine:
+        await machine.send("go")
+        gate.set()
+        await tasks[0]
+        assert sent == [False]
+
+
+async def test_an_action_can_not_close_its_own_machine():
+    """It would wait for its own end; `stop` is what it means."""
+    machine: AsyncMachine
+    built = ChartBuilder("m").initial("a")
+    built.state("a").on("go", "a", do=lambda: machine.close())
+    async with asyncio.timeout(5), AsyncMachine(built.build()) as machine:
+        with pytest.raises(UsageError, match=r"call stop\(\)"):
+            await machine.send("go")
+
+
+def test_raised_events_are_deferred_too():
+    """One that is raised where it is deferred comes back when it is not any more, at the start as well; `done` never waits."""
+    order = []
+
+    def told(context, event):
+        order.append(event.name)
+
+    built = ChartBuilder("m").initial("a")
+    built.state("a").defer("x", "done").on("raise", do=Raise("x")).on("go", "b")
+    built.state("b").on("x", do=told)
+    machine = Machine(built.build())
+    machine.send("raise")
+    assert (order, machine.configuration.deferred[0].name) == ([], "x")
+    restored(machine).send("go")
+    assert order == ["x"]
+    began = ChartBuilder("n").initial("a")
+    began.state("a").defer("x").on_entry(Raise("x")).always("b")
+    began.state("b").on("x", "c")
+    began.state("c")
+    assert Machine(began.build()).state == ("c",)
+
+
+def test_timers_of_a_shared_machine_hold_its_lock():
+    """A clock with a thread of its own never delivers in the middle of a step, nor what was withdrawn meanwhile."""
+    calls: list[Callable[[], None]] = []
+    owned: list[bool] = []
+
+    class Clock:
+        def call_later(self, seconds, callback):
+            calls.append(callback)
+            return self
+
+        def cancel(self):
+            """Too late: the thread is about to call."""
+
+    entered, gate = threading.Event(), threading.Event()
+    order = []
+
+    def slow():
+        order.append("begin")
+        entered.set()
+        gate.wait(5)
+        order.append("end")
+
+    built = ChartBuilder("m").initial("a")
+
+    def timer_action():
+        order.append("timer")
+        owned.append(machine._lock._is_owned())  # type: ignore[attr-defined]
+
+    machine: LockedMachine
+    built.state("a").after(1, do=timer_action).on("work", do=slow).on("leave", "b", do=slow)
+    built.state("b")
+    machine = LockedMachine(Machine(built.build(), clock=Clock()))
+    for event, expected in (("work", ["begin", "end", "timer"]), ("leave", ["begin", "end"])):
+        entered.clear()
+        gate.clear()
+        order.clear()
+        if event == "leave":
+            machine = LockedMachine(Machine(built.build(), clock=Clock()))
+        sender = threading.Thread(target=machine.send, args=(event,))
+        sender.start()
+        assert entered.wait(5)
+        timer = threading.Thread(target=calls[-1])
+        timer.start()
+        timer.join(0.05)
+        assert order == ["begin"]
+        gate.set()
+        sender.join(5)
+        timer.join(5)
+        assert order == expected
+    machine = LockedMachine(Machine(built.build(), clock=Clock()))
+    calls[-1]()
+    assert owned == [True, True]

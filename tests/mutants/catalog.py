@@ -4,6 +4,7 @@ It must never hold one that behaves like the original.
 
 from __future__ import annotations
 
+from tests.mutants.machines import MACHINES
 from tests.mutants.mutant import Mutant
 
 _LAWS = "tests/testing/test_laws.py"
@@ -11,10 +12,17 @@ _PROMISES = "tests/engine/test_promises.py"
 _SHAPES = "tests/testing/test_shapes.py"
 _LINEAR = "tests/testing/test_linear.py"
 _STORE = "tests/store/test_store.py"
+_FAILURES = "tests/store/test_failures.py"
 _SIM = "-m spellwork.testing.sim --seeds 60 --jobs 1"
 _GROUPS = "tests/events/durable"
 _ASYNCIO = "tests/workflow/test_asyncio.py"
 _FOUND = "tests/workflow/test_found.py"
+_STATE_TESTS = "tests/state"
+_BROADCAST = "tests/events/test_broadcast.py"
+_BUS = "tests/events/test_bus.py"
+_CHANNEL = "tests/events/test_channel.py"
+_FAILURES = "tests/events/test_failures.py"
+_RANDOM = "tests/events/test_random.py"
 
 _EFFECTS = (
     Mutant(
@@ -384,8 +392,30 @@ _COMMITS = (
     ),
     Mutant(
         "poisoned-handle-used-again", "after a failed sync the handle is not used again", "store/committer.py",
-        "        if self._failed is not None:\n            return [(done, self._failed)", "        if False:\n            return [(done, self._failed)",
-        f"{_STORE} -k failed_sync",
+        "            self._backend.reopen()\n", "            pass\n",
+        f"{_FAILURES} -k failed_sync",
+    ),
+    Mutant(
+        "hole-behind-a-failure", "what was built on a batch that failed fails with it", "store/committer.py",
+        "        self._holding = self._failed is not None and self.resumes and not self._closed\n",
+        "        self._failed = None\n",
+        f"{_FAILURES} -k 'before_a_failure_was_known and sqlite'",
+    ),
+    Mutant(
+        "waiting-batches-kept-after-a-failure", "what was built on a batch that failed fails with it", "store/committer.py",
+        "        items, self._ready, self._ready_rows, self._turn = self._ready + self._turn, [], 0, []\n",
+        "        items: list[Item] = []\n        self._loop.call_soon(self._push)\n",
+        f"{_FAILURES} -k 'before_a_failure_was_known and sqlite'",
+    ),
+    Mutant(
+        "epochs-of-a-failed-group-kept", "the store refuses an old epoch", "store/committer.py",
+        "        self._epochs.clear()  # it may have been read from rows that are not there now\n", "",
+        f"{_FAILURES} -k epochs_of_a_group",
+    ),
+    Mutant(
+        "engine-goes-on-after-a-failure", "an engine writes nothing after a batch that failed", "engine/engine.py",
+        "            store.stop_at_failure()\n", "",
+        "tests/engine/test_backends.py -k stops_at_the_first",
     ),
     Mutant(
         "range-delete-not-in-order", "batches apply in their order", "store/committer.py",
@@ -405,7 +435,7 @@ _COMMITS = (
     ),
     Mutant(
         "queue-dropped-on-close", "closing writes what is queued", "store/committer.py",
-        "        if self._turn:\n            self._flush()\n        self._push()\n        self._closed = True",
+        "        if self._turn:\n            self._flush()\n        self._holding = False\n        self._push()\n        self._closed = True",
         "        self._closed = True",
         f"{_STORE} -k closing_writes",
     ),
@@ -424,6 +454,90 @@ _COMMITS = (
         "hole-in-a-journal-not-noticed", "damaged data is detected", "engine/rows.py",
         "        if key != journal_key(number, position):", "        if False:",
         f"{_PROMISES} -k damaged",
+    ),
+)  # fmt: skip
+
+_BACKENDS = (
+    Mutant(
+        "lmdb-forgets-what-was-before-the-map-grew", "a batch applies as a whole", "store/lmdb.py",
+        "                for step in self._steps:\n", "                for step in self._steps[-1:]:\n",
+        "tests/store/test_processes.py -k map_grows",
+    ),
+    Mutant(
+        "lmdb-bell-before-it-can-be-read", "a watcher hears of every commit", "store/lmdb.py",
+        "            with self._env.begin() as txn:\n                return txn.id()\n",
+        "            return int(self._env.info()[\"last_txnid\"])\n",
+        "tests/store/test_processes.py -k never_rings_before",
+    ),
+    Mutant(
+        "long-keys-not-sorted", "scans are in the order of keys", "store/longkeys.py",
+        "            if group and place[:direct] != beginning:\n                yield from sorted(group, reverse=reverse)",
+        "            if group and place[:direct] != beginning:\n                yield from group",
+        "tests/store/test_conformance.py -k 'TestLmdb and order_of_bytes'",
+    ),
+    Mutant(
+        "rocksdb-view-not-published", "readers see what is committed", "store/rocksdb.py",
+        "        self._view = self._viewed()\n        self._lazy = ",
+        "        self._lazy = ",
+        "tests/store/test_conformance.py -k 'TestRocksdb and applies_as_a_whole'",
+    ),
+    Mutant(
+        "rocksdb-damaged-block-ends-a-scan", "damaged data is detected", "store/rocksdb.py",
+        "    iterator.status()\n    return found", "    return found",
+        "tests/store/test_damage_elsewhere.py -k 'flipped_bits and rocksdb'",
+    ),
+    Mutant(
+        "rocksdb-log-cut-at-its-damage", "damage in the middle of a log is refused", "store/rocksdb.py",
+        "        if lost and not self._was_lazy():", "        if False:",
+        "tests/store/test_damage_elsewhere.py -k damaged_in_the_middle",
+    ),
+    Mutant(
+        "copy-not-compared", "a copy holds what its source holds", "store/copy.py",
+        "    if found != wanted:", "    if False:",
+        "tests/store/test_copy.py -k differs",
+    ),
+)  # fmt: skip
+
+_STATE = (
+    Mutant(
+        "reads-not-required", "transactions are serializable", "state/transaction.py",
+        "            batch.require_version(key, version)\n", "            pass\n",
+        f"{_STATE_TESTS}/test_transactions.py -k 'lost_transaction'",
+    ),
+    Mutant(
+        "phantoms", "transactions are serializable", "state/transaction.py",
+        "            batch.require_unchanged(start, end, seen)\n", "            pass\n",
+        f"{_STATE_TESTS}/test_transactions.py -k 'lost_transaction or skew'",
+    ),
+    Mutant(
+        "half-of-another-transaction-seen", "the reads of a transaction are of one moment", "state/look.py",
+        "        broken = look.held.broken(reader)\n", "        broken = None\n",
+        f"{_STATE_TESTS}/test_transactions.py -k 'half or fit_together'",
+    ),
+    Mutant(
+        "swept-though-written-anew", "expiry deletes nothing that was written since", "state/sweeper.py",
+        "        batch.require_version(self.target, self.version)\n", "",
+        f"{_STATE_TESTS}/test_expiry.py -k never_deletes",
+    ),
+    Mutant(
+        "zero-byte-not-escaped", "no key reaches another's place", "state/keys.py",
+        'b"\\x02" + key.encode().replace(_END, _ESCAPED_ZERO) + _END', 'b"\\x02" + key.encode() + _END',
+        f"{_STATE_TESTS}/test_keys.py",
+    ),
+    Mutant(
+        "merge-done-twice", "a merge with an id is done once", "state/rows.py",
+        "        batch.require_absent(operation.key).put(", "        batch.put(",
+        f"{_STATE_TESTS}/test_merges.py -k do_not_conflict",
+    ),
+    Mutant(
+        "resumed-in-the-middle", "a watch that resumes loses nothing", "state/watching.py",
+        "change.revision if is_last else change.revision - 1", "change.revision",
+        f"{_STATE_TESTS}/test_watch.py -k in_part",
+    ),
+    Mutant(
+        "old-value-not-kept", "a rollback is byte-equal", "state/migration.py",
+        "batch.put(key, changed).put(ASIDE.key(key), row)", "batch.put(key, changed).put(ASIDE.key(key), changed)",
+        f"{_STATE_TESTS}/test_migrations.py -k byte_equal",
     ),
 )  # fmt: skip
 
@@ -480,4 +594,93 @@ _TOPICS = (
     ),
 )  # fmt: skip
 
-MUTANTS = (*_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_TOPICS)
+_EVENTS = (
+    Mutant(
+        "lag-counted-short", "a lag is exact", "events/subscription.py",
+        "        missed = end - self.cursor - keep\n", "        missed = end - self.cursor - keep - 1\n",
+        f"{_BROADCAST} -k by_the_policy", core=True,
+    ),
+    Mutant(
+        "overwritten-before-the-buffer-is-full", "up to the buffer nothing is left out", "events/ring.py",
+        "self._replace(items[-(self._limit // 2) :])", "self._replace(items[-(self._limit // 2) + 2 :])",
+        f"{_BROADCAST} {_RANDOM} -k 'by_the_policy or gives_or_counts'",
+    ),
+    Mutant(
+        "wake-up-of-a-cancelled-one-lost", "no wake-up is lost", "events/channel/operation.py",
+        "                await waiter.sleep()\n        except BaseException:\n            _delist(operations, waiter)\n            _nudge(operations)\n",
+        "                await waiter.sleep()\n        except BaseException:\n            _delist(operations, waiter)\n",
+        f"{_CHANNEL} -k cancelled", core=True,
+    ),
+    Mutant(
+        "wake-up-of-a-failing-select-lost", "no wake-up is lost", "events/channel/operation.py",
+        "    except BaseException:\n        if woken:\n            _nudge(operations)\n        raise\n", "    except BaseException:\n        raise\n",
+        f"{_CHANNEL} -k fails_passes",
+    ),
+    Mutant(
+        "room-not-looked-for-again", "no wake-up is lost", "events/ring.py",
+        "        while self.waiting and self.has_room():\n", "        while False:\n",
+        f"{_BROADCAST} -k 'wait_for_one or who_leaves or cancelled_sender'",
+    ),
+    Mutant(
+        "half-published", "an event goes to all it belongs to, or to none", "events/hand_over.py",
+        "        if not ring.has_room():\n            return ring\n", "        if not ring.has_room():\n            return ring\n        ring.append(item)\n",
+        f"{_BUS} -k waits_for_all",
+    ),
+    Mutant(
+        "select-takes-the-first", "select is fair", "events/channel/select.py",
+        "        order = list(range(count))\n", "        return list(range(count))\n        order = list(range(count))\n",
+        f"{_CHANNEL} -k fair", core=True,
+    ),
+    Mutant(
+        "lower-levels-starve", "no priority starves", "events/channel/priority.py",
+        "chosen = longest if longest.passed_over >= self._patience else filled[0]", "chosen = filled[0]",
+        f"{_CHANNEL} -k starves",
+    ),
+    Mutant(
+        "offer-of-one-that-is-gone", "a cancelled send has sent nothing", "events/channel/rendezvous.py",
+        "                if not waiter.claim():\n                    continue\n", "                waiter.claim()\n",
+        f"{_CHANNEL} -k woken_elsewhere",
+    ),
+    Mutant(
+        "taken-in-the-dark", "a cancelled recv takes nothing", "events/channel/channel.py",
+        "            if self._items or self._closed:\n                return False\n            enlist(self._receivers",
+        "            if self._closed:\n                return False\n            enlist(self._receivers",
+        f"{_CHANNEL} -k looks_once_more",
+    ),
+    Mutant(
+        "stale-patterns", "a subscriber gets what its pattern covers", "events/pattern.py",
+        "            (node.rest if tokens[-1] == REST else node.here)[value] = None\n            self.cached = {}\n",
+        "            (node.rest if tokens[-1] == REST else node.here)[value] = None\n",
+        f"{_BUS} -k index",
+    ),
+    Mutant(
+        "once-and-again", "once is once", "events/emitter.py",
+        "            if entry.removed:\n                return False\n            entry.removed = True\n", "            if entry.removed:\n                return False\n",
+        "tests/events/test_emitter.py -k once",
+    ),
+)  # fmt: skip
+
+_STREAMS = (
+    Mutant(
+        "source-left-open", "leaving closes everything upstream", "events/source.py",
+        "        close = getattr(iterator, \"aclose\", None)\n", "        close = None\n",
+        f"{_FAILURES} -k 'leaving and map'", core=True,
+    ),
+    Mutant(
+        "error-overtakes-items", "an error comes after what came before it", "events/buffer.py",
+        "        self._entries.append(_Finished(task))\n", "        self._entries.appendleft(_Finished(task))\n",
+        f"{_FAILURES} -k what_is_held",
+    ),
+    Mutant(
+        "read-ahead-without-bound", "a slow consumer holds the source back", "events/buffer.py",
+        "        await self._room.acquire()\n", "        await asyncio.sleep(0)\n",
+        f"{_FAILURES} -k holds_the_source",
+    ),
+    Mutant(
+        "batch-waits-for-ever", "a batch is held back no longer than it says", "events/timed.py",
+        "(more := await feed.next(until), Nothing)", "(more := await feed.next(), Nothing)",
+        "tests/events/test_operators.py",
+    ),
+)  # fmt: skip
+
+MUTANTS = (*_BACKENDS, *_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_STATE, *_TOPICS, *_EVENTS, *_STREAMS, *MACHINES)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-BACKENDS = ("memory", "sqlite")
+BACKENDS = ("memory", "sqlite", "lmdb", "rocksdb")
 
 
 @pytest.fixture(params=BACKENDS)

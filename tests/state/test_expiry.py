@@ -202,3 +202,12 @@ async def test_two_processes_may_sweep(tmp_path: Path) -> None:
                     break
         assert told == ["set"] * 300 + ["expired"] * 300
         await settled(here, 0, 0, 0)
+
+
+async def test_there_is_one_sweeper_and_it_ends_with_the_store(url: str) -> None:
+    """However often the store is entered, no task is left behind when it is closed."""
+    before = asyncio.all_tasks()
+    store = await open_store(url)
+    async with store, store:
+        pass
+    assert asyncio.all_tasks() == before

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from spellwork.codec import Codec, Limits
-from spellwork.errors import Conflict, DefinitionError, PayloadError, StoreBusy
+from spellwork.errors import Conflict, DefinitionError, PayloadError, StoreBusy, StoreClosed
 from spellwork.state import StateStore, Tree, Versioned, open_store
 from spellwork.store import Batch
 from spellwork.store import open_store as open_low_level
@@ -135,6 +135,7 @@ async def test_what_does_not_fit_is_refused_before_it_is_written(url: str) -> No
     async with open_store(url, codec=Codec(limits=Limits(size=100))) as store:
         numbers, any_ = store.tree("numbers", int), store.scope("user", "u").tree("any")
         cases: list[tuple[Tree, object]] = [(numbers, "x"), (any_, "x" * 101), (any_, object())]
+        cases += [(store.tree("bare", dict), [1]), (store.tree("bare", list), {"a": 1})]
         for tree, value in cases:
             with pytest.raises(PayloadError, match=rf"tree {tree.rows}, key 'k': "):
                 await tree.set("k", value)
@@ -184,6 +185,17 @@ async def test_writes_are_functions_on_a_batch(url: str) -> None:
         assert not await tree.exists("l")
     assert await low.get(b"\x40mine") == b""  # leaving the store leaves open what it did not open
     await low.close()
+
+
+async def test_a_closed_store_says_so(url: str) -> None:
+    """Reads and writes raise StoreClosed."""
+    async with open_store(url) as store:
+        tree = store.tree("t", int)
+        await tree.set("k", 1)
+    with pytest.raises(StoreClosed):
+        await tree.get("k")
+    with pytest.raises(StoreClosed):
+        await tree.set("k", 2)
 
 
 async def test_a_snapshot_stays_as_it_is(url: str) -> None:

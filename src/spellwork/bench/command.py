@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spellwork.bench.conditions import Result, load, machine
+from spellwork.bench.events import run_events
 from spellwork.bench.imports import run_import
 from spellwork.bench.latency import run_latency
 from spellwork.bench.machine import run_machine
@@ -20,8 +21,9 @@ from spellwork.bench.memory import run_memory
 from spellwork.bench.parked import BIG, RUNS, run_parked
 from spellwork.bench.recovery import run_recovery
 from spellwork.bench.steps import run_steps
+from spellwork.bench.store import run_store
 
-NAMES = ("import", "memory", "latency", "steps", "recovery", "parked", "machine")
+NAMES = ("import", "memory", "latency", "steps", "recovery", "parked", "machine", "events", "store")
 _CONDITIONS = (
     "durability",
     "journal_mode",
@@ -39,9 +41,11 @@ _CONDITIONS = (
 @click.command()
 @click.argument("name", type=click.Choice([*NAMES, "all"]))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; progress goes to standard error.")
-@click.option("--big", is_flag=True, help="parked: 1,000,000 runs instead of 100,000.")
+@click.option("--big", is_flag=True, help="parked, store: 1,000,000 runs or keys instead of 100,000.")
 @click.option("--concurrency", type=click.IntRange(1, 100_000), multiple=True, help="steps: only this many at a time.")
-@click.option("--workflows", type=click.IntRange(1), help="How many runs (latency: steps, machine: events) are measured.")
+@click.option(
+    "--workflows", type=click.IntRange(1), help="How many runs (latency: steps, machine: events, events: deliveries) are measured."
+)
 def bench(name: str, *, as_json: bool, big: bool, concurrency: tuple[int, ...], workflows: int | None) -> None:
     """Measure Spellwork on this machine: real SQLite at full durability, in a folder under TMPDIR.
 
@@ -76,6 +80,8 @@ def _runs(*, big: bool, concurrency: Sequence[int], workflows: int | None) -> di
         "recovery": lambda: run_recovery(**size),
         "parked": lambda: run_parked(workflows or (BIG if big else RUNS)),
         "machine": lambda: run_machine(workflows),
+        "store": lambda: run_store(big=big),
+        "events": lambda: run_events(workflows),
     }
 
 

@@ -4,17 +4,19 @@ It must never let one library do less than another: the same states, the same ac
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import importlib.metadata
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from spellwork.bench import peers
 from spellwork.bench.conditions import Result, load, machine
-from spellwork.machine import Assign, Chart, ChartBuilder, Machine
+from spellwork.machine import ActorSystem, Assign, Chart, ChartBuilder, Machine
 
 EVENTS = 100_000
 INSTANCES = 100_000
@@ -59,15 +61,30 @@ def _more(context: dict[str, int], _event: object) -> dict[str, int]:
     return {"n": context["n"] + 1}
 
 
-def rate(send: Callable[[str], Any], events: int) -> float:
+@dataclass(frozen=True)
+class Go:
+    """The event of the benchmark as an object."""
+
+    step: int
+
+
+def typed() -> Chart:
+    """As `guarded`, with an event that is an object."""
+    chart = ChartBuilder("typed", context=lambda: {"n": 0}).initial("a")
+    for here, there in (("a", "b"), ("b", "a")):
+        chart.state(here).on(Go, there, guard=_small, do=Assign(lambda context, event: {"n": context["n"] + event.step}))
+    return chart.build()
+
+
+def rate(send: Callable[[Any], Any], events: int, event: Any = "go") -> float:
     """Events a second, the best of three."""
     for _ in range(min(events // 10 + 1, 1000)):
-        send("go")
+        send(event)
     best = 0.0
     for _ in range(3):
         began = time.perf_counter()
         for _ in range(events):
-            send("go")
+            send(event)
         best = max(best, events / (time.perf_counter() - began))
     return best
 
@@ -83,6 +100,25 @@ def size_of(make: Callable[[], Any], count: int = 1000) -> float:
     tracemalloc.stop()
     del kept
     return used
+
+
+async def actors(count: int) -> tuple[float, float]:
+    """Bytes that an idle actor with a machine takes, and how many a second are woken by a message each."""
+    chart = flat()
+    async with ActorSystem() as system:
+        await system.spawn(chart).ask("go")
+        gc.collect()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        made = [system.spawn(chart) for _ in range(count)]
+        await system.idle()
+        used = (tracemalloc.get_traced_memory()[0] - before) / count
+        tracemalloc.stop()
+        began = time.perf_counter()
+        for actor in made:
+            actor.send("go")
+        await system.idle()
+        return used, count / (time.perf_counter() - began)
 
 
 def _moved(make: Callable[[], Any]) -> Callable[[], Any]:
@@ -116,6 +152,9 @@ def run_machine(events: int | None = None, instances: int = INSTANCES) -> list[R
             result[f"{shape}_ratio_to_{name}"] = result[f"{shape}_events_per_second"] / theirs
         if found:
             result[f"bytes_per_{name}_instance"] = size_of(_moved(found["flat"]), 100)
+    result["typed_events_per_second"] = rate(Machine(typed()).send, count, Go(1))
+    result["bytes_per_actor"], result["woken_actors_per_second"] = asyncio.run(actors(max(instances // 10, 1)))
+    result["actors"] = max(instances // 10, 1)
     result["bytes_per_instance"] = size_of(_moved(makers["flat"]))
     began = time.perf_counter()
     kept = [makers["flat"]() for _ in range(instances)]

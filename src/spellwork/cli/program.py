@@ -37,6 +37,7 @@ _VERBS = {
     "state": ("spellwork.cli.state:state", "Read, write and watch the state that programs keep in a store."),
     "events": ("spellwork.cli.events:events", "Durable topics: tail, publish, topics, groups, dead letters."),
     "replay": ("spellwork.cli.replay:replay", "Check stored runs against today's code."),
+    "machine": ("spellwork.cli.machine:machine", "Draw statecharts and try them out."),
     "bench": ("spellwork.bench.command:bench", "Measure this machine and this version."),
     "chaos": ("spellwork.testing.chaos.command:chaos", "Break it on purpose: kill -9, full disks, clock jumps, and check."),
     "demo": ("spellwork.demo.command:demo", "See durable workflows survive kill -9."),

@@ -80,6 +80,12 @@ def load(target: str) -> tuple[Source, str | None]:
     return Source(path, workflows, activities, kinds, codecs[0] if len(codecs) == 1 else None, aliases), name
 
 
+def module_of(target: str) -> tuple[ModuleType, str, str | None]:
+    """Load FILE.py[:name] for what is in it besides workflows: the module, the path, and the name behind the colon."""
+    path, name = _split(target)
+    return _load_module(path), path, name
+
+
 def load_all(targets: tuple[str, ...]) -> Source:
     """Load several files as one source."""
     sources = [load(target)[0] for target in targets]

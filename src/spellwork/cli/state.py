@@ -18,6 +18,7 @@ from spellwork.cli.exits import NotFound
 from spellwork.cli.given import parse
 from spellwork.cli.options import TEXT, common
 from spellwork.cli.output import note, print_json, to_json, visible
+from spellwork.cli.state_store import COMMANDS
 from spellwork.cli.verb import Verb
 from spellwork.errors import DefinitionError, PayloadError
 
@@ -35,9 +36,7 @@ def state() -> None:
 
 def _place(function: F) -> F:
     """`--tree`, `--scope`, `--json-key`, and the common options."""
-    function = click.option("--json-key", is_flag=True, help="Keys are JSON: a text, number, true, false or a list of such.")(
-        function
-    )
+    function = click.option("--json-key", is_flag=True, help="Keys are JSON: a text, a number or a list of such.")(function)
     function = click.option(
         "--scope", default="global", type=TEXT, metavar="KIND:ID", show_default=True, help="Whose tree it is."
     )(function)  # fmt: skip
@@ -202,7 +201,10 @@ def scan(
             click.echo(f"{_shown(key)}  {to_json(value)}")
     if len(found) == limit and not as_json:
         last = found[-1][0]
-        note(f"there may be more: --after {shlex.quote(to_json(last) if json_key else str(last))}")
+        if isinstance(last, str) and not json_key:
+            note(f"there may be more: --after {shlex.quote(last)}")
+        else:
+            note(f"there may be more: --json-key --after {shlex.quote(to_json(last))}")
 
 
 @state.command(
@@ -237,3 +239,7 @@ def watch(
                     return
 
     _run(store, tree, scope, work)
+
+
+for _command in COMMANDS:
+    state.add_command(_command)

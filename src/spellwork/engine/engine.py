@@ -168,6 +168,7 @@ class Engine:
         if self._triggers and not self._client:
             await self._dispatching().open()
         if not self._client:
+            store.stop_at_failure()
             self._partition_count = await self._ownership.partition_count(self._partition_count)
             await self._claim()
             if not self._host.partitions and not self._standby:

@@ -8,7 +8,7 @@ import base64
 import datetime as dt
 import re
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 import msgspec
 
@@ -102,22 +102,40 @@ class Event(msgspec.Struct, Generic[T], frozen=True):
         return _revived({name: value for name, value in fields.items() if value is not None or name == "data"}, type, at)
 
 
-def check_attributes(
+class Attributes(TypedDict, total=False):
+    """What can be said of an event when it is published; see `Event`."""
+
+    key: str | None
+    priority: int | None
+    correlation: str | None
+    causation: str | None
+    headers: Mapping[str, Header] | None
+    source: str
+    subject: str | None
+
+
+def check_attributes(  # noqa: PLR0913 - the attributes of an event
     *,
+    id: str | None = None,
     key: str | None = None,
     priority: int | None = None,
+    correlation: str | None = None,
+    causation: str | None = None,
     headers: Mapping[str, Header] | None = None,
-    **texts: str | None,
+    source: str = "spellwork",
+    subject: str | None = None,
 ) -> None:
     """Raise `PayloadError` if an attribute is not one that CloudEvents can carry."""
-    for name, text in (("key", key), *texts.items()):
-        if text is not None and not (isinstance(text, str) and text):
+    texts = {"id": id, "key": key, "correlation": correlation, "causation": causation, "source": source, "subject": subject}
+    for name, text in texts.items():
+        if (text is not None or name == "source") and not (isinstance(text, str) and text):
             raise PayloadError(f"{name} is {text!r}, but must be a text that is not empty", path=name)
     if priority is not None and not _is_integer(priority):
         raise PayloadError(f"priority is {priority!r}, but must be a whole number of 32 bits", path="priority")
-    if headers is not None and not isinstance(headers, Mapping):
+    given: Any = headers  # from whoever uses no type checker
+    if headers is not None and not isinstance(given, Mapping):
         raise PayloadError(f"headers are {headers!r}, but must be a dict", path="headers")
-    for name, value in (headers or {}).items():
+    for name, value in (given or {}).items():
         if not (isinstance(name, str) and _EXTENSION.fullmatch(name)):
             raise PayloadError(f"the header {name!r} must be named with lower-case letters and digits alone", path="headers")
         if name in _OWN:
@@ -133,10 +151,7 @@ def _is_integer(value: Any) -> bool:
 def _revived(fields: dict[str, Any], annotation: Any, default: int | None) -> Event[Any]:
     if fields.pop("specversion", None) != "1.0":
         raise PayloadError("$.specversion: only CloudEvents 1.0 are read", path="$.specversion")
-    required = {name: _text(fields, name) for name in ("id", "source", "type")}
-    missing = [name for name, value in required.items() if value is None]
-    if missing:
-        raise PayloadError(f"$.{missing[0]}: missing, but each CloudEvent has one", path=f"$.{missing[0]}")
+    id_, source, topic = _required(fields, "id"), _required(fields, "source"), _required(fields, "type")
     at = _moment(_text(fields, "time"), default)
     data = _data(fields, annotation)
     sequence, priority = fields.get("sequence"), fields.get("priority")
@@ -149,7 +164,9 @@ def _revived(fields: dict[str, Any], annotation: Any, default: int | None) -> Ev
     if _is_integer(priority):
         del fields["priority"]
     return Event(
-        **required,  # type: ignore[arg-type] - none is missing
+        id_,
+        source,
+        topic,
         at=at,
         data=data,
         subject=_text(fields, "subject"),
@@ -180,6 +197,13 @@ def _text(fields: dict[str, Any], name: str) -> str | None:
     if isinstance(value, str) and value:
         return value
     raise PayloadError(f"$.{name}: expected a text that is not empty, got {value!r}", path=f"$.{name}")
+
+
+def _required(fields: dict[str, Any], name: str) -> str:
+    value = _text(fields, name)
+    if value is None:
+        raise PayloadError(f"$.{name}: missing, but each CloudEvent has one", path=f"$.{name}")
+    return value
 
 
 def _moment(text: str | None, default: int | None) -> int:

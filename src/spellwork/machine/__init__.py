@@ -4,22 +4,27 @@ This face only imports; it must never need more than the standard library.
 
 from spellwork.machine import action
 from spellwork.machine.action import Action
+from spellwork.machine.actor import Actor, Down, current_actor
 from spellwork.machine.builder import ChartBuilder, StateBuilder, TransitionBuilder
 from spellwork.machine.chart import Chart
 from spellwork.machine.check import Fault
 from spellwork.machine.compact import from_text
 from spellwork.machine.configuration import Configuration
 from spellwork.machine.content import Assign, Cancel, Do, Log, Raise, Send
+from spellwork.machine.dot import dot, svg
 from spellwork.machine.event import Event
 from spellwork.machine.jsonform import from_json, to_json
 from spellwork.machine.lifecycle import agent_lifecycle
 from spellwork.machine.locked import LockedMachine
 from spellwork.machine.log import Entry, TransitionLog
 from spellwork.machine.machine import Machine
+from spellwork.machine.mailbox import Mailbox
 from spellwork.machine.mermaid import mermaid
 from spellwork.machine.paths import Coverage, TestPath, paths_of
 from spellwork.machine.scxml import Expressions, from_scxml
 from spellwork.machine.scxml_export import to_scxml
+from spellwork.machine.supervise import Supervision
+from spellwork.machine.system import ActorSystem
 from spellwork.machine.tasks import AsyncMachine
 from spellwork.machine.typed import (
     Handled,
@@ -43,6 +48,8 @@ from spellwork.machine.why import Refusal
 
 __all__ = [
     "Action",
+    "Actor",
+    "ActorSystem",
     "Assign",
     "AsyncMachine",
     "Cancel",
@@ -51,6 +58,7 @@ __all__ = [
     "Configuration",
     "Coverage",
     "Do",
+    "Down",
     "Entry",
     "Event",
     "Expressions",
@@ -59,11 +67,13 @@ __all__ = [
     "LockedMachine",
     "Log",
     "Machine",
+    "Mailbox",
     "Raise",
     "Refusal",
     "Send",
     "StateBuilder",
     "Super",
+    "Supervision",
     "TestPath",
     "Timers",
     "To",
@@ -76,6 +86,8 @@ __all__ = [
     "after",
     "agent_lifecycle",
     "chart",
+    "current_actor",
+    "dot",
     "entry",
     "every",
     "exit_",
@@ -91,6 +103,7 @@ __all__ = [
     "on",
     "parallel",
     "paths_of",
+    "svg",
     "to_json",
     "to_scxml",
 ]

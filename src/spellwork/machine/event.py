@@ -5,7 +5,7 @@ It must never know of states or transitions.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -24,10 +24,6 @@ class Event:
     origin: str | None = None
     origintype: str | None = None
     invokeid: str | None = None
-    tokens: tuple[str, ...] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", tuple(self.name.split(".")))
 
     @property
     def given(self) -> Any:

@@ -4,9 +4,11 @@ It must never decide a transition.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spellwork.errors import QueueFull
@@ -47,6 +49,7 @@ class World:
         self.clock: Timers = clock if clock is not None else VirtualTime()
         self.charts = charts or {}
         self.sessions: dict[str, Member] = {}
+        self.lock: AbstractContextManager[Any] = contextlib.nullcontext()  # what timers hold while they deliver
         self._number = itertools.count(1)
 
     def new_session(self) -> str:
@@ -121,7 +124,12 @@ class Host:
         number = next(self._numbers)
 
         def due() -> None:
-            del self._timers[number]
+            with self.world.lock:
+                arrive()
+
+        def arrive() -> None:
+            if self._timers.pop(number, None) is None:
+                return  # it was withdrawn while a clock with threads of its own was about to call
             if wanted.id is not None:
                 if not len(self.queue):
                     self._late.clear()  # none of them waits any more

@@ -12,10 +12,14 @@ from spellwork.machine.why import Refusal
 
 
 class LockedMachine:
-    """A `Machine` behind a lock. Actions run in the thread that sends; what they send to the machine itself waits its turn."""
+    """A `Machine` behind a lock. Actions run in the thread that sends; what they send to the machine itself waits its turn.
+
+    Its timers, and those of its children, hold the lock too, whatever thread its clock calls them in.
+    """
 
     def __init__(self, machine: Machine):
         self._machine, self._lock = machine, threading.RLock()
+        machine._surroundings().world.lock = self._lock
 
     @property
     def state(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from spellwork.machine.chart import Chart
 from spellwork.machine.configuration import Configuration
 from spellwork.machine.event import Event, as_event
 from spellwork.machine.host import STOP, Host, Member, World
-from spellwork.machine.moves import Choice, moves_of
+from spellwork.machine.moves import Choice, key_of, moves_of
 from spellwork.machine.snapshot import pending_of, queued_of, restored, snapshot_of
 from spellwork.machine.step import Outcome
 from spellwork.machine.waiting import PLATFORM, Timers, VirtualTime
@@ -23,8 +23,8 @@ from spellwork.machine.why import Refusal, why_not
 if TYPE_CHECKING:
     from spellwork.machine.log import TransitionLog
 
-_BUSY: dict[str, Any] = {}
-_OFF: dict[str, Any] = {}
+_BUSY: dict[Any, Any] = {}
+_OFF: dict[Any, Any] = {}
 
 
 class Machine:
@@ -132,9 +132,9 @@ class Machine:
         """The delayed events that wait for their time."""
         return self._host.waiting if self._host is not None else ()
 
-    def is_in(self, state: str) -> bool:
-        """Whether the state is active."""
-        return state in self._node.ids
+    def is_in(self, state: str | type) -> bool:
+        """Whether the state, by its id or by the class that declares it, is active."""
+        return (state if isinstance(state, str) else state.__name__) in self._node.ids
 
     def advance(self, seconds: float) -> None:
         """Move its `VirtualTime`."""
@@ -153,7 +153,8 @@ class Machine:
             InvalidTransition: nothing handles the event, and the chart is strict; the machine stays where it was.
             QueueFull: it would have to wait, and the queue is full.
         """
-        if event.__class__ is str and data is None:
+        kind = event.__class__
+        if kind is str and data is None:
             choices: tuple[Choice, ...] | None = self._moves.get(event)
             if choices is not None:
                 context = self._context
@@ -161,6 +162,16 @@ class Machine:
                     if guard is None or guard(context, given):
                         if pieces:
                             return self._short(node, moves, pieces, calls, given)
+                        self._node, self._moves = node, moves
+                        return True
+        else:
+            choices = self._moves.get(event if kind is str else type(event))
+            if choices is not None:
+                context, seen = self._context, Event(event, data) if kind is str else event
+                for guard, node, moves, pieces, calls, _ in choices:
+                    if guard is None or guard(context, seen):
+                        if pieces:
+                            return self._short(node, moves, pieces, calls, seen)
                         self._node, self._moves = node, moves
                         return True
         return self._dispatch(event, data, priority)
@@ -205,7 +216,7 @@ class Machine:
         return why_not(self.chart, self.configuration, as_event(event, data))
 
     def _short(
-        self, node: Any, moves: dict[str, Any], pieces: tuple[tuple[bool, Any], ...], calls: tuple[Any, ...], given: Event
+        self, node: Any, moves: dict[Any, Any], pieces: tuple[tuple[bool, Any], ...], calls: tuple[Any, ...], given: Any
     ) -> bool:
         context = self._context
         if calls:
@@ -248,6 +259,8 @@ class Machine:
         if self._host is not None:
             self._host.queue.forget_own()
         self._set(self.configuration)
+        if self._host is not None and self._host.queue.remove(STOP):
+            self.stop()
 
     def _dispatch(self, given: Any, data: Any, priority: int) -> bool:
         event = as_event(given, data)
@@ -257,12 +270,13 @@ class Machine:
         if self._host is not None and len(self._host.queue):
             self._drain()
         node = self._node
-        if data is None and not event.typed and self._moves is node.moves and event.name not in node.slow:
+        key = key_of(given)
+        if key is not None and self._moves is node.moves and key not in node.slow:
             choices = moves_of(self.chart, node, event.name)
             if choices is None:
-                node.slow.add(event.name)
+                node.slow.add(key)
             elif len(node.moves) < 1024:
-                node.moves[event.name] = choices
+                node.moves[key] = choices
         handled = self._process(event)
         if not handled and self.chart.options.strict:
             raise self.chart.invalid(self.configuration, event.name)
@@ -332,7 +346,8 @@ class Machine:
             world.sessions[self._host.session] = self
         return self._host
 
-    def _spawn(self, chart: Chart, world: World, parent: tuple[Member, str], data: dict[str, Any] | None) -> Machine:
+    @staticmethod
+    def _spawn(chart: Chart, world: World, parent: tuple[Member, str], data: dict[str, Any] | None) -> Machine:
         child: Machine = Machine.__new__(Machine)
         child.chart, child._log, child._moves = _plain(chart), None, _BUSY
         child._host = Host(world, world.new_session(), parent=parent)

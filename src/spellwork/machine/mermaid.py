@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from spellwork.machine.chart import Chart
-from spellwork.machine.content import Assign, Do, Raise
+from spellwork.machine.content import Assign, Content, Do, Raise, Send
 from spellwork.machine.model import State, Transition
 from spellwork.machine.view import named
 
@@ -50,25 +50,35 @@ def _arrows(root: State) -> Iterator[str]:
         for transition in state.transitions:
             source = "[*]" if state is root else _id(state.id)
             for target in transition.targets or (state.id,):
-                label = _label(transition)
+                label = re.sub(r"[;:#<>{}]", " ", label_of(transition, state))
                 yield f"    {source} --> {_id(target) if target != root.id else source}" + (f": {label}" if label else "")
 
 
-def _label(transition: Transition) -> str:
-    parts = [" / ".join(transition.events)]
+def label_of(transition: Transition, source: State) -> str:
+    """What is written beside an arrow: its events, its guard, what it does."""
+    timers = {
+        content.id: f"{content.event.partition('.')[0]} {content.delay:g} s"
+        for block in source.entry
+        for content in block
+        if isinstance(content, Send) and content.id == content.event and isinstance(content.delay, (int, float))
+    }
+    parts = [" / ".join(timers.get(event, event) for event in transition.events)]
     if transition.guard is not None:
         parts.append(f"[{named(transition.guard)}]")
-    done = [_told(content) for content in transition.content if isinstance(content, (Do, Assign, Raise))]
+    done = [text for content in transition.content if (text := told_of(content))]
     if done:
         parts.append("/ " + ", ".join(done))
-    return re.sub(r"[;:#<>{}]", " ", " ".join(filter(None, parts)))
+    return " ".join(filter(None, parts))
 
 
-def _told(content: Do | Assign | Raise) -> str:
+def told_of(content: Content) -> str:
+    """What a piece of content does, in a word or two; nothing for those that only keep the books."""
     match content:
         case Do(action):
             return named(action)
         case Assign(change):
             return f"assign {named(change)}"
+        case Raise(event):
+            return f"raise {named(event)}"
         case _:
-            return f"raise {named(content.event)}"
+            return ""

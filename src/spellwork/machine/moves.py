@@ -4,6 +4,7 @@ It must never cover what the full step would do differently; such steps have no 
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, Any
 
 from spellwork.machine.event import Event
@@ -13,8 +14,18 @@ if TYPE_CHECKING:
     from spellwork.machine.chart import Chart
 
 # guard, node after, its moves, pieces as (is it an action, function), only actions?, the event that they see
-Choice = tuple[Any, Node, dict[str, Any], tuple[tuple[bool, Any], ...], tuple[Any, ...], Event]
-MISSED = "the short cut does not cover this"
+Choice = tuple[Any, Node, dict[Any, Any], tuple[tuple[bool, Any], ...], tuple[Any, ...], Event]
+
+
+def key_of(given: Any) -> Any:
+    """What the choices for a sent event are kept by: its name, or the class of an object that is the event.
+
+    None where the class does not tell the name.
+    """
+    kind = type(given)
+    if kind is str:
+        return given
+    return None if issubclass(kind, (str, Event, enum.Enum, type)) else kind
 
 
 def moves_of(chart: Chart, node: Node, name: str) -> tuple[Choice, ...] | None:

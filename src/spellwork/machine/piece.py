@@ -44,8 +44,8 @@ class Names:
     """Functions by name, for charts that were written as text. What is missing is gathered."""
 
     def __init__(self, actions: Mapping[str, Callable[..., Any]] | None, guards: Mapping[str, Callable[..., Any]] | None):
-        self.actions = dict(actions or {})
-        self.guards = dict(guards or {})
+        self.actions: Mapping[str, Callable[..., Any]] = {} if actions is None else actions
+        self.guards: Mapping[str, Callable[..., Any]] = {} if guards is None else guards
         self.missing: list[str] = []
         self.awaited: list[str] = []
 

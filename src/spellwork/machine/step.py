@@ -95,6 +95,7 @@ class Step:
         self._block(self.chart.script)
         self._microstep(table.first())
         self._settle()
+        self._recall()
         return self._outcome(handled=True)
 
     def take(self, event: Event) -> Outcome:
@@ -102,12 +103,16 @@ class Step:
         if not self.running:
             return self._outcome(handled=False)
         handled = self._external(event)
-        while handled and self.deferred and self._still_running():
+        if handled:
+            self._recall()
+        return self._outcome(handled=handled)
+
+    def _recall(self) -> None:
+        while self.deferred and self._still_running():
             found = next((i for i, kept in enumerate(self.deferred) if not self.node.defers(kept.name)), None)
             if found is None:
-                break
+                return
             self._external(self.deferred.pop(found))
-        return self._outcome(handled=handled)
 
     def _still_running(self) -> bool:
         return self.running
@@ -165,7 +170,7 @@ class Step:
             if not arrows:
                 if self.queue:
                     self.see(self.queue.popleft())
-                    arrows = self.enabled(self.node.paths(self.event.name)) if self.event else []
+                    arrows = self._internal()
                 elif self.invoking:
                     self._invoke()
                     continue
@@ -181,6 +186,16 @@ class Step:
             if arrows:
                 self._microstep(self.chart.table.plan(self.node, tuple(arrows)))
         self._leave_all()
+
+    def _internal(self) -> list[Arrow]:
+        """What the internal event at hand leads to; one that was raised is kept where such events are deferred."""
+        event = self.event
+        if event is None:
+            return []
+        arrows = self.enabled(self.node.paths(event.name))
+        if not arrows and event.kind == "internal" and not event.name.startswith("done.") and self.node.defers(event.name):
+            self.deferred.append(event)
+        return arrows
 
     def _microstep(self, plan: Plan) -> None:
         self.taken.append(Taken(self.event, plan.arrows, plan.exited, plan.entered))

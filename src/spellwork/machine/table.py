@@ -108,9 +108,9 @@ class Node:
         self.leaves = tuple(vertex.id for vertex in self.atomics)
         self.defer = tuple(name for vertex in active for name in vertex.defer)
         self.candidates: dict[str, tuple[tuple[Arrow, ...], ...]] = {}
-        self.moves: dict[str, Any] = {}
+        self.moves: dict[Any, Any] = {}  # by name, or by the class of a typed event
         self.plans: dict[tuple[int, ...], Plan] = {}
-        self.slow: set[str] = set()
+        self.slow: set[Any] = set()
         self.exits: dict[int, frozenset[int]] = {}
         self.eventless = self._paths(lambda arrow: not arrow.events)
 
@@ -157,6 +157,7 @@ class Table:
         self.vertices: list[Vertex] = []
         self.arrows: list[Arrow] = []
         self._nodes: dict[Any, Node] = {}
+        self._first: Plan | None = None
         self.root = self._add(root, None)
         self.nowhere = Node((), ())
         self.by_id = {vertex.id: vertex for vertex in self.vertices}
@@ -232,8 +233,10 @@ class Table:
 
     def first(self) -> Plan:
         """Entering the chart."""
-        arrow = self.root.initial
-        return Microstep(self, Node((), ()), (arrow,) if arrow else ()).plan(entering=True)
+        if self._first is None:
+            arrow = self.root.initial
+            self._first = Microstep(self, Node((), ()), (arrow,) if arrow else ()).plan(entering=True)
+        return self._first
 
     def _effective(self, targets: Iterable[Vertex], history: dict[int, tuple[int, ...]]) -> Iterator[Vertex]:
         for target in targets:

@@ -5,6 +5,7 @@ It must never be in a new state before every action of the step has succeeded.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ from spellwork.machine.why import Refusal, why_not
 
 if TYPE_CHECKING:
     from spellwork.machine.log import TransitionLog
+
+
+_steps: contextvars.ContextVar[tuple[object, ...]] = contextvars.ContextVar("spellwork_steps", default=())
 
 
 class LoopTimers:
@@ -55,11 +59,12 @@ class AsyncMachine:
         self.chart, self._host, self._log, self._given = chart, host, log, context
         self._configuration = Configuration(chart.table.nowhere, context, session=host.session)
         self._lock = asyncio.Lock()
-        self._stepping: asyncio.Task[Any] | None = None
+        self._step_under_way: object = None
         self._stopped = False
         self._owner: AsyncMachine | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.error: BaseException | None = None
+        self._on_error: Callable[[BaseException], None] | None = None
         host.world.sessions[host.session] = self
 
     async def __aenter__(self) -> AsyncMachine:
@@ -83,10 +88,14 @@ class AsyncMachine:
     async def close(self) -> None:
         """Stop, and wait for what is under way, in children too. An error of an action that a timer, a neighbour or a child
         caused is raised here.
+
+        Raises:
+            UsageError: an action of the machine itself would wait for its own end; it may call `stop`.
         """
+        if self._inside():
+            raise UsageError(f"an action of {self.chart.name!r} closes its own machine, and would wait for ever; call stop() there")
         self.stop()
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._rest()
         if self.error is not None:
             raise self.error
 
@@ -116,14 +125,15 @@ class AsyncMachine:
         return self._configuration.result
 
     async def send(self, event: Any, data: Any = None, *, priority: int = 0) -> bool:
-        """Process an event to completion; whether anything handled it. From an action of this machine, the event waits instead.
+        """Process an event to completion; whether anything handled it. From an action of this machine, or a task that it
+        started, the event waits for the end of the step instead.
 
         Raises:
             InvalidTransition: nothing handles the event, and the chart is strict; the machine stays where it was.
             QueueFull: it would have to wait, and the queue is full.
         """
         made = as_event(event, data)
-        if self._stepping is not None and self._stepping is asyncio.current_task():
+        if self._inside():
             self._host.queue.put(made, priority, own=True)
             return True
         async with self._lock:
@@ -139,7 +149,7 @@ class AsyncMachine:
     def receive(self, event: Event, priority: int = 0) -> None:
         """Take an event that a timer or a neighbour sent; one that nothing handles is dropped."""
         self._host.queue.put(event, priority)
-        if self._stepping is None or self._stepping is not asyncio.current_task():
+        if not self._inside():
             self._later(self._run())
 
     def stop(self) -> None:
@@ -157,6 +167,10 @@ class AsyncMachine:
         """Why the event would lead nowhere now; nothing happens."""
         return why_not(self.chart, self._configuration, as_event(event, data))
 
+    def _inside(self) -> bool:
+        # tasks inherit the context of who started them; whoever waited for the step in one would keep it from ending
+        return self._step_under_way is not None and self._step_under_way in _steps.get()
+
     def _later(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -164,11 +178,18 @@ class AsyncMachine:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            machine: AsyncMachine | None = self
-            while machine is not None:  # nobody but its owner waits for a child
-                machine.error = machine.error or task.exception()
-                machine = machine._owner
+        error = None if task.cancelled() else task.exception()
+        machine: AsyncMachine | None = self
+        while error is not None and machine is not None:  # nobody but its owner waits for a child
+            if machine._on_error is not None:
+                machine._on_error(error)
+            else:
+                machine.error = machine.error or error
+            machine = machine._owner
+
+    async def _rest(self) -> None:
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self) -> None:
         async with self._lock:
@@ -195,7 +216,8 @@ class AsyncMachine:
 
     async def _adopt(self, outcome: Outcome, event: Event | None) -> None:
         entry = self._log.begin(self, event, outcome) if self._log is not None else None
-        before, self._stepping = self._stepping, asyncio.current_task()
+        before, self._step_under_way = self._step_under_way, object()
+        inside = _steps.set((*_steps.get(), self._step_under_way))
         others: list[action.Action] = []
         try:
             for wanted in outcome.actions:
@@ -217,7 +239,8 @@ class AsyncMachine:
             if error is not None:
                 raise error
         finally:
-            self._stepping = before
+            self._step_under_way = before
+            _steps.reset(inside)
 
     def _spawn(self, chart: Chart, world: World, parent: tuple[Member, str], data: dict[str, Any] | None) -> AsyncMachine:
         child: AsyncMachine = AsyncMachine.__new__(AsyncMachine)

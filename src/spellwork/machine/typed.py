@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from spellwork.errors import DefinitionError
 from spellwork.machine.builder import Actions, ChartBuilder, StateBuilder, targets_of
@@ -17,6 +17,7 @@ from spellwork.machine.view import two_arguments
 
 C = TypeVar("C")
 E = TypeVar("E")
+Target: TypeAlias = str | type  # the id of a state, or the class that declares it
 _MARK = "_spellwork_machine"
 
 
@@ -24,7 +25,7 @@ _MARK = "_spellwork_machine"
 class To:
     """A handler's answer: go to this state, with this context if one is given."""
 
-    target: Any
+    target: Target
     context: Any = None
 
 
@@ -57,14 +58,18 @@ def _mark(function: Any, declared: _Declared) -> Any:
 
 
 def on(
-    event: type[E], to: Any = None, *, guard: Callable[[C, E], bool] | None = None, internal: bool = False
+    event: type[E],
+    to: Target | Sequence[Target] | None = None,
+    *,
+    guard: Callable[[C, E], bool] | None = None,
+    internal: bool = False,
 ) -> Callable[[Callable[[C, E], None]], Callable[[C, E], None]]:
     """Decorator: the event leads to `to` (nowhere: the machine stays), and the function is the action on the way."""
     return lambda function: _mark(function, _Declared("on", event, to, guard, function, internal))
 
 
 def handler(
-    event: type[E], *targets: Any
+    event: type[E], *targets: Target
 ) -> Callable[[Callable[[C, E], To | Handled | Super]], Callable[[C, E], To | Handled | Super]]:
     """Decorator: the function decides. It is pure, gets the context and the event, and answers `To`, `Handled` or `Super`.
 
@@ -85,7 +90,9 @@ def exit_(function: Callable[[C, Any], None]) -> Callable[[C, Any], None]:
     return function
 
 
-def after(delay: Any, to: Any = None, *, guard: Any = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def after(
+    delay: Any, to: Target | Sequence[Target] | None = None, *, guard: Any = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: `delay` (seconds, timedelta, "200ms") after entering, the state is left for `to`; the function is the action."""
     return lambda function: _mark(function, _Declared("after", delay, to, guard, function))
 
@@ -113,7 +120,7 @@ def final(state: type[C]) -> type[C]:
     return state
 
 
-def history(default: Any, *, deep: bool = False) -> Callable[[type[C]], type[C]]:
+def history(default: Target | Sequence[Target], *, deep: bool = False) -> Callable[[type[C]], type[C]]:
     """Class decorator: a history state; until there is something to remember it leads to `default`."""
 
     def mark(state: type[C]) -> type[C]:

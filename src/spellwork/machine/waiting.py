@@ -77,10 +77,12 @@ class EventQueue:
         heapq.heapify(self._heap)
         self._own.clear()
 
-    def remove(self, event: Event) -> None:
-        """Take out this very event, if it still waits."""
+    def remove(self, event: Event) -> bool:
+        """Take out this very event; whether it still waited."""
+        before = len(self._heap)
         self._heap = [entry for entry in self._heap if entry[2] is not event]
         heapq.heapify(self._heap)
+        return len(self._heap) < before
 
 
 class _Timer:

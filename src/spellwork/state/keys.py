@@ -1,4 +1,4 @@
-"""Owns the keys of a tree: texts, bytes, integers, booleans and tuples of them, to bytes whose order is theirs, and back.
+"""Owns the keys of a tree: texts, bytes, integers and tuples of them, to bytes whose order is theirs, and back.
 It must never let two keys meet, nor let one begin like another by accident.
 
 The encoding is that of FoundationDB's tuple layer (its type codes, its escape of the zero byte), without the last terminator: a
@@ -11,14 +11,14 @@ from typing import Any, TypeAlias
 
 from spellwork.errors import PayloadError, StoreCorrupt
 
-Key: TypeAlias = "str | bytes | int | bool | tuple[Key, ...]"
-"""Keys of a tree. They sort by kind (bytes, texts, tuples, integers, booleans), then by value."""
+Key: TypeAlias = "str | bytes | int | tuple[Key, ...]"
+"""Keys of a tree. They sort by kind (bytes, texts, tuples, integers), then by value. True is no key: it would be equal to 1."""
 
 KEY_BYTES = 320
 """How long an encoded key may be. With the longest names of scope and tree it fits every backend (LMDB: 511 bytes)."""
 
 _DEEPEST = 8
-_BYTES, _TEXT, _TUPLE, _ZERO, _FALSE, _TRUE = 0x01, 0x02, 0x05, 0x14, 0x26, 0x27
+_BYTES, _TEXT, _TUPLE, _ZERO = 0x01, 0x02, 0x05, 0x14
 _END = b"\x00"
 _ESCAPED_ZERO = b"\x00\xff"
 _INT_BYTES = 8
@@ -78,10 +78,8 @@ def _element(key: Any, depth: int) -> bytes:
         return b"\x05" + b"".join([_element(part, depth + 1) for part in key]) + _END
     if kind is bytes:
         return b"\x01" + key.replace(_END, _ESCAPED_ZERO) + _END  # type: ignore[no-any-return]
-    if kind is bool:
-        return b"\x27" if key else b"\x26"
     raise PayloadError(
-        f"key: must be a str, bytes, int, bool or a tuple of such, not {type(key).__module__}.{type(key).__qualname__}", path="key"
+        f"key: must be a str, bytes, int or a tuple of such, not {type(key).__module__}.{type(key).__qualname__}", path="key"
     )
 
 
@@ -109,8 +107,6 @@ def _decoded(data: bytes, at: int, depth: int) -> tuple[Any, int]:
             part, at = _decoded(data, at, depth + 1)
             parts.append(part)
         return tuple(parts), at + 1
-    if code in (_FALSE, _TRUE):
-        return code == _TRUE, at
     size = abs(code - _ZERO)
     if size > _INT_BYTES:
         raise ValueError(code)

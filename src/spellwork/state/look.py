@@ -10,14 +10,20 @@ from spellwork.state.row import is_live
 from spellwork.store import Reader, fingerprint
 from spellwork.store.keyspace import REVISION
 
+_NAMES = 1000
+
 
 class Span(msgspec.Struct, frozen=True):
-    """A range of keys: start <= key < end, the first `limit` live rows of it (the last ones with `reverse`)."""
+    """A range of keys: start <= key < end, the first `limit` live rows of it (the last ones with `reverse`).
+
+    With `names` the rows are left out: only their keys are wanted.
+    """
 
     start: bytes
     end: bytes
     reverse: bool = False
     limit: int | None = None
+    names: bool = False
 
 
 class Held(msgspec.Struct):
@@ -100,9 +106,9 @@ def _through(reader: Reader, span: Span, look: Look) -> Found:
     every: list[tuple[bytes, int]] = []
     live: list[tuple[bytes, bytes, int]] = []
     while True:
-        wanted = None if span.limit is None else max(span.limit - len(live), 0)
+        wanted = (_NAMES if span.names else None) if span.limit is None else max(span.limit - len(live), 0)
         page = reader.rows(start, end, reverse=span.reverse, limit=wanted) if wanted != 0 and start < end else []
-        live += [row for row in page if is_live(row[1], look.now)]
+        live += [(row[0], b"", row[2]) if span.names else row for row in page if is_live(row[1], look.now)]
         if look.record:
             every += [(key, version) for key, _, version in page]
         if wanted is None or len(page) < wanted:

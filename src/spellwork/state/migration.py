@@ -7,13 +7,14 @@ that it kept have one version, so a value that was written since is known by its
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from spellwork.errors import Conflict, DefinitionError, MigrationFailed, SpellworkError
+from spellwork.errors import Conflict, DefinitionError, MigrationFailed, StoreCorrupt
 from spellwork.state.keys import Key
 from spellwork.state.row import due_of, pack
 from spellwork.state.rows import TreeRows, due_key
@@ -29,6 +30,7 @@ _ROWS_A_READ = 100
 _BYTES = 4 << 20
 _ERRORS_KEPT = 10
 _FIRST_VERSION = 1
+_UNNAMED = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,7 @@ class _Step:
         self._schema_key = SCHEMAS.key(self._old.prefix)
         self.schema = Schema()
         self._schema_version = 0
+        self.is_taken = False
 
     @property
     def name(self) -> str:
@@ -122,7 +125,7 @@ class _Step:
     def failed(self, why: str) -> MigrationFailed:
         return MigrationFailed(f"tree {self.name}: {why}", tree=self.name)
 
-    async def pages(self) -> AsyncIterator[_Page]:
+    async def pages(self) -> AsyncGenerator[_Page]:
         """What is left to migrate, page by page."""
         cursor = self.schema.cursor if self.schema.phase == "migrating" else b""
         while True:
@@ -141,13 +144,14 @@ class _Step:
             found = reader.rows(start, self._old.end, limit=_ROWS_A_READ)
             is_last = len(found) < _ROWS_A_READ
             for full, row, version in found:
-                key = self._old.key_of(full)
-                changed, problem = attempt(self._changed, key, row)
+                changed, problem = attempt(self._changed, _UNNAMED, row)
                 if problem is None:
                     rows.append((full, row, version, changed))
                     size += len(row) + len(changed)
                 else:
-                    errors.append((key, f"{type(problem).__name__}: {problem}"))
+                    key = self._old.key_of(full)  # only an error needs it, and it costs a quarter of the rest
+                    _, named = attempt(self._changed, key, row)
+                    errors.append((key, f"{type(named or problem).__name__}: {named or problem}"))
             if found:
                 start = found[-1][0] + b"\x00"
         return _Page(rows, errors, start[:-1], is_last)
@@ -160,14 +164,16 @@ class _Step:
         count = 0
         while True:
             try:
-                async for page in self.pages():
-                    if page.errors:
-                        key, why = page.errors[0]
-                        raise self.failed(f"key {key!r}: {why}")
-                    await self._write(page)
-                    count += len(page.rows)
+                async with contextlib.aclosing(self.pages()) as pages:
+                    async for page in pages:
+                        if page.errors:
+                            key, why = page.errors[0]
+                            raise self.failed(f"key {key!r}: {why}")
+                        await self._write(page)
+                        count += len(page.rows)
             except Conflict as error:
                 if error.key == self._schema_key:
+                    self.is_taken = True
                     raise self.failed("another process is migrating it") from error
                 continue  # somebody has written one of the values: look again, from the cursor on
             return count
@@ -191,8 +197,13 @@ class _Step:
     # Back, and the end
 
     def has_old_values(self) -> bool:
-        """Whether there is anything to roll back or to finish."""
+        """Whether there is anything to roll back."""
         return self.schema.version == self._migration.to and self.schema.phase != "settled"
+
+    def is_finished(self) -> bool:
+        """Whether its old values are gone."""
+        schema, to = self.schema, self._migration.to
+        return schema.version > to or (schema.version == to and schema.phase == "settled")
 
     async def finish(self) -> None:
         """Forget the old values."""
@@ -313,10 +324,11 @@ async def migrate(store: StateStore, plan: Plan, *, dry_run: bool) -> MigrationR
     for number, step in enumerate(steps):
         try:
             values += await step.apply()
-        except SpellworkError:
-            # a value that came since the trial: everything goes back to where it was
+        except (MigrationFailed, StoreCorrupt):
+            # a value that came since the trial: everything goes back to where it was, but what another process migrates is its own.
+            # After anything else (a full disk, a cancellation) the migration can go on.
             for done in reversed(steps[: number + 1]):
-                if done.has_old_values():
+                if done.has_old_values() and not done.is_taken:
                     await done.roll_back(discard=True)
             raise
     return MigrationReport(values)
@@ -342,5 +354,8 @@ async def finish(store: StateStore, plan: Plan) -> None:
 
 async def roll_back(store: StateStore, plan: Plan, *, discard: bool) -> int:
     """See `StateStore.rollback_migration`."""
-    steps = [step for step in await steps_of(store, plan) if step.has_old_values()]
-    return sum([await step.roll_back(discard=discard) for step in reversed(steps)])
+    steps = await steps_of(store, plan)
+    for step in steps:
+        if step.is_finished():
+            raise step.failed("its migration is finished, the old values are gone; restore a backup, or migrate back to them")
+    return sum([await step.roll_back(discard=discard) for step in reversed(steps) if step.has_old_values()])

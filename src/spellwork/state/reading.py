@@ -76,7 +76,8 @@ class Reads(abc.ABC, Generic[V]):
 
     async def count(self, *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None) -> int:
         """How many keys have a value."""
-        return len((await self._find(self.rows.span(prefix=prefix, start=start, stop=stop))).rows)
+        span = self.rows.span(prefix=prefix, start=start, stop=stop)
+        return len((await self._find(Span(span.start, span.end, names=True))).rows)
 
     def scan(
         self,

@@ -25,6 +25,7 @@ V = TypeVar("V")
 
 _LATEST = 2**63 - 1
 _UNCHECKED = (Any, object)
+_BARE = (list, dict, set, frozenset, tuple)
 
 
 class TreeRows(Generic[V]):
@@ -41,6 +42,8 @@ class TreeRows(Generic[V]):
         self._operators = operators
         # the exact form of what has no annotation comes back as it is; anything else must prove that it fits
         self._proves = annotation not in _UNCHECKED
+        # what is in a bare container is not checked by the codec, nor that it is one
+        self._bare: Any = annotation if annotation in _BARE else object
 
     def __str__(self) -> str:
         return self.name if self.scope.kind == "global" else f"{self.scope}/{self.name}"
@@ -89,7 +92,7 @@ class TreeRows(Generic[V]):
         try:
             payload = self._shape.encode(value)
             if self._proves:
-                self._shape.decode(payload)
+                self._decoded(payload)
         except PayloadError as error:
             raise self._refused(key, error) from error
         return payload
@@ -97,9 +100,14 @@ class TreeRows(Generic[V]):
     def value(self, key: Key, row: bytes) -> V:
         """The value of a row; raises `PayloadError` that names tree and key."""
         try:
-            value: V = self._shape.decode(payload_of(row))
+            return self._decoded(payload_of(row))
         except PayloadError as error:
             raise self._refused(key, error) from error
+
+    def _decoded(self, payload: bytes) -> V:
+        value: V = self._shape.decode(payload)
+        if not isinstance(value, self._bare):
+            raise PayloadError(f"$: got {type(value).__name__} (expected {self._bare.__name__})", path="$")
         return value
 
     def _refused(self, key: Any, error: PayloadError) -> PayloadError:

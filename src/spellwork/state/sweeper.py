@@ -8,7 +8,6 @@ another due time is dropped.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 
 import msgspec
@@ -55,18 +54,19 @@ class Sweeper:
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
         self._next: int | None = None
-        self._period = min(clock.longest_wait, _LOOK_EVERY)
+        # a clock that jumps to the next timer would find one for ever
+        self._period = _LOOK_EVERY if clock.longest_wait < float("inf") else float("inf")
 
     def start(self) -> None:
-        """Begin."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="spellwork-sweeper")
+        """Begin, unless it has."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="spellwork-sweeper")
 
     async def stop(self) -> None:
         """End, and wait for that."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
             self._task = None
 
     def expect(self, due: int) -> None:
@@ -119,10 +119,11 @@ class Sweeper:
                 self._next = None
             if self._next is not None:
                 pause = min(pause, max(self._next - self._clock.now(), 0) / MICROSECONDS)
-            await self._wait(pause)
+            if pause > 0:  # else it has come due since the look
+                await self._wait(pause)
 
     async def _wait(self, pause: float) -> None:
-        """Until `pause` seconds are over, or something is due earlier. A clock that stands still until it is told has no period."""
+        """Until `pause` seconds are over, or something is due earlier."""
         timer: Cancellable | None = None
         if pause != float("inf"):
             timer = self._clock.call_later(pause, self._woken.set)

@@ -10,12 +10,13 @@ from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from spellwork.clock import Clock, Duration
-from spellwork.errors import Conflict, TransactionConflict, UsageError
+from spellwork.errors import Conflict, MergeRefused, TransactionConflict, UsageError
 from spellwork.state.keys import Key
 from spellwork.state.look import Found, Held, Look, Seen, Span
 from spellwork.state.reading import Reads
 from spellwork.state.rows import TreeRows
 from spellwork.store import Batch
+from spellwork.supervision import attempt
 
 V = TypeVar("V")
 
@@ -172,11 +173,10 @@ class TreeIn(Reads[V], Generic[V]):
         for key in keys:
             await self._settle(key)
         own = transaction.pending
-        stored = tuple(key for key in keys if not _is_written(own, key))
+        written = {key for key in keys if _is_written(own, key)}
+        stored = tuple(key for key in keys if key not in written)
         seen = await transaction.look(stored, tuple(_widened(own, span) for span in spans))
-        for key in keys:
-            if key in stored:
-                continue
+        for key in written:
             seen.versions[key] = 0
             row = own.rows.get(key)
             if row is not None:
@@ -190,14 +190,14 @@ class TreeIn(Reads[V], Generic[V]):
     async def _settle(self, key: bytes) -> None:
         """Work out what the transaction's own merges into `key` come to: it is about to be read."""
         own = self._transaction.pending
-        merges = [merge for merge in own.merges if merge[0] == key]
-        if not merges:
+        if not any(merge[0] == key for merge in own.merges):
             return
-        row = own.rows.get(key)
-        if not _is_written(own, key):
-            row = (await self._transaction.look((key,))).rows.get(key)
-        for _, operator, operand in merges:
-            row = operator(row, operand)
+        stored = None if _is_written(own, key) else (await self._transaction.look((key,))).rows.get(key)
+        row = own.rows.get(key) if _is_written(own, key) else stored
+        for _, operator, operand in [merge for merge in own.merges if merge[0] == key]:
+            row, problem = attempt(operator, row, operand)
+            if problem is not None:
+                raise MergeRefused(f"the merge into {key!r} was refused: {problem}", key=key) from problem
         own.merges = [merge for merge in own.merges if merge[0] != key]
         own.rows[key] = row
 
@@ -230,9 +230,9 @@ def _widened(own: Batch, span: Span) -> Span:
     if span.limit is None or span.limit == 0:
         return span
     if any(start < span.end and span.start < end for start, end in own.ranges):
-        return Span(span.start, span.end, span.reverse)
+        return Span(span.start, span.end, span.reverse, names=span.names)
     hidden = sum(row is None and span.start <= key < span.end for key, row in own.rows.items())
-    return Span(span.start, span.end, span.reverse, span.limit + hidden)
+    return Span(span.start, span.end, span.reverse, span.limit + hidden, span.names)
 
 
 def _overlaid(own: Batch, span: Span, found: Found) -> Found:

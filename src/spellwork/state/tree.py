@@ -15,15 +15,17 @@ from spellwork.errors import Conflict, DefinitionError, MergeRefused
 from spellwork.state.keys import Key
 from spellwork.state.look import Look, Seen, Span
 from spellwork.state.reading import Reads
-from spellwork.state.row import due_of
+from spellwork.state.row import due_of, is_live
 from spellwork.state.rows import Operation, TreeRows
 from spellwork.state.watching import StateChange, changes_of
-from spellwork.store import Batch
+from spellwork.store import Batch, Reader
 
 if TYPE_CHECKING:
     from spellwork.state.store import StateStore
 
 V = TypeVar("V")
+
+_ROWS_A_READ = 1000
 
 
 class TreeStats(msgspec.Struct, frozen=True):
@@ -165,9 +167,18 @@ class Tree(Reads[V], Generic[V]):
 
     async def stats(self) -> TreeStats:
         """Count the tree; it reads all of it."""
-        found = (await self._find(self.rows.span())).rows
-        size = sum(len(key) + len(row) for key, row, _ in found)
-        return TreeStats(len(found), size, sum(due_of(row) > 0 for _, row, _ in found))
+        now, start, end = self._store.clock.now(), self.rows.prefix, self.rows.end
+        return await self._store.read(lambda reader: _counted(reader, start, end, now))
+
+
+def _counted(reader: Reader, start: bytes, end: bytes, now: int) -> TreeStats:
+    keys = size = expiring = 0
+    while page := reader.rows(start, end, limit=_ROWS_A_READ):
+        for key, row, _ in page:
+            if is_live(row, now):
+                keys, size, expiring = keys + 1, size + len(key) + len(row), expiring + (due_of(row) > 0)
+        start = page[-1][0] + b"\x00"
+    return TreeStats(keys, size, expiring)
 
 
 def _told(version: int) -> str:

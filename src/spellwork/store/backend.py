@@ -4,7 +4,7 @@ It must never hold more than a backend needs: group commit, requirements, feed a
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Row = tuple[bytes, bytes, int]
 """Key, value, version."""
@@ -44,6 +44,15 @@ class Reader(Protocol):
 
     def dispose(self) -> None:
         """End the view and let go of what it used."""
+        ...
+
+
+@runtime_checkable
+class Compacting(Protocol):
+    """What a backend may be able to do besides."""
+
+    def compact(self) -> None:
+        """Give back what deleted rows took. Called from a thread of readers, beside readers and the writer."""
         ...
 
 
@@ -92,7 +101,14 @@ class Backend(Protocol):
         ...
 
     def rollback(self) -> None:
-        """Forget the write transaction."""
+        """Forget the write transaction; raises when it is not certain that nothing of it will be there."""
+        ...
+
+    def reopen(self) -> None:
+        """Open anew what the write transactions go through, after one whose outcome is not known; raises `StoreError`.
+
+        Readers go on, or fail with `StoreClosed`.
+        """
         ...
 
     def reader(self) -> Reader:

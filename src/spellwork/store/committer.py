@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from spellwork.clock import Clock
-from spellwork.errors import Conflict, Fenced, MergeRefused, RowDamaged, StoreClosed, StoreError, StoreFailed
+from spellwork.errors import Conflict, Fenced, MergeRefused, RowDamaged, StoreClosed, StoreError, StoreFailed, StoreFull
 from spellwork.store.backend import Backend
 from spellwork.store.batch import SEQUENCE_BYTES, Batch, fingerprint
 from spellwork.store.keyspace import FEED, FEED_FLOOR, PARTITIONS, REVISION, WATCHED
@@ -43,6 +43,10 @@ class Committer:
     """Queues batches from the event loop and writes them in a thread (or inline, where a backend is in memory).
 
     `sync_every` is None for never, 0.0 for each group, else the longest time in seconds that a commit may stay unsynced.
+
+    When a group fails, whatever was submitted before all of its submitters know fails with it: it may build on what is not there.
+    What is submitted after that is tried anew (through a handle that was opened anew, unless it is sure that nothing was written),
+    or never again if `resumes` is False.
     """
 
     def __init__(self, backend: Backend, clock: Clock, *, sync_every: float | None, probe: Probe | None = None):
@@ -54,6 +58,11 @@ class Committer:
         self._loop = asyncio.get_running_loop()
         self._turn: list[Item] = []
         self._failed: StoreError | None = None
+        self._suspect = False
+        self._committing = False
+        self._holding = False
+        self._handed = 0
+        self.resumes = True
         self._epochs: dict[int, int] = {}
         self._synced_at = clock.monotonic()
         self._unsynced = False
@@ -86,9 +95,12 @@ class Committer:
 
     def _flush(self) -> None:
         items, self._turn = self._turn, []
+        if not items:
+            return  # they were told that what came before them has failed
         for batch, _ in items:
             batch.sealed = True
         if self._inline:
+            self._handed += len(items)
             self._loop.call_soon(self._deliver, self._write_group(items))
             return
         self._ready += items
@@ -98,9 +110,10 @@ class Committer:
             self._push()
 
     def _push(self) -> None:
-        if self._ready:
+        if self._ready and not self._holding:
             items, self._ready, self._ready_rows = self._ready, [], 0
             self._writing, self._settling = True, 0
+            self._handed += len(items)
             self._hand_over(items)
 
     def _settle(self) -> None:
@@ -115,6 +128,7 @@ class Committer:
         """Hand over what is queued and take nothing more. Called on the event loop, like everything that touches the queue."""
         if self._turn:
             self._flush()
+        self._holding = False
         self._push()
         self._closed = True
 
@@ -168,6 +182,8 @@ class Committer:
     def _deliver(self, outcomes: list[tuple[Done, Outcome]]) -> None:
         newest = 0
         self.pending -= len(outcomes)
+        self._handed -= len(outcomes)
+        self._holding = self._failed is not None and self.resumes and not self._closed
         if not self._inline:
             # What the acknowledged do next is ready in two turns. Waiting for that keeps the waves of many runs together: half of
             # them would otherwise go on the sync that has just become free, the other half on the one after it, for ever.
@@ -182,8 +198,20 @@ class Committer:
                 newest = outcome
         if newest:
             self.committed(newest)
+        if self._holding and not self._handed:
+            problems += self._go_on()
         if problems:
             raise problems[0]
+
+    def _go_on(self) -> list[BaseException]:
+        """All whose batches the writer refused know of it, and it has no others: those whose batches are still here hear it now."""
+        error, self._failed, self._holding = self._failed, None, False
+        items, self._ready, self._ready_rows, self._turn = self._ready + self._turn, [], 0, []
+        self.pending -= len(items)
+        for batch, _ in items:
+            batch.sealed = True  # whoever collects rows in it must begin another one
+        told = [attempt(done, error) for _, done in items]
+        return [problem for _, problem in told if problem is not None]
 
     def _write_group(self, group: list[Item], *, last: bool = False) -> list[tuple[Done, Outcome]]:
         if self._failed is not None:
@@ -191,11 +219,7 @@ class Committer:
         sync = self._wants_sync(idle=not group or last)
         outcomes, error = attempt(self._probed, group, sync)
         if error is not None:
-            self._backend.rollback()
-            # After a failed sync nobody knows what the disk holds (fsyncgate): the handle is not used again.
-            self._failed = (
-                error if isinstance(error, StoreError) else StoreFailed(f"a commit failed: {error!r}; open the engine again")
-            )
+            self._failed = self._undone(error)
             return [(done, self._failed) for _, done in group]
         self.stats.groups += 1
         self._unsynced = not sync and self._sync_every is not None
@@ -204,7 +228,21 @@ class Committer:
             self._synced_at = self._clock.monotonic()
         return outcomes  # type: ignore[no-any-return]
 
+    def _undone(self, error: BaseException) -> StoreError:
+        """Take back a group that failed, and judge whether the handle may be used again; returns what its submitters are told."""
+        _, doubt = attempt(self._backend.rollback)
+        self._epochs.clear()  # it may have been read from rows that are not there now
+        # After a failed sync nobody knows what the disk holds (fsyncgate). A full disk is noticed before that.
+        is_sure = isinstance(error, StoreFull) or not (self._committing or isinstance(error, StoreFailed))
+        if doubt is not None or not is_sure or not isinstance(error, StoreError):
+            self._suspect = True
+        return error if isinstance(error, StoreError) else StoreFailed(f"a commit failed: {error!r}; open the engine again")
+
     def _probed(self, group: list[Item], sync: bool) -> list[tuple[Done, Outcome]]:
+        self._committing = False
+        if self._suspect:
+            self._backend.reopen()
+            self._suspect = False
         self._probe("commit.before")
         outcomes = self._transaction(group, sync=sync)
         self._probe("commit.after")
@@ -230,6 +268,7 @@ class Committer:
         work.prune_feed(revision)
         work.flush(final=True)
         self._probe("commit.sync")
+        self._committing = True
         self._backend.commit(work.revision)
         self.stats.batches += len(group)
         self.stats.rows += work.rows

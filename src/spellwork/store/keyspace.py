@@ -38,3 +38,6 @@ FEED = Keyspace("feed", 0x03)
 REVISION = META.key(b"revision\0\0\0\0")
 LAZY = META.key(b"lazily-synced")
 FEED_FLOOR = META.key(b"feed-floor")
+FORMAT = META.key(b"format")
+OWN_ROWS = (LAZY, FORMAT)
+"""What a backend notes about itself: no part of what a store holds."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import bisect
 
+from spellwork.errors import StoreFailed
 from spellwork.store.backend import Row
 
 
@@ -142,6 +143,9 @@ class MemoryBackend:
 
     def rollback(self) -> None:
         self._pending = []
+
+    def reopen(self) -> None:
+        raise StoreFailed("a store in memory that failed in the middle of a commit cannot be opened again")
 
     def reader(self) -> MemoryReader:
         return MemoryReader({prefix: table.copy() for prefix, table in self._tables.items()})

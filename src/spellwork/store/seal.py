@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 from spellwork.errors import RowDamaged
@@ -19,6 +20,19 @@ def seal(key: bytes, value: bytes, version: int) -> bytes:
     """What is stored beside a row."""
     named = _crc32(key)
     return _SEAL.pack(version, named, _crc32(value, named ^ (version & 0xFFFFFFFF) ^ (version >> 32)))
+
+
+def seal_rows(rows: Iterable[tuple[bytes, bytes, int]]) -> list[tuple[bytes, bytes]]:
+    """Keys, and seals with the values behind them: many at once, since this is most of what a row costs."""
+    found = []
+    pack, crc = _SEAL.pack, _crc32
+    known, mixed = -1, 0
+    for key, value, version in rows:
+        if version != known:
+            known, mixed = version, (version & 0xFFFFFFFF) ^ (version >> 32)
+        named = crc(key)
+        found.append((key, pack(version, named, crc(value, named ^ mixed)) + value))
+    return found
 
 
 def is_whole(key: Any, value: Any, sealed: Any) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import stat
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +25,7 @@ from spellwork.errors import (
 from spellwork.store import handles
 from spellwork.store.backend import Row
 from spellwork.store.keyspace import LAZY, REVISION
+from spellwork.store.place import prepare_file
 from spellwork.store.seal import SEAL_BYTES, damage, is_whole, names_its_row, seal, version_of
 from spellwork.store.turn import Turn
 from spellwork.store.wal import Log
@@ -137,7 +137,7 @@ class SqliteBackend:
         self._foreign = 0
         self._lazy: bool | None = None
         self.checked = False
-        _prepare_file(path, create=create)
+        prepare_file(path, "sqlite", create=create)
         log = Log.of(path)
         handles.enter(path)
         try:
@@ -304,8 +304,17 @@ class SqliteBackend:
         self._revision = revision
 
     def rollback(self) -> None:
+        with translated(self.path):
+            if self._writer.in_transaction:  # SQLite takes some failed ones back by itself
+                self._writer.execute("ROLLBACK")
+
+    def reopen(self) -> None:
         with contextlib.suppress(apsw.Error):
-            self._writer.execute("ROLLBACK")
+            self._writer.close()
+        self._synced, self._lazy, self._seen_version = None, None, -1
+        self._writer = self._connect()
+        self._open_schema(create=False)
+        self._writer.set_busy_timeout(5)
 
     def reader(self) -> SqliteReader:
         return SqliteReader(self._connect(), self.path)
@@ -329,6 +338,12 @@ class SqliteBackend:
 
     def size(self) -> int:
         return sum(os.path.getsize(file) for file in (self.path, f"{self.path}-wal") if os.path.exists(file))
+
+    def compact(self) -> None:
+        """Write the file anew; needs as much room once more, and waits for a moment without writers."""
+        with translated(self.path), contextlib.closing(self._connect()) as connection:
+            connection.execute("VACUUM")
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def close(self) -> None:
         with translated(self.path):
@@ -357,37 +372,6 @@ def _row(connection: apsw.Connection, key: bytes) -> tuple[bytes, int] | None:
     return (row[0], version_of(key, row[0], row[1])) if row else None
 
 
-def _prepare_file(path: str, *, create: bool) -> None:
-    try:
-        _check_place(path, create=create)
-        # made here and not by SQLite, so that nobody else can read it from the first moment on
-        handles.close(path, os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
-    except PermissionError as error:
-        raise StoreUnavailable(f"{path} cannot be opened for writing: {error.strerror}; check the permissions") from error
-    except OSError as error:
-        raise StoreUnavailable(f"{path} cannot be opened: {error.strerror or error}") from error
-
-
-def _check_place(file: str, *, create: bool) -> None:
-    mode = _mode(file)
-    if mode is not None and stat.S_ISDIR(mode):
-        raise StoreUnavailable(f"{file} is a directory; name a file in it, such as sqlite:{file}/spellwork.db")
-    if mode is None:
-        if not create:
-            raise StoreMissing(f"there is no store at {file}; check --store, or start a run to create one")
-        folder = os.path.dirname(file) or "."
-        if not stat.S_ISDIR(_mode(folder) or 0):
-            raise StoreUnavailable(f"the directory {folder} does not exist; create it first")
-
-
-def _mode(path: str) -> int | None:
-    """None where nothing is; what may not be looked at raises, which `os.path.exists` hides."""
-    try:
-        return os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
 @contextlib.contextmanager
 def translated(path: str) -> Iterator[None]:
     """Turn what SQLite reports into the error tree."""
@@ -395,7 +379,7 @@ def translated(path: str) -> Iterator[None]:
         yield
     except apsw.FullError as error:
         raise StoreFull(
-            f"{path}: the disk is full; free some space and open the engine again: every acknowledged step is kept"
+            f"{path}: the disk is full; free some space and try again (an engine is opened again): every acknowledged step is kept"
         ) from error
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise StoreCorrupt(

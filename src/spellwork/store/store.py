@@ -7,53 +7,28 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, TypeVar
 
 import msgspec
 
-from spellwork.clock import Cancellable, Clock, SystemClock
-from spellwork.errors import DefinitionError, Lagged, StoreError, StoreUnavailable
-from spellwork.store.backend import Backend, Reader
+from spellwork.clock import Cancellable, Clock
+from spellwork.errors import Lagged, StoreClosed, StoreError, StoreUnavailable, UsageError
+from spellwork.store.backend import Backend, Compacting, Reader, Row
 from spellwork.store.batch import Batch
 from spellwork.store.committer import CommitStats, Committer, Done, Probe
+from spellwork.store.durability import Durability
 from spellwork.store.keyspace import FEED, FEED_FLOOR, REVISION
 from spellwork.store.memory import MemoryBackend
 
 T = TypeVar("T")
 # How often other processes are listened for: by an owner for its mail, by a watcher, and by somebody who waits for an answer.
 _LISTEN_EVERY = 0.05
-_WATCH_EVERY = 0.025
+_WATCH_EVERY = 0.03
 _AWAIT_EVERY = 0.005
 _FEED_PAGE = 1000
 _REST = 300.0
 _LONGEST_REST = 2.0
-
-
-class Durability(msgspec.Struct, frozen=True):
-    """When a commit is acknowledged.
-
-    - `full`: after the disk has it. The default.
-    - `batched(ms)`: at once; the disk has it at most about `ms` milliseconds later. A power cut loses at most that window.
-    - `relaxed`: at once; the disk has it at the next checkpoint. A power cut may lose the last moments, a killed process nothing.
-    - `memory`: only for `memory:` stores, which survive nothing.
-    """
-
-    name: str
-    sync_every: float | None
-
-    @classmethod
-    def parse(cls, text: str) -> Durability:
-        """A level from its name, such as "full" or "batched(10)"."""
-        if text == "full":
-            return cls("full", 0.0)
-        if text in ("relaxed", "memory"):
-            return cls(text, None)
-        match = re.fullmatch(r"batched\((\d+(?:\.\d+)?)\)", text)
-        if match and float(match[1]) > 0:
-            return cls(text, float(match[1]) / 1000)
-        raise DefinitionError(f'unknown durability {text!r}; use "full", "batched(MILLISECONDS)", "relaxed" or "memory"')
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -63,31 +38,6 @@ class Change(msgspec.Struct, frozen=True):
     key: bytes
     value: bytes | None
     end: bytes | None = None
-
-
-def open_store(
-    url: str,
-    *,
-    durability: str | None = None,
-    clock: Clock | None = None,
-    create: bool = True,
-    probe: Probe | None = None,
-) -> Store:
-    """Open `memory:` or `sqlite:PATH` on the running event loop."""
-    scheme, colon, rest = url.partition(":")
-    clock = clock or SystemClock()
-    if scheme == "memory" and colon and not rest:
-        if durability not in (None, "memory"):
-            raise DefinitionError(f"a memory: store cannot be {durability!r}; use sqlite:PATH for durable work")
-        return Store(url, MemoryBackend(), Durability.parse("memory"), clock, probe)
-    if scheme == "sqlite" and rest:
-        level = Durability.parse(durability or "full")
-        if level.name == "memory":
-            raise DefinitionError('durability "memory" is for memory: stores; for sqlite: use "relaxed"')
-        from spellwork.store.sqlite import SqliteBackend  # noqa: PLC0415 - brings a database library
-
-        return Store(url, SqliteBackend(rest, create=create, strict=level.name == "full"), level, clock, probe)
-    raise StoreUnavailable(f"unknown store {url!r}; use memory: or sqlite:PATH, for example sqlite:work.db")
 
 
 class Store:
@@ -144,6 +94,10 @@ class Store:
         """Bytes on the medium."""
         return self._backend.size()
 
+    def stop_at_failure(self) -> None:
+        """Give every batch after one that failed its error, for whoever is in memory ahead of the store, as an engine is."""
+        self._committer.resumes = False
+
     def submit(self, batch: Batch, done: Done) -> None:
         """Queue a batch without waiting: the engine's path. `done` gets the revision or the error, on the loop."""
         self._committer.submit(batch, done)
@@ -166,8 +120,14 @@ class Store:
     async def read(self, query: Callable[[Reader], T]) -> T:
         """Run `query` on a consistent view, off the event loop; it must not block on anything else."""
         if self._readers is None:
+            if self._closed:
+                raise StoreClosed("the store is closed; open it again")
             return query(self._live_reader())
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        try:
+            reading = asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        except RuntimeError as error:  # its thread has ended
+            raise StoreClosed("the store is closed; open it again") from error
+        return await reading
 
     def _live_reader(self) -> Reader:
         backend = self._backend
@@ -211,7 +171,7 @@ class Store:
         """Call back (on the loop) when something may have been committed; returns how to stop.
 
         With `foreign_only` it is called for commits of other processes alone. Those are noticed within 5 ms, with `calm` within
-        25 ms, which costs a process that merely watches a tenth of a percent of a processor.
+        30 ms, which costs a process that merely watches some tenths of a percent of a processor.
         """
         listeners = self._foreign if foreign_only else self._watchers if calm else self._listeners
         listeners.append(callback)
@@ -256,6 +216,24 @@ class Store:
             began = self._clock.monotonic()
             after = await loop.run_in_executor(self._readers, self._backend.check, after)
             await asyncio.sleep(min(_REST * (self._clock.monotonic() - began), _LONGEST_REST))
+
+    async def load(self, rows: list[Row], revision: int) -> None:
+        """Put rows as they are, with their versions, while nobody else writes: for copies and restores of whole stores.
+
+        `revision` is that of the newest commit they come from, 0 while there are more to come.
+        """
+        await self._off_loop(lambda: _load(self._backend, rows, revision))
+
+    async def compact(self) -> None:
+        """Give back what deleted rows took on the medium; raises `UsageError` where a backend cannot do that in place."""
+        if not isinstance(self._backend, Compacting):
+            raise UsageError(f"{self.url} cannot be compacted in place; copy it to a new store, which is compact")
+        await self._off_loop(self._backend.compact)
+
+    async def _off_loop(self, work: Callable[[], T]) -> T:
+        if self._readers is None:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     async def revision(self) -> int:
         """The revision of the newest commit."""
@@ -305,6 +283,16 @@ class Store:
             self._readers.shutdown()
         await asyncio.sleep(0)  # the last acknowledgements
         self._backend.close()
+
+
+def _load(backend: Backend, rows: list[Row], revision: int) -> None:
+    try:
+        backend.begin(sync=True)
+        backend.write(rows, [])
+        backend.commit(revision)
+    except BaseException:
+        backend.rollback()
+        raise
 
 
 def no_thread(error: BaseException) -> str:

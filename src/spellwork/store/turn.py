@@ -1,5 +1,5 @@
-"""Owns fairness between the processes that write one SQLite file: whoever waits raises a hand, and the others let it in.
-It must never be held longer than it takes to get SQLite's own write lock.
+"""Owns fairness between the processes that write one file: whoever waits raises a hand, and the others let it in.
+The hand must never be held longer than it takes to get the write lock.
 """
 
 from __future__ import annotations
@@ -7,8 +7,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
+
+from spellwork.errors import StoreUnavailable
 
 if sys.platform == "win32":
     import msvcrt
@@ -78,3 +81,43 @@ class Turn:
     def close(self) -> None:
         """Give the file handle back."""
         os.close(self._handle)
+
+
+class WriteLock:
+    """One writer among the threads and processes of a file, for libraries whose own lock is waited for without an end."""
+
+    def __init__(self, path: str):
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._threads = threading.Lock()
+
+    def take(self, turn: Turn, seconds: float, what: str) -> None:
+        """Wait at most so long, with the hand raised; raises `StoreUnavailable`. A process that dies gives it up."""
+        deadline = time.monotonic() + seconds
+        if not self._threads.acquire(timeout=seconds):
+            raise _held(what, seconds)
+        try:
+            if not _try_lock(self._handle):
+                with turn.raised():
+                    self._wait(deadline, seconds, what)
+        except BaseException:
+            self._threads.release()
+            raise
+
+    def _wait(self, deadline: float, seconds: float, what: str) -> None:
+        while not _try_lock(self._handle):
+            if time.monotonic() > deadline:
+                raise _held(what, seconds)
+            time.sleep(_PAUSE)
+
+    def give(self) -> None:
+        """Let the next one in."""
+        _unlock(self._handle)
+        self._threads.release()
+
+    def close(self) -> None:
+        """Give the file handle back."""
+        os.close(self._handle)
+
+
+def _held(what: str, seconds: float) -> StoreUnavailable:
+    return StoreUnavailable(f"{what}: another process has held the write lock for {seconds:.0f} s; find and stop it")

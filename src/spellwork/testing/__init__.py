@@ -8,12 +8,14 @@ from spellwork.testing.engine import TestEngine
 from spellwork.testing.laws import LawBroken, check_laws
 from spellwork.testing.ledger import Ledger
 from spellwork.testing.replayer import check_replay, replays
+from spellwork.testing.store_conformance import StoreConformance
 
 __all__ = [
     "CRASH_POINTS",
     "CrashAt",
     "LawBroken",
     "Ledger",
+    "StoreConformance",
     "TestEngine",
     "VirtualClock",
     "check_laws",

@@ -175,6 +175,9 @@ class SimBackend:
         """Forget the transaction."""
         self._rows, self._deletes, self._ranges = [], [], []
 
+    def reopen(self) -> None:
+        """There is no handle."""
+
     def reader(self) -> SimReader:
         """A view for one query."""
         return SimReader(self._disk)

@@ -15,7 +15,7 @@ from spellwork.engine import Engine
 from spellwork.errors import Conflict, Fenced, InternalError, SpellworkError, StoreClosed, StoreError, StoreFailed
 from spellwork.store import Store
 from spellwork.store.committer import Committer, Done, Item, Outcome, Probe
-from spellwork.store.store import Durability
+from spellwork.store.durability import Durability
 from spellwork.supervision import attempt
 from spellwork.testing.sim.disk import SimBackend
 from spellwork.testing.sim.loop import SimLoop

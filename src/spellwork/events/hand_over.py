@@ -1,0 +1,101 @@
+"""Owns how an item gets into all the rings it belongs to, at once or not at all, and how publishers wait for room there.
+It must never put it into some of them and then wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Lock
+from time import monotonic
+from typing import TypeVar
+
+from spellwork.clock import Duration, seconds
+from spellwork.errors import ChannelClosed, ChannelFull, ChannelTimeout
+from spellwork.events.limits import not_negative
+from spellwork.events.ring import Ring
+from spellwork.events.waiter import TaskWaiter, ThreadWaiter, Waiter
+
+T = TypeVar("T")
+
+
+def hand_over(lock: Lock, rings: Sequence[Ring[T]], item: T) -> Ring[T] | None:
+    """Put it into all; or into none, and return the first that has no room."""
+    with lock:
+        for ring in rings:
+            if ring.end >= ring.mark:
+                return _the_long_way(rings, item)
+        for ring in rings:
+            ring.add(item)
+            ring.end += 1
+            if ring.sleeping:
+                ring.wake()
+    return None
+
+
+def _the_long_way(rings: Sequence[Ring[T]], item: T) -> Ring[T] | None:
+    for ring in rings:
+        if ring.closed:
+            raise ChannelClosed("nothing was published: it is closed")
+        if not ring.has_room():
+            return ring
+    for ring in rings:
+        ring.append(item)
+    return None
+
+
+def hand_over_now(lock: Lock, rings: Sequence[Ring[T]], item: T) -> None:
+    """Put it into all, or raise `ChannelFull`."""
+    if hand_over(lock, rings, item) is not None:
+        raise ChannelFull("nothing was published: a subscriber with overflow='block' has no room; `publish` waits for some")
+
+
+async def hand_over_later(lock: Lock, rings: Sequence[Ring[T]], item: T, full: Ring[T]) -> None:
+    """Wait until all have room. Cancelled, it has put it nowhere."""
+    ring: Ring[T] | None = full
+    while ring is not None:
+        waiter = TaskWaiter()
+        if _wait(ring, waiter):
+            try:
+                await waiter.sleep()
+            except BaseException:
+                _give_up(ring, waiter)
+                raise
+        ring = _again(lock, rings, item, ring)
+
+
+def hand_over_sync(lock: Lock, rings: Sequence[Ring[T]], item: T, timeout: Duration | None) -> None:
+    """Block the thread until all have room, at most `timeout`."""
+    until = None if timeout is None else monotonic() + not_negative("timeout", timeout)
+    ring = hand_over(lock, rings, item)
+    while ring is not None:
+        waiter = ThreadWaiter()
+        late = False
+        if _wait(ring, waiter):
+            late = True  # also for an interrupt
+            try:
+                late = not waiter.sleep(None if until is None else until - monotonic())
+            finally:
+                if late:
+                    _give_up(ring, waiter)
+        ring = _again(lock, rings, item, ring)
+        if ring is not None and late:
+            raise ChannelTimeout(f"nothing was published: no room within {timeout} s", seconds=seconds(timeout or 0))
+
+
+def _again(lock: Lock, rings: Sequence[Ring[T]], item: T, before: Ring[T]) -> Ring[T] | None:
+    ring = hand_over(lock, rings, item)
+    with lock:
+        before.room_freed()  # there may be room for more than this one
+    return ring
+
+
+def _wait(ring: Ring[T], waiter: Waiter) -> bool:
+    with ring.lock:
+        return ring.wait_for_room(waiter)
+
+
+def _give_up(ring: Ring[T], waiter: Waiter) -> None:
+    with ring.lock:
+        if waiter in ring.waiting:
+            ring.waiting.remove(waiter)
+        ring.room_freed()  # it may have been woken in place of another one

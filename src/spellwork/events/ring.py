@@ -1,0 +1,162 @@
+"""Owns what one group of subscribers has yet to read: its items in order, and who waits for them or for room.
+It must never hold more items than twice the largest buffer among its subscribers. Its lock is its owner's, who may have many rings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from threading import Lock
+from typing import Generic, Protocol, TypeVar
+
+from spellwork.events.waiter import Waiter
+
+T = TypeVar("T")
+
+
+class Reader(Protocol):
+    """A subscriber, as a ring sees it: it has read everything before `cursor`."""
+
+    cursor: int
+    buffer: int
+    blocks: bool
+    waiter: Waiter | None  # set while it sleeps
+
+
+class Ring(Generic[T]):
+    """Items with numbers from 0; `end` is that of the next one.
+
+    Whatever changes it needs the lock. A reader needs none to look: `end` grows after the item is there, and a window that is
+    too long is replaced, never shortened. `keeps_oldest` turns away what comes while the (then only) reader's buffer is full.
+
+    Nearly all that is published goes the short way: while `end < mark` there is room in front of everybody and in the window, so
+    that `add(item)` and a larger `end` are all there is to do, but for waking those that are `sleeping`.
+    """
+
+    __slots__ = (
+        "_limit", "_readers", "add", "closed", "end", "keeps_oldest", "lock", "mark", "refused", "room", "sleeping", "waiting",
+        "window",
+    )  # fmt: skip
+
+    def __init__(self, lock: Lock, *, keeps_oldest: bool = False) -> None:
+        self.lock = lock
+        self.end = 0
+        self.mark: float = 0
+        self.room: float = math.inf  # up to this number there is certainly room in front of those for whom something waits
+        self.closed = False
+        self.keeps_oldest = keeps_oldest
+        self.refused = 0  # how many were turned away
+        self.waiting: deque[Waiter] = deque()  # publishers
+        self.sleeping: list[Waiter] = []  # readers
+        self._readers: list[Reader] = []
+        self._limit = 0
+        self.window: tuple[int, list[T]] = (0, [])  # the newest items, behind the number of the first
+        self.add: Callable[[T], None] = self.window[1].append
+
+    @property
+    def readers(self) -> int:
+        """How many there are."""
+        return len(self._readers)
+
+    def join(self, reader: Reader) -> None:
+        """Let it see what comes from now on."""
+        reader.cursor = self.end
+        self._readers.append(reader)
+        self._measure()
+
+    def leave(self, reader: Reader) -> None:
+        """Forget it, and wake it if it sleeps; nobody waits for it any more."""
+        self._readers.remove(reader)
+        self._measure()
+        self.room_freed()
+        if reader.waiter is not None:
+            self.unsleep(reader.waiter)
+            reader.waiter.wake()
+
+    def has_room(self) -> bool:
+        """Whether the next item fits in front of every reader that blocks."""
+        return self.end < self.room or self.keeps_oldest or self._has_room_now()
+
+    def append(self, item: T) -> None:
+        """Add an item, the long way."""
+        if self.keeps_oldest and self.end >= self.room and not self._has_room_now():
+            self.refused += 1
+            return
+        if not self._readers:  # the last one left while this was on its way
+            return
+        items = self.window[1]
+        if len(items) >= self._limit:
+            self._replace(items[-(self._limit // 2) :])
+        self.add(item)
+        self.end += 1
+        self._set_mark()
+        if self.sleeping:
+            self.wake()
+
+    def wake(self) -> None:
+        """Wake the readers that sleep."""
+        sleeping, self.sleeping = self.sleeping, []
+        for waiter in sleeping:
+            waiter.wake()
+
+    def sleep(self, reader: Reader, waiter: Waiter) -> bool:
+        """Wake `waiter` when an item comes; False if there is one already."""
+        if self.end > reader.cursor or self.closed:
+            return False
+        self.sleeping.append(waiter)
+        if self.window[1] and len(self.sleeping) == len(self._readers):  # everybody has read everything
+            self._replace([])
+            self._set_mark()
+        return True
+
+    def unsleep(self, waiter: Waiter) -> None:
+        """It does not sleep any more."""
+        if waiter in self.sleeping:
+            self.sleeping.remove(waiter)
+
+    def wait_for_room(self, waiter: Waiter) -> bool:
+        """Wake `waiter` when there is room; False if there is some already."""
+        self.waiting.append(waiter)
+        # A reader moves on and then looks for who waits, without the lock; so this looks once more after the waiter is to be seen.
+        if self.closed or self._has_room_now():
+            self.waiting.remove(waiter)
+            return False
+        return True
+
+    def room_freed(self) -> None:
+        """Wake a publisher if there is room."""
+        while self.waiting and self.has_room():
+            if self.waiting.popleft().wake():
+                return
+
+    def was_slowest(self, cursor: int, buffer: int) -> bool:
+        """Whether a reader that stood at `cursor` may have been the one in front of whom there was no room."""
+        return cursor + buffer <= self.room
+
+    def close(self) -> None:
+        """Wake readers and publishers: nothing comes any more."""
+        self.closed = True
+        self.mark = 0
+        self.wake()
+        while self.waiting:
+            self.waiting.popleft().wake()
+
+    def _has_room_now(self) -> bool:
+        counted = [reader.cursor + reader.buffer for reader in self._readers if reader.blocks or self.keeps_oldest]
+        self.room = min(counted, default=math.inf)
+        self._set_mark()
+        return self.end < self.room
+
+    def _set_mark(self) -> None:
+        self.mark = 0 if self.closed else min(self.room, self.window[0] + self._limit)
+
+    def _measure(self) -> None:
+        self._limit = 2 * max((reader.buffer for reader in self._readers), default=0)
+        if not self._readers:
+            self._replace([])
+        self._has_room_now()
+
+    def _replace(self, items: list[T]) -> None:
+        self.window = (self.end - len(items), items)
+        self.add = items.append

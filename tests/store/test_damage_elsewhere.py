@@ -1,0 +1,207 @@
+"""Damage at rest on LMDB and RocksDB: it is told, or it was harmless; what it did not hit can be read."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import lmdb
+import pytest
+import rocksdict
+
+from spellwork.errors import RowDamaged, StoreCorrupt, StoreError, StoreMissing, StoreTooNew, StoreUnavailable
+from spellwork.store import Batch, Store, open_store
+from spellwork.store.keyspace import FORMAT, REVISION
+from spellwork.store.lmdb import LmdbBackend
+from spellwork.store.longkeys import LongKeys
+from spellwork.store.seal import seal_rows
+
+ONE, TWO = b"\x40one", b"\x40two"
+
+
+async def filled(url: str, count: int = 40) -> dict[bytes, bytes]:
+    """A closed store, and what it holds."""
+    store = open_store(url)
+    model = {b"\x40%03d" % n: random.Random(n).randbytes(n * 11) for n in range(count)}
+    for key, value in model.items():
+        await store.commit(Batch().put(key, value))
+    await store.close()
+    return model
+
+
+async def test_a_damaged_value_in_lmdb_is_named(tmp_path: Path) -> None:
+    """Its key is told, its neighbours are read, and only a batch that needs it is refused."""
+    path = tmp_path / "store"
+    store = open_store(f"lmdb:{path}")
+    await store.commit(Batch().put(ONE, b"value-one").put(TWO, b"2").put(b"\x40" + b"k" * 700, b"value-long"))
+    await store.close()
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"value-one", b"value-0ne").replace(b"value-long", b"value-l0ng"))
+    store = open_store(f"lmdb:{path}")
+    for read in (store.get(ONE), store.scan(ONE, TWO), store.get(b"\x40" + b"k" * 700)):
+        with pytest.raises(RowDamaged):
+            await read
+    assert await store.scan(ONE, b"\x41", damaged=b"?") == [(ONE, b"?"), (TWO, b"2")]
+    bad, good = await asyncio.gather(
+        store.commit(Batch().put(TWO, b"3").require_version(ONE, 1)), store.commit(Batch().put(TWO, b"4")), return_exceptions=True
+    )
+    assert isinstance(bad, RowDamaged)
+    assert isinstance(good, int)
+    await store.close()
+
+
+@pytest.mark.parametrize("scheme", ["lmdb", "rocksdb"])
+@pytest.mark.slow
+def test_flipped_bits_and_cut_files_are_told_or_harmless(tmp_path: Path, scheme: str) -> None:
+    """After each of many damages a process reads what was written, or is told; it neither dies nor reads anything else."""
+    command = [sys.executable, "-m", "tests.store.damager", scheme, str(tmp_path), "50"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    told, harmless = map(int, done.stdout.split()[-2:])
+    assert told + harmless == 50
+    assert told >= 10
+
+
+async def crashed(place: Path, *, durability: str = "full") -> Path:
+    """A RocksDB folder as a killed process leaves it: twenty commits in its log."""
+    store = open_store(f"rocksdb:{place / 'live'}", durability=durability)
+    for number in range(20):
+        await store.commit(Batch().put(ONE, bytes((number,)) * 300).put(TWO, bytes((number,))))
+    shutil.copytree(place / "live", place / "crashed")
+    await store.close()
+    return place / "crashed"
+
+
+def log_of(folder: Path) -> Path:
+    return max(folder.glob("*.log"), key=lambda log: log.stat().st_size)
+
+
+async def newest(folder: Path, durability: str = "full") -> int:
+    store = open_store(f"rocksdb:{folder}", durability=durability, create=False)
+    try:
+        return (await store.get(TWO) or b"\xff")[0]
+    finally:
+        await store.close()
+
+
+async def test_a_log_damaged_in_the_middle_is_refused(tmp_path: Path) -> None:
+    """RocksDB would forget the commits behind the damage; a store is refused instead, unless it is opened as relaxed."""
+    folder = await crashed(tmp_path)
+    data = bytearray(log_of(folder).read_bytes())
+    data[len(data) // 2] ^= 1
+    log_of(folder).write_bytes(data)
+    for _ in range(2):  # looking changes nothing
+        with pytest.raises(StoreCorrupt, match=r"later commits lie behind.*relaxed"):
+            await newest(folder)
+    assert await newest(folder, "relaxed") in (8, 9, 10)
+
+
+@pytest.mark.parametrize("how", ["cut", "torn", "flipped"])
+async def test_a_torn_end_of_the_log_is_what_a_crash_leaves(tmp_path: Path, how: str) -> None:
+    """The last commit never happened then, and the store opens with the one before."""
+    folder = await crashed(tmp_path)
+    data = bytearray(log_of(folder).read_bytes().rstrip(b"\0"))
+    if how == "cut":
+        del data[-30:]
+    elif how == "torn":
+        data[-200:-40] = bytes(160)
+    else:
+        data[-30] ^= 1
+    log_of(folder).write_bytes(data)
+    assert await newest(folder) == 18
+
+
+async def test_gaps_in_the_log_of_a_relaxed_store_are_no_damage(tmp_path: Path) -> None:
+    """What was written without syncs may be lost out of order on a power cut."""
+    folder = await crashed(tmp_path, durability="relaxed")
+    data = bytearray(log_of(folder).read_bytes())
+    data[len(data) * 2 // 3] ^= 1
+    log_of(folder).write_bytes(data)
+    assert await newest(folder) in (12, 13)
+
+
+async def _refused(url: str, kind: type[StoreError], words: str, **options: bool) -> None:
+    with pytest.raises(kind, match=words):
+        open_store(url, **options)  # type: ignore[arg-type]
+
+
+async def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """Other files, other applications' databases, missing stores, newer formats: a typed error each, nothing written."""
+    text = tmp_path / "text"
+    text.write_bytes(b"not a database at all " * 500)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "letter.txt").write_text("dear")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with lmdb.open(str(tmp_path / "theirs"), subdir=False) as env, env.begin(write=True) as txn:
+        txn.put(b"k", b"v")
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(True)
+    theirs = rocksdict.Rdict(str(tmp_path / "theirs-too"), options)
+    theirs[b"k"] = b"v"
+    theirs.close()
+    await _refused(f"lmdb:{text}", StoreCorrupt, "no LMDB file")
+    await _refused(f"lmdb:{folder}", StoreUnavailable, "is a directory")
+    await _refused(f"lmdb:{tmp_path / 'theirs'}", StoreCorrupt, "another application")
+    await _refused(f"lmdb:{tmp_path / 'no' / 'folder'}", StoreUnavailable, "does not exist")
+    await _refused(f"rocksdb:{text}", StoreUnavailable, "is a file")
+    await _refused(f"rocksdb:{folder}", StoreUnavailable, "other things")
+    await _refused(f"rocksdb:{tmp_path / 'theirs-too'}", StoreCorrupt, "another application")
+    for scheme in ("lmdb", "rocksdb"):
+        await _refused(f"{scheme}:{tmp_path / 'none'}", StoreMissing, "no store", create=False)
+    await _refused(f"rocksdb:{empty}", StoreMissing, "is empty", create=False)
+    assert text.read_bytes().startswith(b"not a database")
+    assert [file.name for file in folder.iterdir()] == ["letter.txt"]
+    assert not (tmp_path / "none").exists()
+    newer = seal_rows([(FORMAT, b"2", 0)])[0]
+    with lmdb.open(str(tmp_path / "newer"), subdir=False) as env, env.begin(write=True) as txn:
+        txn.put(*newer)
+    await _refused(f"lmdb:{tmp_path / 'newer'}", StoreTooNew, "newer Spellwork")
+
+
+async def test_a_folder_whose_making_was_interrupted_is_made_again(tmp_path: Path) -> None:
+    """What a process leaves that dies while it makes a store is no obstacle."""
+    place = tmp_path / "store"
+    place.mkdir()
+    (place / "LOCK").touch()
+    (place / "rocksdict-config.json").write_text('{"raw')
+    store: Store = open_store(f"rocksdb:{place}")
+    await store.commit(Batch().put(ONE, b"1"))
+    await store.close()
+    (place / "rocksdict-config.json").write_text("")
+    store = open_store(f"rocksdb:{place}", create=False)
+    assert await store.get(ONE) == b"1"
+    await store.close()
+
+
+def test_places_of_long_keys_keep_apart_and_in_order() -> None:
+    """A key is its own place up to a length; above it places differ where keys do, and are short enough."""
+    keys = LongKeys(40)
+    lengths = {len(keys.place(b"k" * n)) for n in range(200)}
+    assert max(lengths) == 40
+    places = [keys.place(b"k" * n) for n in range(200)]
+    assert len(set(places)) == 200
+    assert places[:24] == [b"k" * n for n in range(24)]
+
+
+def test_what_lmdb_itself_leaves_is_never_taken_for_damage(tmp_path: Path) -> None:
+    """Transactions that write, shorten, delete and write again leave files that are opened again, whatever the verifier counts."""
+    rng = random.Random(1)
+    path = str(tmp_path / "store")
+    for trial in range(4):
+        backend = LmdbBackend(path)
+        for number in range(20):
+            revision = backend.begin(sync=False)[0] + 1
+            keys = [b"\x40%02d" % rng.randrange(60) for _ in range(8)]
+            backend.write([(key, bytes(rng.choice((0, 50, 3_000, 9_000))), revision) for key in keys], keys[:3])
+            backend.write([(key, bytes(rng.choice((10, 5_000))), revision) for key in keys[::2]], keys[1::3])
+            if number % 5 == trial:
+                backend.delete_range(keys[0], b"\x41")
+            backend.write([(REVISION, revision.to_bytes(8, "big"), revision)], [])
+            backend.commit(revision)
+        backend.close()
