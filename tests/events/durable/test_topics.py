@@ -71,7 +71,7 @@ async def test_what_is_published_in_one_turn_is_one_commit_and_order_is_that_of_
         assert [offset for offset in offsets if isinstance(offset, int)] == [n for n in range(1, 4501) if n != 8]
         assert topics.store.stats.batches - before == 3
         assert await data_of(topic.read(follow=False)) == list(range(4500))
-        assert await asyncio.gather(topic.publish(1), topic.publish(2)) == [4501, 4502]
+        assert list(await asyncio.gather(topic.publish(1), topic.publish(2))) == [4501, 4502]
 
 
 async def test_publishing_to_a_closed_store_fails_each_time(tmp_path: Path) -> None:
