@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from spellwork.bench.command import NAMES, bench
 from spellwork.bench.events import run_events
+from spellwork.bench.hosted import run_hosted
 from spellwork.bench.imports import run_import, slowest
 from spellwork.bench.latency import run_latency
 from spellwork.bench.machine import run_machine
@@ -126,6 +127,17 @@ def test_an_unknown_benchmark_is_refused_with_the_names_there_are():
     done = CliRunner().invoke(bench, ["speed"])
     assert done.exit_code == 2
     assert all(name in done.stderr for name in (*NAMES, "all"))
+
+
+def test_hosted_machines_write_one_row_a_transition():
+    """Rows are counted, and the store is a real one."""
+    results = run_hosted(400, machines=20, raw_seconds=0.05)
+    assert [result["chart"] for result in results] == ["flat", "guarded"]
+    for result in results:
+        assert (result["events"], result["machines"]) == (400, 20)
+        assert result["durable_transitions_per_second"] > 0
+        assert 1 <= result["rows_per_transition"] < 1.2
+        assert result["synchronous"] == "full"
 
 
 def test_machine_stands_beside_a_dict_and_whatever_is_installed():
