@@ -12,12 +12,16 @@ It must never import another part of the package.
     │   ├── Conflict               a requirement of a batch did not hold; nothing was written
     │   │   └── TransactionConflict    what a transaction has read was changed, and it has used up its attempts
     │   ├── Fenced                 another owner has taken over; nothing was written
+    │   ├── KeyMissing             the store is encrypted, and a key that it needs was not given
+    │   ├── KeyRefused             the key given is not the store's, or was retired
     │   ├── Lagged                 a watcher fell behind what is retained
     │   ├── MergeRefused           a merge could not be worked out; nothing of its batch was written
     │   ├── MigrationFailed        a value could not be migrated, or the tree is not at the version to migrate from
+    │   ├── NotEncrypted           a key was given, and the store holds plain rows
     │   ├── StoreBusy              as many writes wait as the store was told to allow
     │   ├── StoreClosed
     │   ├── StoreCorrupt           damaged data, or not a store at all
+    │   │   ├── BackupDamaged      a backup is not as it was written, or incomplete
     │   │   └── RowDamaged         one row is not as it was written; the others are not concerned
     │   ├── StoreFailed            the disk refused a write or a sync
     │   │   └── StoreFull
@@ -151,6 +155,20 @@ class Fenced(StoreError):
     partition: int
 
 
+class KeyMissing(StoreError):
+    """The store is encrypted and a key that it needs was not given; `key_id` names it. Nothing was written."""
+
+    code = "key-missing"
+    key_id: str = ""
+
+
+class KeyRefused(StoreError):
+    """The key given is not one of the store's, or was retired by a rotation; `key_id` says which. Nothing was written."""
+
+    code = "key-refused"
+    key_id: str = ""
+
+
 class Lagged(StoreError):
     """A watcher fell behind what is retained; `missed` revisions (at least), or events of a subscription (exactly), are gone.
 
@@ -175,6 +193,12 @@ class MigrationFailed(StoreError):
     tree: str
 
 
+class NotEncrypted(StoreError):
+    """A key was given, and the store holds rows that are not encrypted; nothing was written."""
+
+    code = "not-encrypted"
+
+
 class StoreBusy(StoreError):
     """As many writes wait as the store was told to allow (`limit`), and it was told to refuse further ones; nothing was written."""
 
@@ -192,6 +216,12 @@ class StoreCorrupt(StoreError):
     """Damaged data was detected, or the file is not a Spellwork store."""
 
     code = "store-corrupt"
+
+
+class BackupDamaged(StoreCorrupt):
+    """A backup is not as it was written, or what it builds on is missing; nothing was restored."""
+
+    code = "backup-damaged"
 
 
 class RowDamaged(StoreCorrupt):

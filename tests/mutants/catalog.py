@@ -13,6 +13,8 @@ _SHAPES = "tests/testing/test_shapes.py"
 _LINEAR = "tests/testing/test_linear.py"
 _STORE = "tests/store/test_store.py"
 _FAILURES = "tests/store/test_failures.py"
+_ENCRYPTED = "tests/store/test_encrypted.py"
+_BACKUP = "tests/store/test_backup.py"
 _SIM = "-m spellwork.testing.sim --seeds 60 --jobs 1"
 _GROUPS = "tests/events/durable"
 _ASYNCIO = "tests/workflow/test_asyncio.py"
@@ -683,4 +685,69 @@ _STREAMS = (
     ),
 )  # fmt: skip
 
-MUTANTS = (*_BACKENDS, *_EFFECTS, *_REPLAY, *_ENGINE, *_OWNERSHIP, *_COMMITS, *_STATE, *_TOPICS, *_EVENTS, *_STREAMS, *MACHINES)
+_CARE = (
+    Mutant(
+        "value-not-bound-to-its-key", "a value that was moved to another key is damaged", "store/keyring.py",
+        "        self._cipher: Any = AESGCM\n",
+        "        class Unbound:\n            def __init__(self, key): self.cipher = AESGCM(key)\n"
+        "            def encrypt(self, nonce, value, row): return self.cipher.encrypt(nonce, value, None)\n"
+        "            def decrypt(self, nonce, value, row): return self.cipher.decrypt(nonce, value, None)\n"
+        "        self._cipher: Any = Unbound\n",
+        f"{_ENCRYPTED} -k moved",
+    ),
+    Mutant(
+        "nonce-used-twice", "no nonce is used twice under one key", "store/keyring.py",
+        "nonce = os.urandom(_NONCE_BYTES)", "nonce = bytes(_NONCE_BYTES)",
+        f"{_ENCRYPTED} -k nonce",
+    ),
+    Mutant(
+        "retired-key-still-seals", "after a rotation nothing is sealed with the old key", "store/encrypted.py",
+        "        if changed:\n", "        if False:\n",
+        f"{_ENCRYPTED} -k retired",
+    ),
+    Mutant(
+        "increment-by-key-alone", "a chain of backups equals its source", "store/backup/making.py",
+        "        same = self._next[1] == mark\n", "        same = True\n",
+        f"{_BACKUP} -k chain",
+    ),
+    Mutant(
+        "digest-of-a-backup-not-compared", "any flipped bit of a backup is found", "store/backup/blocks.py",
+        "    if FileMark(size, digest.hexdigest()) != mark:\n", "    if False:\n",
+        f"{_BACKUP} -k flipped",
+    ),
+    Mutant(
+        "store-in-place-before-it-is-whole", "a kill while restoring leaves nothing or a whole store", "store/placing.py",
+        "            new = place.with_name(place.name + _BUILDING)\n", "            new = place\n",
+        f"{_BACKUP} -k restored",
+    ),
+    Mutant(
+        "causes-not-redacted", "what is redacted is stored nowhere", "journal/failure.py",
+        "self.cause.redacted(redaction) if self.cause is not None else None", "self.cause",
+        "tests/engine/test_canary.py -k 'redaction_the_canary'",
+    ),
+    Mutant(
+        "mended-row-set-aside", "a quarantine touches only what is damaged", "engine/quarantine.py",
+        "            batch.require_damaged(finding.key)\n", "            pass\n",
+        "tests/engine/test_fsck.py -k written_anew",
+    ),
+    Mutant(
+        "lost-change-not-told", "watchers see every change or are told Lagged", "engine/quarantine.py",
+        "        batch.put(FEED_FLOOR, number.to_bytes(8, \"big\"))\n", "        pass\n",
+        "tests/engine/test_fsck.py -k watchers",
+    ),
+)  # fmt: skip
+
+MUTANTS = (
+    *_EFFECTS,
+    *_REPLAY,
+    *_ENGINE,
+    *_OWNERSHIP,
+    *_COMMITS,
+    *_BACKENDS,
+    *_STATE,
+    *_TOPICS,
+    *_EVENTS,
+    *_STREAMS,
+    *_CARE,
+    *MACHINES,
+)

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from spellwork.cli.given import parse
+from spellwork.cli.opening import encryption
 from spellwork.cli.options import TEXT, common
 from spellwork.cli.output import moment, note, print_json, print_table, to_json, visible
 from spellwork.cli.verb import Verb
@@ -36,7 +37,7 @@ def _run(store: str, work: Callable[[Topics], Coroutine[Any, Any, T]], *, create
         raise click.UsageError("a memory: store lives in one process only; name a file")
 
     async def opened() -> T:
-        async with open_topics(store, create=create, sweep_every=None) as topics:
+        async with open_topics(store, create=create, sweep_every=None, encryption=encryption()) as topics:
             return await work(topics)
 
     return asyncio.run(opened())

@@ -35,8 +35,8 @@ _MEANINGS = {
     Exit.USAGE: "the command was given wrongly",
     Exit.NOT_FOUND: "no such run, workflow, topic, store, key or file",
     Exit.UNAVAILABLE: "the store is owned or locked by another process, or nobody answered in time",
-    Exit.REFUSED: "refused: the id is taken, the run has ended, an update or a value was rejected, a condition did not hold",
-    Exit.DAMAGED: "the store is damaged, or the disk failed or is full",
+    Exit.REFUSED: "refused: the id is taken, the run has ended, an update, a value or a key was rejected, a condition did not hold",
+    Exit.DAMAGED: "the store or a backup is damaged, or the disk failed or is full",
     Exit.INTERRUPTED: "interrupted; the run goes on when it is resumed",
 }
 
@@ -53,6 +53,9 @@ _EXITS: dict[type, Exit] = {
     errors.ActivityFailed: Exit.FAILED,
     errors.ActivityTimeout: Exit.FAILED,
     errors.InternalError: Exit.FAILED,
+    errors.KeyMissing: Exit.REFUSED,
+    errors.KeyRefused: Exit.REFUSED,
+    errors.NotEncrypted: Exit.REFUSED,
     errors.Conflict: Exit.REFUSED,
     errors.MergeRefused: Exit.REFUSED,
     errors.MigrationFailed: Exit.REFUSED,

@@ -79,3 +79,11 @@ def timeout_option(default: float) -> Callable[[F], F]:
         "--timeout", type=click.FloatRange(min=0, min_open=True), default=default, show_default=True, metavar="SECONDS",
         help="How long to wait for the process that runs the store.",
     )  # fmt: skip
+
+
+def codec_option(function: F) -> F:
+    """`--codec FILE.py`."""
+    return click.option(
+        "--codec", "codec", type=TEXT, metavar="FILE.py",
+        help="Store values as the Codec in this file says: its types, and its rules for what is redacted.",
+    )(function)  # fmt: skip

@@ -9,8 +9,9 @@ import asyncio
 import click
 import msgspec
 
-from spellwork import Codec, Engine
+from spellwork import Codec
 from spellwork.cli.exits import Exit
+from spellwork.cli.opening import opened
 from spellwork.cli.options import TEXT, common
 from spellwork.cli.output import note, print_json
 from spellwork.cli.source import Source, load
@@ -51,7 +52,7 @@ def replay(target: str, run_ids: tuple[str, ...], everything: bool, store: str, 
 
 async def _check(source: Source, store: str, run_ids: list[str] | None) -> list[Verdict]:
     registry = Registry(source.workflows, source.activities)
-    async with Engine(store, client=True, create=False) as engine:
+    async with opened(store, client=True, create=False) as engine:
         return await check_runs(engine.store, registry, source.codec or Codec(), run_ids)
 
 

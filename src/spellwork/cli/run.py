@@ -16,6 +16,7 @@ from spellwork import Engine, Run, Status, Workflow
 from spellwork.cli.exits import CommandError, Exit, Interrupted, Unavailable
 from spellwork.cli.given import NO_ARGUMENTS, Call, call_of
 from spellwork.cli.messages import NOBODY, Delivery, deliver
+from spellwork.cli.opening import opened
 from spellwork.cli.options import DEFAULT_STORE, STORE_VARIABLE, TEXT, common, input_option
 from spellwork.cli.output import note, print_json
 from spellwork.cli.owner import find_run, owner_of
@@ -101,7 +102,7 @@ def resume(target: tuple[str, ...], store: str, as_json: bool) -> None:
 
 
 async def _resume_elsewhere(store: str, run_id: str) -> Delivery:
-    async with Engine(store, client=True, create=False) as engine:
+    async with opened(store, client=True, create=False) as engine:
         row = await find_run(engine, run_id)
         if row.status.ended:
             raise RunFinished(f"run {run_id} is {row.status}; there is nothing to resume", run_id=run_id)
@@ -136,7 +137,7 @@ def _farewell(job: Job) -> str:
 
 async def _finish(job: Job) -> Any:
     try:
-        async with Engine(job.store, create=job.workflow is not None, **job.source.engine_options()) as engine:
+        async with opened(job.store, create=job.workflow is not None, **job.source.engine_options()) as engine:
             return await _result(engine, job)
     except StoreOwned as error:
         return await _attach(job, error)
@@ -144,7 +145,7 @@ async def _finish(job: Job) -> Any:
 
 async def _attach(job: Job, error: StoreOwned) -> Any:
     """Wait for a run that another process runs already, ready to take over should that process stop."""
-    async with Engine(job.store, create=False, standby=True, **job.source.engine_options()) as engine:
+    async with opened(job.store, create=False, standby=True, **job.source.engine_options()) as engine:
         row = await engine.store.read(lambda reader: read_row(reader, job.run_id))
         if row is None and job.workflow is not None:
             raise CommandError(

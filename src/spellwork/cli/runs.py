@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from spellwork import Engine, RunInfo, Status
+from spellwork import RunInfo, Status
+from spellwork.cli.opening import opened
 from spellwork.cli.options import TEXT, common
 from spellwork.cli.output import colour, duration, moment, note, print_json, print_table, run_record, to_json, visible
 from spellwork.cli.owner import find_run, owner_of
@@ -33,7 +34,7 @@ def ps(status: str | None, workflow: str | None, limit: int, after: str | None, 
     """List runs, newest first."""
 
     async def work() -> list[RunInfo]:
-        async with Engine(store, client=True, create=False) as engine:
+        async with opened(store, client=True, create=False) as engine:
             return await engine.list(status=status, workflow=workflow, limit=limit, after=after)
 
     found = asyncio.run(work())
@@ -67,7 +68,7 @@ def show(run_id: str, store: str, as_json: bool) -> None:
     """Show where run ID stands, and the timeline of its steps with attempts, durations and failures."""
 
     async def work() -> tuple[RunInfo, list[Event], str]:
-        async with Engine(store, client=True, create=False) as engine:
+        async with opened(store, client=True, create=False) as engine:
             row = await find_run(engine, run_id)
             run = await engine.get(run_id)
             owner = None if row.status.ended else await owner_of(engine.store, row.partition)
@@ -119,7 +120,7 @@ def history(run_id: str, store: str, as_json: bool) -> None:
     """Print the journal of run ID: every durable fact, in order."""
 
     async def work() -> list[Event]:
-        async with Engine(store, client=True, create=False) as engine:
+        async with opened(store, client=True, create=False) as engine:
             await find_run(engine, run_id)
             return await (await engine.get(run_id)).history()
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
-from spellwork import Engine, Workflow
+from spellwork import Workflow
 from spellwork.cli.exits import Unavailable
 from spellwork.cli.given import Call, call_of
 from spellwork.cli.messages import NOBODY, SILENT, Delivery
+from spellwork.cli.opening import opened
 from spellwork.cli.options import TEXT, common, input_option, timeout_option
 from spellwork.cli.output import note, print_json
 from spellwork.cli.owner import PARTITIONS, answer, owner_of, post
@@ -68,7 +69,7 @@ def start(target: str, given: str | None, run_id: str | None, timeout: float, st
 async def _start(
     store: str, workflow: Workflow[Any, Any] | str, call: Call, run_id: str, timeout: float, options: dict[str, Any]
 ) -> str:
-    async with Engine(store, client=True, create=not isinstance(workflow, str), **options) as engine:
+    async with opened(store, client=True, create=not isinstance(workflow, str), **options) as engine:
         row = await engine.store.read(lambda reader: read_row(reader, run_id))
         if row is not None:
             await engine.start(workflow, *call.args, id=run_id, **call.kwargs)  # raises RunExists for another run

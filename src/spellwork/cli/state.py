@@ -45,6 +45,7 @@ def _place(function: F) -> F:
 
 
 def _run(store: str, tree: str, scope: str, work: Callable[[Any], Awaitable[T]], *, create: bool = False) -> T:
+    from spellwork.cli.opening import encryption
     from spellwork.state import Scope, open_store
 
     if store.startswith("memory:"):
@@ -55,7 +56,7 @@ def _run(store: str, tree: str, scope: str, work: Callable[[Any], Awaitable[T]],
         raise click.UsageError(f"--scope: {error}; for example user:u-1") from error
 
     async def opened() -> T:
-        async with open_store(store, create=create, sweep=False) as found:
+        async with open_store(store, create=create, sweep=False, encryption=encryption()) as found:
             return await work(found.scope(place.kind, place.id).tree(tree))
 
     return asyncio.run(opened())

@@ -11,8 +11,8 @@ import signal
 
 import click
 
-from spellwork import Engine
 from spellwork.cli.exits import CommandError, Exit, NotFound
+from spellwork.cli.opening import opened
 from spellwork.cli.options import TEXT, common
 from spellwork.cli.output import note, print_json
 from spellwork.cli.source import Source, load_all
@@ -58,7 +58,7 @@ async def _work(source: Source, store: str, standby: bool, grace: float, as_json
             loop.add_signal_handler(number, stop.set)
     names = ", ".join(sorted({workflow.name for workflow in source.workflows}))
     try:
-        async with Engine(store, standby=standby, grace=grace, **source.engine_options()) as engine:
+        async with opened(store, standby=standby, grace=grace, **source.engine_options()) as engine:
             _tell("ready", f"running {names} on {store}; Ctrl-C stops", as_json)
             while not stop.is_set():
                 with contextlib.suppress(TimeoutError):

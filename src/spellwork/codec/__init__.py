@@ -3,6 +3,8 @@ It must never unpickle, evaluate, or import anything by a name found in stored b
 """
 
 from spellwork.codec.payload import Codec, Limits, Shape
+from spellwork.codec.redaction import Redaction
 from spellwork.codec.registered import RegisteredType
+from spellwork.codec.secret import Secret
 
-__all__ = ["Codec", "Limits", "RegisteredType", "Shape"]
+__all__ = ["Codec", "Limits", "Redaction", "RegisteredType", "Secret", "Shape"]

@@ -15,14 +15,15 @@ from typing import Any
 import msgspec
 
 from spellwork.codec.registered import RegisteredType
+from spellwork.codec.secret import REFUSAL, Secret
 from spellwork.errors import PayloadError
 
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1
 _SCALARS = frozenset({str, float, bool, type(None), bytes})
 
 (
-    _TUPLE, _SET, _FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA,
-    _DECIMAL, _UUID, _BIGINT, _BYTEARRAY, _PAIRS, _REGISTERED, _COMPLEX,
+    TUPLE, SET, FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA,
+    _DECIMAL, _UUID, _BIGINT, BYTEARRAY, PAIRS, REGISTERED, _COMPLEX,
 ) = range(1, 15)  # fmt: skip
 
 _pack = msgspec.msgpack.encode
@@ -63,12 +64,12 @@ class ExactForm:
             items = [self.lower(item, f"{path}[{i}]") for i, item in enumerate(value)]
             if kind is not tuple:
                 items.sort(key=_pack)  # one form for equal sets, whatever the hash seed
-            code = _TUPLE if kind is tuple else _SET if kind is set else _FROZENSET
+            code = TUPLE if kind is tuple else SET if kind is set else FROZENSET
             return msgspec.msgpack.Ext(code, _pack(items))
-        registered = self._by_type.get(kind)
+        registered = None if kind is Secret else self._by_type.get(kind)
         if registered is not None:
             body = self.lower(registered.encode(value), path)
-            return msgspec.msgpack.Ext(_REGISTERED, _pack([registered.name, body]))
+            return msgspec.msgpack.Ext(REGISTERED, _pack([registered.name, body]))
         lower = _LOWER.get(kind)
         if lower is None:
             raise PayloadError(_refusal(value, path), path=path)
@@ -84,12 +85,12 @@ class ExactForm:
         items = [(self.lower(key, f"{path}.<key {key!r}>"), self.lower(item, f"{path}[{key!r}]")) for key, item in value.items()]
         if all(type(key) in (str, int) and is_plain(key) for key in value):
             return dict(items)
-        return msgspec.msgpack.Ext(_PAIRS, _pack(items))
+        return msgspec.msgpack.Ext(PAIRS, _pack(items))
 
     def revive(self, code: int, data: memoryview) -> Any:
         """The value of one extension (the `ext_hook` of a msgspec decoder)."""
         raw = self._decoder.decode(data)
-        if code == _REGISTERED:
+        if code == REGISTERED:
             name, body = raw
             registered = self._by_name.get(name)
             if registered is None:
@@ -105,6 +106,8 @@ class ExactForm:
 
 
 def _refusal(value: Any, path: str) -> str:
+    if isinstance(value, Secret):
+        return f"{path}: {REFUSAL}"
     kind = type(value)
     name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
     if isinstance(value, (enum.Enum, msgspec.Struct)) or hasattr(kind, "__dataclass_fields__"):
@@ -158,14 +161,14 @@ _LOWER: dict[type, Callable[[Any], tuple[int, Any]]] = {
     decimal.Decimal: lambda v: (_DECIMAL, str(v)),
     uuid.UUID: lambda v: (_UUID, v.bytes),
     int: lambda v: (_BIGINT, v.to_bytes(v.bit_length() // 8 + 1, "big", signed=True)),
-    bytearray: lambda v: (_BYTEARRAY, bytes(v)),
+    bytearray: lambda v: (BYTEARRAY, bytes(v)),
     complex: lambda v: (_COMPLEX, [v.real, v.imag]),
 }
 
 _REVIVE: dict[int, Callable[[Any], Any]] = {
-    _TUPLE: tuple,
-    _SET: set,
-    _FROZENSET: frozenset,
+    TUPLE: tuple,
+    SET: set,
+    FROZENSET: frozenset,
     _DATETIME: lambda v: dt.datetime.fromisoformat(v[0]).replace(tzinfo=_unzone(v[2]), fold=v[1]),
     _DATE: dt.date.fromisoformat,
     _TIME: lambda v: dt.time.fromisoformat(v[0]).replace(tzinfo=_unzone(v[2]), fold=v[1]),
@@ -173,7 +176,7 @@ _REVIVE: dict[int, Callable[[Any], Any]] = {
     _DECIMAL: decimal.Decimal,
     _UUID: lambda v: uuid.UUID(bytes=v),
     _BIGINT: lambda v: int.from_bytes(v, "big", signed=True),
-    _BYTEARRAY: bytearray,
-    _PAIRS: lambda v: {key: item for key, item in v},  # noqa: C416 - pairs are lists
+    BYTEARRAY: bytearray,
+    PAIRS: lambda v: {key: item for key, item in v},  # noqa: C416 - pairs are lists
     _COMPLEX: lambda v: complex(*v),
 }

@@ -16,8 +16,10 @@ from typing import Any
 import msgspec
 
 from spellwork.codec.exact import ExactForm
+from spellwork.codec.redaction import Redaction
 from spellwork.codec.registered import RegisteredType
-from spellwork.errors import PayloadError
+from spellwork.codec.secret import REFUSAL, Secret
+from spellwork.errors import DefinitionError, PayloadError
 
 # 0xc1 is the one byte that no msgpack value starts with, so it can announce a compressed payload for free.
 _COMPRESSED = b"\xc1"
@@ -64,9 +66,34 @@ class Shape:
             raise
         except _ENCODE_ERRORS as error:
             raise codec.refusal(value, error) from error
+        if codec.redaction is not None:
+            data = self._redacted(codec.redaction, value, data)
         if len(data) > 32:
             data = codec.checked(value, data)
         return data
+
+    def hidden(self, name: str, payload: bytes) -> bytes:
+        """The payload of a parameter `name`, without what it holds if the rules of redaction name it."""
+        redaction = self._codec.redaction
+        if redaction is None or not redaction.names(name):
+            return payload
+        hidden = redaction.hidden(msgspec.msgpack.decode(self._codec.inflate(payload)))
+        return self._fitting(self._codec.pack(hidden), f"{name}: ")
+
+    def _redacted(self, redaction: Redaction, value: Any, data: bytes) -> bytes:
+        _refuse_positional(redaction, value)
+        cleaned = redaction.payload(data)
+        return data if cleaned is data else self._fitting(cleaned, "")
+
+    def _fitting(self, cleaned: bytes, what: str) -> bytes:
+        try:
+            self.decode(cleaned)
+        except PayloadError as error:
+            raise PayloadError(
+                f"{what}{error}: that is what redaction leaves of it; annotate it as a text, or change the rules",
+                path=error.path,
+            ) from error
+        return cleaned
 
     def decode(self, payload: bytes) -> Any:
         """The value of a payload; raises `PayloadError` when it does not fit the annotation."""
@@ -95,10 +122,18 @@ class Shape:
 
 
 class Codec:
-    """Values to bytes and back. `types` are classes (or `RegisteredType`s) that may stand where no annotation says more."""
+    """Values to bytes and back.
 
-    def __init__(self, *, types: Iterable[type | RegisteredType] = (), limits: Limits | None = None) -> None:
+    `types` are classes (or `RegisteredType`s) that may stand where no annotation says more. `redaction` has the rules for what is
+    never stored.
+    """
+
+    def __init__(
+        self, *, types: Iterable[type | RegisteredType] = (), limits: Limits | None = None, redaction: Redaction | None = None
+    ) -> None:
         self.limits = limits or Limits()
+        self.redaction = redaction
+        self._types = types = list(types)
         registered = [t if isinstance(t, RegisteredType) else RegisteredType.of(t) for t in types]
         self._by_type = {entry.kind: entry for entry in registered}
         self.exact = ExactForm(self._by_type, {entry.name: entry for entry in registered})
@@ -106,6 +141,20 @@ class Codec:
         self._canonical = msgspec.msgpack.Encoder(enc_hook=self._enc_hook, order="deterministic").encode
         self._shapes: dict[Any, Shape] = {}
         self.untyped = Shape(self, Any)
+
+    def redacting(self, redaction: Redaction) -> Codec:
+        """A codec like this one, with rules; raises `DefinitionError` if it has some already."""
+        if self.redaction is not None:
+            raise DefinitionError("the codec has rules of redaction already; give them once, to the codec or to the engine")
+        return Codec(types=self._types, limits=self.limits, redaction=redaction)
+
+    def text(self, text: str) -> str:
+        """A text for people (a reason, say) as it may be stored."""
+        return text if self.redaction is None else self.redaction.text(text)
+
+    def plain(self, value: Any) -> Any:
+        """Plain data (headers, say) as it may be stored."""
+        return value if self.redaction is None else self.redaction.value(value)
 
     def shape(self, annotation: Any) -> Shape:
         """The (cached) shape of an annotation."""
@@ -121,7 +170,9 @@ class Codec:
         """Eight bytes that differ when the value does, whatever the hash seed; raises `PayloadError`."""
         try:
             data = self._canonical(value)
-        except _ENCODE_ERRORS:
+        except _ENCODE_ERRORS as error:
+            if str(error) == REFUSAL:
+                raise self.refusal(value, error) from None
             data = self._exact_bytes(value)
         if len(data) > 32:
             self._check(value, data)
@@ -170,6 +221,8 @@ class Codec:
         """The `PayloadError` for a value that msgspec refused, with the path of the first bad part."""
         self._check_depth(value, self.limits.depth)
         path, bad = self._locate(value, "$")
+        if isinstance(bad, Secret):
+            return PayloadError(f"{path}: {REFUSAL}", path=path)
         kind = type(bad).__qualname__
         return PayloadError(f"{path}: a value of type {kind} cannot be stored: {error}", path=path)
 
@@ -182,6 +235,8 @@ class Codec:
         return path, value
 
     def _enc_hook(self, value: Any) -> Any:
+        if isinstance(value, Secret):
+            raise TypeError(REFUSAL)
         registered = self._by_type.get(type(value))
         if registered is not None:
             return registered.encode(value)
@@ -201,6 +256,24 @@ class Codec:
             # ours are JSON text; what comes by name or from the command line is plain data
             return annotation.model_validate_json(value if isinstance(value, (str, bytes)) else msgspec.json.encode(value))
         raise TypeError(f"values of type {annotation!r} are not supported")
+
+
+def _refuse_positional(redaction: Redaction, value: Any) -> None:
+    """Raise for fields that the rules name in what is stored without the names of its fields."""
+    level = [("$", value)]
+    while level:
+        for path, item in level:
+            config = getattr(item, "__struct_config__", None)
+            by_position = isinstance(item, tuple) or (config is not None and config.array_like)
+            names = getattr(item, "_fields" if isinstance(item, tuple) else "__struct_fields__", ()) if by_position else ()
+            for name in names:
+                if redaction.names(name):
+                    raise PayloadError(
+                        f"{path}.{name}: {type(item).__qualname__} is stored without the names of its fields, so the rule for "
+                        f"{name!r} cannot reach it; use a dataclass",
+                        path=f"{path}.{name}",
+                    )
+        level = [child for path, item in level for child in _containers(path, item)]
 
 
 def _may_be_deep(data: bytes, limit: int) -> bool:

@@ -305,7 +305,7 @@ class Desk:
         if live.execution.finished:
             raise ended(message.run_id)
         self._add(live, extra)
-        self._host.append(live, CancelRequested(self._now(live), message.reason))
+        self._host.append(live, CancelRequested(self._now(live), self._host.codec.text(message.reason)))
         await self._durable(live)
 
     async def _terminate(self, message: m.AskTerminate, extra: Extra | None) -> None:
@@ -320,7 +320,8 @@ class Desk:
         if live.execution.finished:
             raise ended(message.run_id)
         self._add(live, extra)
-        self.closing.end(live, Terminated(self._now(live), message.reason), Status.TERMINATED, message.reason)
+        reason = self._host.codec.text(message.reason)
+        self.closing.end(live, Terminated(self._now(live), reason), Status.TERMINATED, reason)
         await self._durable(live)
 
     async def _terminate_stored(self, message: m.AskTerminate, extra: Extra | None) -> None:
@@ -329,9 +330,9 @@ class Desk:
             raise RunNotFound(f"there is no run {message.run_id!r} here", run_id=message.run_id)
         partition = self._host.partitions[row.partition]
         batch = Batch().require_epoch(partition.index, partition.epoch)
-        now = self._clock.now()
-        row = msgspec.structs.replace(row, status=Status.TERMINATED, reason=message.reason, updated=now)
-        entry = Terminated(now, message.reason)
+        now, reason = self._clock.now(), self._host.codec.text(message.reason)
+        row = msgspec.structs.replace(row, status=Status.TERMINATED, reason=reason, updated=now)
+        entry = Terminated(now, reason)
         rows.put_end(batch, row, None)
         batch.delete(blocked_key(row.partition, row.number))
         notices = [self.closing.write_notice(batch, notice) for notice in self.closing.notices([], row, entry)]

@@ -39,9 +39,9 @@ class Effects:
             result = await command.effect.look(self._host.store)
         except StoreError as error:
             if not live.dropped:
-                failure = Failure.of(error)  # damage under this key, say: the code may know what to do
+                failure = self._told(error)  # damage under this key, say: the code may know what to do
         except SpellworkError as error:
-            failure = Failure.of(error)
+            failure = self._told(error)
         self._answer(live, Performed(self._at(live), command.n, command.name, command.digest, result, failure))
 
     async def _commit(self, live: LiveRun, command: c.Perform) -> None:
@@ -53,7 +53,7 @@ class Effects:
         try:
             done = await self._committed(live, command.n, batch, entry)
         except (Conflict, MergeRefused) as error:
-            self._answer(live, Performed(at, command.n, command.name, command.digest, None, Failure.of(error)))
+            self._answer(live, Performed(at, command.n, command.name, command.digest, None, self._told(error)))
             return
         if done:
             if command.effect.subscribes:
@@ -99,6 +99,9 @@ class Effects:
             return
         if done:
             self.settle(live, n, entry)
+
+    def _told(self, error: BaseException) -> Failure:
+        return Failure.of(error).redacted(self._host.codec.redaction)
 
     def _at(self, live: LiveRun) -> int:
         return max(self._clock.now(), live.execution.now)

@@ -7,14 +7,13 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
-import hashlib
 import logging
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from spellwork.clock import Clock, SystemClock, new_id
-from spellwork.codec import Codec
+from spellwork.codec import Codec, Redaction
 from spellwork.codec.text import check_name
 from spellwork.engine import listing, rows
 from spellwork.engine import messages as m
@@ -23,11 +22,12 @@ from spellwork.engine.desk import Desk, check_same
 from spellwork.engine.history import Event, readable
 from spellwork.engine.host import Host
 from spellwork.engine.mail import MailRoom
-from spellwork.engine.ownership import Ownership
+from spellwork.engine.ownership import Ownership, partition_of
 from spellwork.engine.partition import Partition
 from spellwork.engine.recovery import Recovery
 from spellwork.engine.registry import Registry
 from spellwork.engine.run import Run, RunInfo
+from spellwork.engine.silence import redact_logs
 from spellwork.engine.waiting import Waiting
 from spellwork.errors import (
     DefinitionError,
@@ -41,7 +41,7 @@ from spellwork.errors import (
 )
 from spellwork.journal import ErrorRegistry, RunRow, Status
 from spellwork.journal.rows import subscription_range
-from spellwork.store import Store, open_store
+from spellwork.store import Encryption, Store, open_store
 from spellwork.store.committer import Probe
 from spellwork.workflow import Activity, Workflow
 from spellwork.workflow.guard import install_guard
@@ -68,6 +68,8 @@ class Engine:
             print(await engine.run(report, ["a", "b"]))
 
     - `store`: `memory:` or `sqlite:PATH`; `durability`: see `Durability`.
+    - `encryption`: the keys with which everything is encrypted before it is written. `redaction`: rules for what is replaced
+      before it is written, in values, errors and log lines; what runs live has it replaced too.
     - `errors`: exception classes that come back as themselves from activities and runs (built-ins always do).
     - `triggers`: events of durable topics that start runs (see `Trigger`).
     - `standby`: with another owner present, wait as its successor instead of raising `StoreOwned`. `client`: never own anything.
@@ -99,6 +101,8 @@ class Engine:
         cache: int = 256,
         max_recoveries: int = 5,
         grace: float = 0.0,
+        encryption: Encryption | None = None,
+        redaction: Redaction | None = None,
         clock: Clock | None = None,
         probe: Probe | None = None,
     ) -> None:
@@ -108,10 +112,10 @@ class Engine:
                 "max_recoveries at least 3 (two to notice that something kills the process, one to find out which run)"
             )
         self.url = store
-        self.codec = codec or Codec()
+        self.codec = (codec or Codec()) if redaction is None else (codec or Codec()).redacting(redaction)
         self.registry = Registry((*workflows, *(trigger.workflow for trigger in triggers)), activities)
         self._errors = ErrorRegistry(errors)
-        self._options = (durability, create, probe)
+        self._options = (durability, create, probe, encryption)
         self._standby, self._client = standby, client
         self._partition_count = partitions
         self._max_partitions = 0 if client else (max_partitions or partitions)
@@ -140,6 +144,7 @@ class Engine:
             raise UsageError("this engine is open already; make a second Engine instead")
         install_guard()
         store = self._make_store()
+        self._stop_redacting = redact_logs(self.codec.redaction)
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self._shut, store)
             await self._open(store)
@@ -147,8 +152,8 @@ class Engine:
         return self
 
     def _make_store(self) -> Store:
-        durability, create, probe = self._options
-        return open_store(self.url, durability=durability, clock=self._clock, create=create, probe=probe)
+        durability, create, probe, encryption = self._options
+        return open_store(self.url, durability=durability, clock=self._clock, create=create, probe=probe, encryption=encryption)
 
     async def _open(self, store: Store) -> None:
         self._failed = None
@@ -260,6 +265,7 @@ class Engine:
         await store.close()
         if hasattr(self, "_ownership"):
             self._ownership.close()
+        self._stop_redacting()
 
     @property
     def _open_store(self) -> Store:
@@ -416,7 +422,7 @@ class Engine:
         return (self._ownership.session << 40) | self._counter
 
     def _partition_of(self, run_id: str) -> int:
-        return int.from_bytes(hashlib.blake2b(run_id.encode(), digest_size=2).digest(), "big") % self._partition_count
+        return partition_of(run_id, self._partition_count)
 
     async def run(self, workflow: Workflow[P, R] | Any, *args: Any, id: str | None = None, **kwargs: Any) -> Any:
         """Start a run and wait for its result."""

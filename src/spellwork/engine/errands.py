@@ -73,7 +73,7 @@ class Errands:
         except StoreError:
             return  # the partition was lost or the store failed; whoever owns the run next asks again
         except SpellworkError as error:
-            failure = Failure.of(error)
+            failure = Failure.of(error).redacted(self._host.codec.redaction)
         if live.execution.finished and failure is None:
             await self._close_child(live, command)
         at = self._now(live)
@@ -100,7 +100,7 @@ class Errands:
         except StoreError:
             return
         except SpellworkError as error:
-            failure = Failure.of(error)
+            failure = Failure.of(error).redacted(self._host.codec.redaction)
         self._host.append(live, SignalSent(self._now(live), command.n, command.name, command.digest, failure))
 
     def cancel_child(self, live: LiveRun, command: c.CancelChild) -> None:

@@ -363,7 +363,9 @@ class Host:
         """Park a run with a reason: nothing is lost, it goes on after a fix."""
         log.warning("run %s is blocked: %s", live.row.id, error)
         self._unsettled.add(live.number)
-        live.row = rows.block(live.partition.batch(), live.row, live.timer_key, Status.BLOCKED, reason_of(error), self.clock.now())
+        live.row = rows.block(
+            live.partition.batch(), live.row, live.timer_key, Status.BLOCKED, self.codec.text(reason_of(error)), self.clock.now()
+        )
         self.drop(live)
         live.partition.then(lambda: self.blocked(live.row))
 
@@ -460,7 +462,9 @@ class Host:
         execution, error = attempt(self.replayed, number, stored)
         if error is not None:
             log.warning("run %s is blocked: %s", row.id, error)
-            blocked = rows.block(partition.batch(), row, stored.timer_key, Status.BLOCKED, reason_of(error), self.clock.now())
+            blocked = rows.block(
+                partition.batch(), row, stored.timer_key, Status.BLOCKED, self.codec.text(reason_of(error)), self.clock.now()
+            )
             partition.then(lambda: self.blocked(blocked))
             self._unsettled.add(number)
             if isinstance(error, SpellworkError):

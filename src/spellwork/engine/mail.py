@@ -107,7 +107,8 @@ class MailRoom:
             self._handling.discard(key)
             return
         except SpellworkError as error:
-            reply = m.Reply(None, error.failure if isinstance(error, m.Told) else Failure.of(error))
+            failure = error.failure if isinstance(error, m.Told) else Failure.of(error).redacted(self._host.codec.redaction)
+            reply = m.Reply(None, failure)
             effect.done = False
         if not effect.done and partition.held:
             batch = partition.batch().delete(key)

@@ -4,6 +4,7 @@ It must never compare wall clocks of two processes, nor write to a partition wit
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Awaitable, Callable
 
@@ -14,7 +15,7 @@ from spellwork.errors import Conflict, Fenced, StoreCorrupt
 from spellwork.store import Batch, Reader, Store
 from spellwork.store.keyspace import META, PARTITIONS
 
-_COUNT = META.key(b"partition-count")
+COUNT = META.key(b"partition-count")
 _SESSION = META.key(b"session")
 _EPOCH_BYTES = 8
 
@@ -47,21 +48,26 @@ def partition_key(index: int) -> bytes:
     return PARTITIONS.key(index.to_bytes(2, "big"))
 
 
+def partition_of(run_id: str, count: int) -> int:
+    """The partition of a run that nobody else started."""
+    return int.from_bytes(hashlib.blake2b(run_id.encode(), digest_size=2).digest(), "big") % count
+
+
 def read_claims(reader: Reader, count: int) -> list[Claim]:
     """The rows of all partitions."""
-    claims = []
-    for index in range(count):
-        data = reader.get(partition_key(index))
-        if data is None:
-            claims.append(Claim(index, 0, Owner(), 0))
-            continue
-        try:
-            owner = msgspec.msgpack.decode(data[_EPOCH_BYTES:], type=Owner)
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise StoreCorrupt(f"the row of partition {index} cannot be read: {error}; restore a backup") from error
-        epoch = int.from_bytes(data[:_EPOCH_BYTES], "big")
-        claims.append(Claim(index, epoch, owner, reader.version(partition_key(index))))
-    return claims
+    return [read_claim(reader, index) for index in range(count)]
+
+
+def read_claim(reader: Reader, index: int) -> Claim:
+    """The row of a partition."""
+    data = reader.get(partition_key(index))
+    if data is None:
+        return Claim(index, 0, Owner(), 0)
+    try:
+        owner = msgspec.msgpack.decode(data[_EPOCH_BYTES:], type=Owner)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise StoreCorrupt(f"the row of partition {index} cannot be read: {error}; restore a backup") from error
+    return Claim(index, int.from_bytes(data[:_EPOCH_BYTES], "big"), owner, reader.version(partition_key(index)))
 
 
 def pack_claim(epoch: int, owner: Owner) -> bytes:
@@ -90,14 +96,14 @@ class Ownership:
 
     async def stored_count(self) -> int:
         """How many partitions the store has, 0 if nobody has opened it as an owner yet."""
-        return int.from_bytes(await self._store.get(_COUNT) or b"", "big")
+        return int.from_bytes(await self._store.get(COUNT) or b"", "big")
 
     async def partition_count(self, wanted: int) -> int:
         """How many partitions the store has; fixed by whoever made it."""
         stored = await self.stored_count()
         if not stored:
             try:
-                await self._store.commit(Batch().put(_COUNT, wanted.to_bytes(2, "big")).require_absent(_COUNT))
+                await self._store.commit(Batch().put(COUNT, wanted.to_bytes(2, "big")).require_absent(COUNT))
             except Conflict:
                 return await self.partition_count(wanted)
             return wanted
@@ -119,7 +125,7 @@ class Ownership:
         claims = await self._store.read(lambda reader: read_claims(reader, count))
         won = []
         for claim in claims:
-            if claim.index in self.held or len(self.held) >= limit or not self._is_free(claim):
+            if claim.index in self.held or len(self.held) >= limit or not self.is_free(claim):
                 continue
             key, epoch = partition_key(claim.index), claim.epoch + 1
             batch = Batch().put(key, pack_claim(epoch, self._alive())).require_version(key, claim.version)
@@ -136,7 +142,8 @@ class Ownership:
         claims = await self._store.read(lambda reader: read_claims(reader, count))
         return [claim.owner for claim in claims if claim.index not in self.held]
 
-    def _is_free(self, claim: Claim) -> bool:
+    def is_free(self, claim: Claim) -> bool:
+        """Whether a partition was released, or its owner is gone."""
         owner = claim.owner
         if not owner.id:
             return True

@@ -101,11 +101,11 @@ class Run(Generic[R]):
 
     async def cancel(self, reason: str = "cancelled") -> None:
         """Ask the workflow to unwind (`asyncio.CancelledError` at its await); durable when this returns."""
-        await self._engine._ask(m.AskCancel(self.id, check_reason(reason)))
+        await self._engine._ask(m.AskCancel(self.id, self._engine.codec.text(check_reason(reason))))
 
     async def terminate(self, reason: str = "terminated") -> None:
         """End the run at once, without unwinding."""
-        await self._engine._ask(m.AskTerminate(self.id, check_reason(reason)))
+        await self._engine._ask(m.AskTerminate(self.id, self._engine.codec.text(check_reason(reason))))
 
     async def resume(self) -> None:
         """Try a blocked or quarantined run again; raises what still keeps it from running."""

@@ -390,7 +390,7 @@ class Steps:
 
     def _failed(self, step: Step, error: BaseException, at: int) -> None:
         live, command, activity = step.live, step.command, step.command.activity
-        failure = Failure.of(error)
+        failure = Failure.of(error).redacted(self._codec.redaction)
         self._errors.add(kind for kind in activity.retry.non_retryable if issubclass(kind, Exception))
         wait = activity.retry.wait_after(step.attempt, error, self._random.random())
         issued = live.execution.pending[command.n].issued

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from spellwork import errors
+from spellwork.codec import Redaction
 from spellwork.errors import ActivityFailed, SpellworkError
 from spellwork.supervision import attempt
 
@@ -46,6 +47,19 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
             data=_data(error),
             cause=cls.of(cause, depth + 1) if cause is not None and depth < _CAUSES else None,
             where=_where(error),
+        )
+
+    def redacted(self, redaction: Redaction | None) -> Failure:
+        """The same without what the rules name, in messages, data and causes."""
+        if redaction is None:
+            return self
+        return Failure(
+            self.type,
+            self.code,
+            redaction.text(self.message),
+            redaction.value(self.data),
+            self.cause.redacted(redaction) if self.cause is not None else None,
+            self.where,
         )
 
     def __str__(self) -> str:

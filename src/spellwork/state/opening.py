@@ -13,7 +13,7 @@ from spellwork.clock import Clock, Duration
 from spellwork.codec import Codec
 from spellwork.state.operators import Operator
 from spellwork.state.store import MAX_PENDING, MERGE_WINDOW, StateStore
-from spellwork.store import Store
+from spellwork.store import Encryption, Store
 from spellwork.store import open_store as open_low_level
 from spellwork.store.committer import Probe
 
@@ -55,6 +55,7 @@ def open_store(  # noqa: PLR0913 - each is an option with a default
     clock: Clock | None = None,
     create: bool = True,
     probe: Probe | None = None,
+    encryption: Encryption | None = None,
     codec: Codec | None = None,
     operators: Mapping[str, Operator] | None = None,
     max_pending: int = MAX_PENDING,
@@ -64,7 +65,8 @@ def open_store(  # noqa: PLR0913 - each is an option with a default
 ) -> Opening:
     """Open a store for its state, `memory:` or `sqlite:PATH`: await it, or use it with `async with`.
 
-    `url`, `durability`, `clock` and `create` are those of `spellwork.store.open_store`; the others are explained at `StateStore`.
+    `url`, `durability`, `clock`, `create` and `encryption` are those of `spellwork.store.open_store`; the others are explained at
+    `StateStore`.
     """
     options = {
         "codec": codec,
@@ -74,4 +76,8 @@ def open_store(  # noqa: PLR0913 - each is an option with a default
         "merge_window": merge_window,
         "sweep": sweep,
     }
-    return Opening(lambda: open_low_level(url, durability=durability, clock=clock, create=create, probe=probe), options)
+
+    def low() -> Store:
+        return open_low_level(url, durability=durability, clock=clock, create=create, probe=probe, encryption=encryption)
+
+    return Opening(low, options)

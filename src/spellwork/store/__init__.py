@@ -7,6 +7,7 @@ from spellwork.store.batch import SEQUENCE_BYTES, Batch, Operator, fingerprint
 from spellwork.store.committer import CommitStats
 from spellwork.store.copy import Contents, contents, copy_store
 from spellwork.store.durability import Durability
+from spellwork.store.keyring import Encryption
 from spellwork.store.keyspace import Keyspace, successor
 from spellwork.store.opening import Place, open_store, register_backend
 from spellwork.store.store import Change, Store
@@ -19,6 +20,7 @@ __all__ = [
     "CommitStats",
     "Contents",
     "Durability",
+    "Encryption",
     "Keyspace",
     "Operator",
     "Place",

@@ -23,12 +23,29 @@ class Batch:
     - `absent`: keys that must not exist;
     - `versions`: keys that must have this version (the revision that wrote them);
     - `unchanged`: ranges whose keys must have the versions of this `fingerprint`: none changed, came or went;
+    - `damaged`: keys whose rows must not be as they were written;
     - `epochs`: partitions that must have this epoch, else the batch is `Fenced`.
+
+    `rewrites` are keys whose rows are written again as they are, value and version unchanged, and no watcher is told: so that a
+    backend that encrypts does it with its current key.
 
     `sequences` has the numbers that the appends got, in their order, once the batch is committed.
     """
 
-    __slots__ = ("absent", "appends", "epochs", "merges", "ranges", "rows", "sealed", "sequences", "unchanged", "versions")
+    __slots__ = (
+        "absent",
+        "appends",
+        "damaged",
+        "epochs",
+        "merges",
+        "ranges",
+        "rewrites",
+        "rows",
+        "sealed",
+        "sequences",
+        "unchanged",
+        "versions",
+    )
 
     def __init__(self) -> None:
         self.sealed = False
@@ -36,10 +53,12 @@ class Batch:
         self.ranges: list[tuple[bytes, bytes]] = []
         self.merges: list[tuple[bytes, Operator, bytes]] = []
         self.appends: list[tuple[bytes, bytes]] = []
+        self.rewrites: list[bytes] = []
         self.sequences: list[int] = []
         self.absent: list[bytes] = []
         self.versions: list[tuple[bytes, int]] = []
         self.unchanged: list[tuple[bytes, bytes, bytes]] = []
+        self.damaged: list[bytes] = []
         self.epochs: list[tuple[int, int]] = []
 
     def put(self, key: bytes, value: bytes) -> Batch:
@@ -76,6 +95,11 @@ class Batch:
         self.appends.append((log, value))
         return self
 
+    def rewrite(self, key: bytes) -> Batch:
+        """Write the row of `key` again as it is when the batch is applied, if there is one."""
+        self.rewrites.append(key)
+        return self
+
     def require_absent(self, key: bytes) -> Batch:
         """Refuse the batch with `Conflict` if `key` exists."""
         self.absent.append(key)
@@ -89,6 +113,11 @@ class Batch:
     def require_unchanged(self, start: bytes, end: bytes, seen: bytes) -> Batch:
         """Refuse the batch with `Conflict` unless the rows with start <= key < end have the fingerprint `seen`."""
         self.unchanged.append((start, end, seen))
+        return self
+
+    def require_damaged(self, key: bytes) -> Batch:
+        """Refuse the batch with `Conflict` unless the row of `key` is damaged: nobody has written it anew since that was seen."""
+        self.damaged.append(key)
         return self
 
     def require_epoch(self, partition: int, epoch: int) -> Batch:

@@ -289,7 +289,9 @@ class _Transaction:
         self._check(batch)
         # all of it is worked out before anything is touched: a batch that is refused leaves no trace
         rows = self._worked_out(batch) if batch.merges or batch.appends else batch.rows
+        kept = [(key, self._get(key)) for key in batch.rewrites]
         revision = self.revision = self.revision + 1
+        self._overlay.update((key, row) for key, row in kept if row is not None)
         for start, end in batch.ranges:
             self.flush()
             self._backend.delete_range(start, end)
@@ -350,6 +352,12 @@ class _Transaction:
             row = self._get(key)
             if (row[1] if row else 0) != version:
                 raise Conflict(f"the key {key!r} was changed by someone else", key=key)
+        for key in batch.damaged:
+            _, problem = attempt(self._get, key)
+            if problem is None:
+                raise Conflict(f"the row at {key.hex()} is not damaged (any more)", key=key)
+            if not isinstance(problem, RowDamaged):
+                raise problem
         for start, end, seen in batch.unchanged:
             self.flush()
             if fingerprint(self._backend.versions(start, end)) != seen:

@@ -14,6 +14,8 @@ from spellwork.errors import DefinitionError, StoreUnavailable
 from spellwork.store.backend import Backend
 from spellwork.store.committer import Probe
 from spellwork.store.durability import Durability
+from spellwork.store.encrypted import encrypted
+from spellwork.store.keyring import Encryption
 from spellwork.store.memory import MemoryBackend
 from spellwork.store.store import Store
 
@@ -92,15 +94,31 @@ def open_store(
     clock: Clock | None = None,
     create: bool = True,
     probe: Probe | None = None,
+    encryption: Encryption | None = None,
 ) -> Store:
-    """Open `memory:`, `sqlite:PATH`, `lmdb:PATH`, `rocksdb:PATH` or a registered scheme on the running event loop."""
+    """Open `memory:`, `sqlite:PATH`, `lmdb:PATH`, `rocksdb:PATH` or a registered scheme on the running event loop.
+
+    With `encryption` every value is encrypted before it is written; raises `KeyMissing`, `KeyRefused` or `NotEncrypted` when the
+    keys and the store do not fit.
+    """
+    level, backend = open_backend(url, durability=durability, create=create)
+    try:
+        used = encrypted(backend, encryption)
+    except BaseException:
+        backend.close()
+        raise
+    return Store(url, used, level, clock or SystemClock(), probe)
+
+
+def open_backend(url: str, *, durability: str | None = None, create: bool = True) -> tuple[Durability, Backend]:
+    """The durability and the backend of a URL, whose rows are as the medium has them (encrypted ones stay so)."""
     name, _, rest = url.partition(":")
     scheme = _SCHEMES.get(name)
     path, mark, query = rest.partition("?")
     if scheme is None or (name == "memory") is bool(path) or ":" not in url:
         raise StoreUnavailable(f"unknown store {url!r}; {_KNOWN}")
     place = Place(name, path, _parameters(name, scheme, query, asked=bool(mark)), create, _level(name, durability))
-    return Store(url, _backend(scheme, place), place.durability, clock or SystemClock(), probe)
+    return place.durability, _backend(scheme, place)
 
 
 def _parameters(name: str, scheme: _Scheme, query: str, *, asked: bool) -> dict[str, str]:

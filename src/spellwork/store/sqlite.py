@@ -104,6 +104,12 @@ class SqliteReader:
         with translated(self._path):
             return _select(self._connection, start, end, reverse=reverse, limit=limit)
 
+    def salvage(self, key: bytes) -> bytes | None:
+        """The value of a row whether or not it is as it was written."""
+        with translated(self._path):
+            row: Any = self._connection.execute(_ONE_ROW, (key,)).fetchone()
+        return None if row is None or row[0] is None else bytes(row[0])
+
     def close(self) -> None:
         with translated(self._path):
             self._connection.execute("ROLLBACK")
@@ -211,12 +217,20 @@ class SqliteBackend:
             return False
         return _row(self._writer, LAZY) is not None
 
-    def _check_at_once(self) -> None:
+    def check_structure(self) -> None:
+        """Walk over the whole tree of pages; raises `StoreCorrupt`."""
+        with translated(self.path), contextlib.closing(self._connect()) as connection:
+            self._walk(connection)
+
+    def _walk(self, connection: apsw.Connection) -> None:
         with translated(self.path):
             # Pages have no checksums: only a walk over the whole tree finds one that stands in another one's place.
-            verdict = self._writer.execute("PRAGMA integrity_check(1)").get
+            verdict = connection.execute("PRAGMA integrity_check(1)").get
         if verdict != "ok":
             raise StoreCorrupt(f"{self.path} is damaged ({verdict}); restore a backup")
+
+    def _check_at_once(self) -> None:
+        self._walk(self._writer)
         after = b""
         while not self.checked:
             after = self.check(after)

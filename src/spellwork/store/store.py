@@ -18,6 +18,7 @@ from spellwork.store.backend import Backend, Compacting, Reader, Row
 from spellwork.store.batch import Batch
 from spellwork.store.committer import CommitStats, Committer, Done, Probe
 from spellwork.store.durability import Durability
+from spellwork.store.encrypted import EncryptedBackend
 from spellwork.store.keyspace import FEED, FEED_FLOOR, REVISION
 from spellwork.store.memory import MemoryBackend
 
@@ -57,6 +58,7 @@ class Store:
         self._foreign: list[Callable[[], None]] = []
         self._poll: Cancellable | None = None
         self._heard = backend.doorbell()
+        self._looks: set[asyncio.Future[Any]] = set()
         self._closed = False
 
     def _started(self, probe: Probe | None) -> Committer:
@@ -131,7 +133,7 @@ class Store:
 
     def _live_reader(self) -> Reader:
         backend = self._backend
-        return backend.live_reader() if isinstance(backend, MemoryBackend) else backend.reader()
+        return backend.live_reader() if isinstance(backend, (MemoryBackend, EncryptedBackend)) else backend.reader()
 
     def _read(self, query: Callable[[Reader], T]) -> T:
         reader = self._backend.reader() if self._connection is None else self._connection.again()
@@ -140,6 +142,27 @@ class Store:
             return query(reader)
         finally:
             reader.close()
+
+    async def examine(self, query: Callable[[Reader], T], *, raw: bool = False) -> T:
+        """Run a long `query` on a consistent view, in a thread of its own, so that nobody else waits for it.
+
+        With `raw` it sees the rows of an encrypted store as they lie there.
+        """
+        backend = self._backend
+        if raw and isinstance(backend, EncryptedBackend):
+            backend = backend.inner
+
+        def run() -> T:
+            reader = backend.reader()
+            try:
+                return query(reader)
+            finally:
+                reader.dispose()
+
+        look = asyncio.get_running_loop().run_in_executor(None, run)
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
+        return await asyncio.shield(look)
 
     async def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
@@ -235,6 +258,19 @@ class Store:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
+    async def check_now(self) -> None:
+        """Look at the whole store at once, however long it takes; raises `StoreCorrupt`."""
+        backend: Any = self._backend.inner if isinstance(self._backend, EncryptedBackend) else self._backend
+        structure: Callable[[], None] = getattr(backend, "check_structure", lambda: None)
+
+        def look() -> None:
+            structure()
+            after = b""
+            while not backend.checked:
+                after = backend.check(after)
+
+        await asyncio.to_thread(look)
+
     async def revision(self) -> int:
         """The revision of the newest commit."""
         return int.from_bytes(await self.get(REVISION) or b"", "big")
@@ -276,6 +312,8 @@ class Store:
             self._poll.cancel()
         loop = asyncio.get_running_loop()
         self._committer.stop()
+        if self._looks:
+            await asyncio.wait(self._looks)  # whoever asked may have gone, its thread reads on
         if self._readers is not None:
             await loop.run_in_executor(self._readers, self._committer.join)  # no further thread: there may be none to be had
             if self._connection is not None:

@@ -16,28 +16,32 @@ from spellwork.errors import StoreUnavailable
 if sys.platform == "win32":
     import msvcrt
 
-    def _try_lock(handle: int) -> bool:
+    def try_lock(handle: int) -> bool:
+        """Lock an open file unless another process has."""
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         except OSError:
             return False
         return True
 
-    def _unlock(handle: int) -> None:
+    def unlock(handle: int) -> None:
+        """Let others in."""
         os.lseek(handle, 0, os.SEEK_SET)
         msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
 
 else:
     import fcntl
 
-    def _try_lock(handle: int) -> bool:
+    def try_lock(handle: int) -> bool:
+        """Lock an open file unless another process has."""
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False
         return True
 
-    def _unlock(handle: int) -> None:
+    def unlock(handle: int) -> None:
+        """Let others in."""
         fcntl.flock(handle, fcntl.LOCK_UN)
 
 
@@ -63,20 +67,20 @@ class Turn:
             return
         self._looked = now
         for _ in range(int(_YIELD_LIMIT / _PAUSE)):
-            if _try_lock(self._handle):
-                _unlock(self._handle)
+            if try_lock(self._handle):
+                unlock(self._handle)
                 return
             time.sleep(_PAUSE)
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
         """Raise the hand while trying to get the write lock. Without the hand (it is taken) one tries all the same."""
-        mine = _try_lock(self._handle)
+        mine = try_lock(self._handle)
         try:
             yield
         finally:
             if mine:
-                _unlock(self._handle)
+                unlock(self._handle)
 
     def close(self) -> None:
         """Give the file handle back."""
@@ -96,7 +100,7 @@ class WriteLock:
         if not self._threads.acquire(timeout=seconds):
             raise _held(what, seconds)
         try:
-            if not _try_lock(self._handle):
+            if not try_lock(self._handle):
                 with turn.raised():
                     self._wait(deadline, seconds, what)
         except BaseException:
@@ -104,14 +108,14 @@ class WriteLock:
             raise
 
     def _wait(self, deadline: float, seconds: float, what: str) -> None:
-        while not _try_lock(self._handle):
+        while not try_lock(self._handle):
             if time.monotonic() > deadline:
                 raise _held(what, seconds)
             time.sleep(_PAUSE)
 
     def give(self) -> None:
         """Let the next one in."""
-        _unlock(self._handle)
+        unlock(self._handle)
         self._threads.release()
 
     def close(self) -> None:

@@ -46,7 +46,7 @@ async def publish(  # noqa: PLR0913 - what events carry
     check_name(topic)
     check_attributes(key=key, subject=subject, correlation=correlation, causation=causation, priority=priority, headers=headers)
     data = execution.codec.shape(type).encode(payload)
-    started, others = execution.started, dict(headers) if headers else None
+    started, others = execution.started, execution.codec.plain(dict(headers)) if headers else None
     correlation = correlation or started.run_id
     source = f"workflow/{started.workflow}/{started.run_id}"
 

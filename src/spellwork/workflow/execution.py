@@ -221,8 +221,11 @@ class Execution:
                 value = await value
             result = self.codec.shape(handler.parameters.result).encode(value)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - supervision point: user code of an update
-            failure = Failure.of(error)
+            failure = self._failure(error)
         self.outbox.append(c.AnswerUpdate(0, entry.id, entry.name, result, failure))
+
+    def _failure(self, error: BaseException) -> Failure:
+        return Failure.of(error).redacted(self.codec.redaction)
 
     def _update_completed(self, entry: e.UpdateCompleted) -> None:
         self.update_ids[entry.id] = entry
@@ -297,7 +300,7 @@ class Execution:
         if error is None and self._continuing is not None:
             error = UsageError("continue_as_new() was swallowed by an except clause; let BaseException pass")
         if error is not None:
-            return c.Finish(0, failure=Failure.of(error))
+            return c.Finish(0, failure=self._failure(error))
         try:
             shape = self.codec.shape(self.definition.parameters.result)
             result = shape.encode(root.result())
@@ -305,7 +308,7 @@ class Execution:
             return c.Finish(0, result=result)
         except PayloadError as problem:
             error = PayloadError(f"workflow {self.definition.name}, result: {problem}", path=problem.path)
-            return c.Finish(0, failure=Failure.of(error))
+            return c.Finish(0, failure=self._failure(error))
 
     # Verbs of workflow code
 

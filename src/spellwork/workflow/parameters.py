@@ -83,7 +83,7 @@ class Parameters:
     def _checked(self, codec: Codec, name: str, annotation: Any, value: Any) -> bytes:
         shape = codec.shape(annotation)
         try:
-            payload = shape.encode(value)
+            payload = shape.hidden(name, shape.encode(value))
             shape.decode(payload)
         except PayloadError as error:
             path = error.path.replace("$", name, 1)
@@ -101,7 +101,8 @@ class Parameters:
 def encode_call(codec: Codec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """The payload of a call whose signature is not known here."""
     shape = codec.untyped
-    call = _Call([shape.encode(v) for v in args], {name: shape.encode(v) for name, v in kwargs.items()})
+    named = {name: shape.hidden(name, shape.encode(value)) for name, value in kwargs.items()}
+    call = _Call([shape.encode(value) for value in args], named)
     return _packed(codec, call)
 
 

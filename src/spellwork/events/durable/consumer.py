@@ -113,7 +113,8 @@ class Consumer(Generic[T]):
         try:
             event = event_of(Found(self.topic, entry.offset, 0, entry.record), self._shape)
         except PayloadError as error:
-            self._holding.fail(ticket, self._clock.now(), f"its data cannot be read: {error}", final=True)
+            reason = self._topics.codec.text(f"its data cannot be read: {error}")
+            self._holding.fail(ticket, self._clock.now(), reason, final=True)
             self._save_soon()
             return None
         if self._holding.deadline() is None:
@@ -133,7 +134,7 @@ class Consumer(Generic[T]):
         wait = microseconds(delay)
         self._require(ticket)
         now = self._clock.now()
-        self._holding.fail(ticket, now, reason or "refused by its consumer", due=now + wait if wait else 0)
+        self._holding.fail(ticket, now, self._topics.codec.text(reason) or "refused by its consumer", due=now + wait if wait else 0)
         self._call()
         await self._stored(ticket)
 

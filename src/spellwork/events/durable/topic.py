@@ -94,7 +94,7 @@ class DurableTopic(Generic[T]):
         event_id = topics.new_id() if id is None else id
         record = Record(event_id, topics.clock.now(), self._shape.encode(payload), key, topics.source)
         if headers:
-            attributes["headers"] = dict(headers)  # type: ignore[assignment]
+            attributes["headers"] = topics.codec.plain(dict(headers))
         return msgspec.structs.replace(record, **attributes) if attributes else record
 
     async def _once(self, records: list[Record]) -> list[int]:

@@ -26,7 +26,7 @@ from spellwork.events.durable.sweep import Sweeper, Sweeping
 from spellwork.events.durable.topic import DurableTopic
 from spellwork.events.durable.watch import Watch
 from spellwork.events.pattern import pattern_tokens
-from spellwork.store import Batch, Reader, Store, fingerprint, open_store
+from spellwork.store import Batch, Encryption, Reader, Store, fingerprint, open_store
 
 T = TypeVar("T")
 
@@ -172,10 +172,11 @@ async def open_topics(
     durability: str | None = None,
     clock: Clock | None = None,
     sweep_every: Duration | None = 60,
+    encryption: Encryption | None = None,
 ) -> AsyncGenerator[Topics]:
     """The durable topics of the store at `url`, which is opened, swept every so often, and closed."""
     pause = None if sweep_every is None else seconds(sweep_every)
-    store = open_store(url, durability=durability, clock=clock, create=create)
+    store = open_store(url, durability=durability, clock=clock, create=create, encryption=encryption)
     try:
         topics = Topics(store, codec=codec, clock=clock)
         sweeping = None if pause is None else asyncio.get_running_loop().create_task(_sweep(topics, pause))

@@ -20,6 +20,9 @@ from spellwork import Engine, Signal, activity, workflow
 from spellwork.engine.history import Event
 from spellwork.errors import RowDamaged, SpellworkError, StoreError
 from spellwork.journal.rows import Keys
+from spellwork.state import StateStore
+from spellwork.store import Encryption
+from spellwork.store import Store as Low
 from spellwork.store.keyspace import REVISION
 from spellwork.store.sqlite import SqliteBackend
 from spellwork.testing.chaos import corpus
@@ -34,6 +37,8 @@ _PATIENCE = 5.0
 _SETTLED = 0.1
 _STAND_IN = b"\xc1damaged"
 _ENGINE_EVERY = 10
+
+_STATE_ROWS = 30
 
 go = Signal[int]("go")
 _BLOCK: set[str] = set()
@@ -78,8 +83,11 @@ class Store:
     histories: dict[str, list[Event]]
 
 
-def make(place: Path, *, crashed: bool) -> Store:
-    """A store with finished, running and parked runs; `crashed` keeps the log (and its index) as a killed process leaves them."""
+def make(place: Path, *, crashed: bool, encryption: Encryption | None = None) -> Store:
+    """A store with finished, running and parked runs, and with state.
+
+    `crashed` keeps the log (and its index) as a killed process leaves them. Its rows are as they lie there, encrypted or not.
+    """
     place.mkdir(parents=True)
     stem = place / "store.db"
     truth: dict[int, bytes] = {}
@@ -91,7 +99,7 @@ def make(place: Path, *, crashed: bool) -> Store:
 
     _BLOCK.update(name for name in _EXPECTED if name.startswith("busy"))
     try:
-        killed = asyncio.run(_fill(stem, probe))
+        killed = asyncio.run(_fill(stem, probe, encryption))
     finally:
         _BLOCK.clear()
     if crashed:
@@ -111,17 +119,27 @@ class _Killed:
     histories: dict[str, list[Event]]
 
 
-async def _fill(stem: Path, probe: Callable[[str], None]) -> _Killed:
-    async with Engine(f"sqlite:{stem}", workflows=WORKFLOWS, probe=probe) as engine:
+async def _fill(stem: Path, probe: Callable[[str], None], encryption: Encryption | None) -> _Killed:
+    async with Engine(f"sqlite:{stem}", workflows=WORKFLOWS, probe=probe, encryption=encryption) as engine:
         await corpus.drive(engine, list(_FINISHED), lambda _line: None)
         for name in _BLOCK:
             await engine.start(busy, name, id=name)
         for i in range(4):
             run = await engine.start(waits, f"waits-{i}", id=f"waits-{i}")
             await run.signal(go, i, id="first")
+        await _put_state(engine.store)
         histories = {name: await (await engine.get(name)).history() for name in _FINISHED}
         await asyncio.sleep(_SETTLED)
         return _Killed(_files(stem), await engine.store.revision(), histories)
+
+
+async def _put_state(store: Low) -> None:
+    """Values in two scopes, some that expire, some that were merged."""
+    async with StateStore(store) as state:
+        tree, mine = state.tree("values", dict[str, str]), state.scope("agent", "one").tree("counts", int)
+        for n in range(_STATE_ROWS):
+            await tree.set(f"key-{n}", {"value": str(n) * 40}, ttl=3600 if n % 3 == 0 else None)
+            await mine.merge(("count", n % 5), "add", n, id=f"merge-{n}")
 
 
 def _files(stem: Path) -> dict[str, bytes]:

@@ -38,6 +38,7 @@ TRIALS: tuple[Trial, ...] = (
     _trial("topics", "kill -9 of publishers and consumers", 4, 30, 50, 100),
     _trial("power", "power cuts under SQLite", 400, 2_500, 10_000, 100),
     _trial("damage", "flipped bytes, cut and swapped pages", 200, 1_000, 5_000, 80),
+    _trial("care", "damage that fsck names and sets aside", 80, 600, 5_000, 60),
     _trial("poison", "values that cannot be kept, at every entry", 250, 2_000, 2_000, 60),
     _trial("simulation", "seeds of every fault at once, in virtual time", 500, 2_000, 10_000, 100),
 )

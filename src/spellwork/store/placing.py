@@ -1,0 +1,112 @@
+"""Owns building a whole store beside its place and moving it there.
+It must never overwrite a store: what is replaced is moved aside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+from spellwork.errors import StoreFailed, StoreUnavailable
+from spellwork.store.backend import Backend
+from spellwork.store.durable import alone, move, sync_folder
+from spellwork.store.opening import open_backend
+
+_BUILDING, _LOCK, _REPLACED = ".building", ".restore-lock", ".replaced-"
+_HARMLESS = ("-shm", "-turn", "-lock")
+_SIDES = ("-wal", "-journal", *_HARMLESS)
+
+
+@contextlib.contextmanager
+def built(url: str, *, replace: bool = False, probe: Callable[[str], None] = lambda _point: None) -> Iterator[Backend]:
+    """A new backend, which is at `url` once the block has ended well; otherwise nothing is.
+
+    Raises `StoreUnavailable` if something is there and not to be replaced, or is in use.
+    """
+    scheme, _, rest = url.partition(":")
+    place = Path(rest)
+    if scheme == "memory" or not rest:
+        raise StoreUnavailable(f"{url} keeps nothing; name a file, such as sqlite:restored.db")
+    if not place.parent.is_dir():
+        raise StoreUnavailable(f"the directory {place.parent} does not exist; create it first")
+    with alone(place.with_name(place.name + _LOCK), f"building {url}"):
+        try:
+            _refuse(url, place, replace=replace)
+            new = place.with_name(place.name + _BUILDING)
+            _remove(new)
+            _, backend = open_backend(f"{scheme}:{new}")
+            try:
+                yield backend
+            except BaseException:
+                backend.close()
+                _remove(new)
+                raise
+            backend.close()
+            _tidy(new)
+            probe("built")
+            if replace:
+                _move_aside(place, probe)
+            move(new, place)
+            probe("moved")
+        finally:
+            place.with_name(place.name + _LOCK).unlink(missing_ok=True)
+
+
+def _refuse(url: str, place: Path, *, replace: bool) -> None:
+    # a log without its database would become that of the new one
+    there = [path for path in (place, *_sides(place)) if path.exists() and not path.name.endswith(_HARMLESS)]
+    if there and not replace:
+        raise StoreUnavailable(f"{there[0]} is there already; name another place, or replace it (it is moved aside)")
+    if place.exists() and url.startswith("sqlite:") and _is_used(place):
+        raise StoreUnavailable(f"{url} is in use; stop what uses it first")
+
+
+def _is_used(place: Path) -> bool:
+    import apsw  # noqa: PLC0415 - a database library
+
+    # in this mode SQLite wants the file for itself, which it gets if no other connection is open
+    try:
+        with contextlib.closing(apsw.Connection(str(place), flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("BEGIN IMMEDIATE; ROLLBACK")
+    except (apsw.BusyError, apsw.LockedError):
+        return True
+    except apsw.Error:
+        return False  # damaged, so nobody works with it
+    return False
+
+
+def _sides(place: Path) -> list[Path]:
+    """The files that a database keeps beside its own: log, index of the log, locks."""
+    return [path for suffix in _SIDES if (path := place.with_name(place.name + suffix)).exists()]
+
+
+def _tidy(new: Path) -> None:
+    for side in _sides(new):
+        if side.name.endswith("-wal") and side.stat().st_size:
+            raise StoreFailed(f"{new} was not written to its end; check the disk, and restore again")
+        side.unlink()
+    sync_folder(new.parent)
+
+
+def _move_aside(place: Path, probe: Callable[[str], None]) -> None:
+    if not place.exists() and not _sides(place):
+        return
+    aside = next(path for n in count(1) if not (path := place.with_name(f"{place.name}{_REPLACED}{n}")).exists())
+    # the database first: without it the log beside it means nothing, while it without its log would be an older store
+    sides = _sides(place)
+    if place.exists():
+        move(place, aside)
+        probe("aside")
+    for side in sides:
+        move(side, aside.with_name(aside.name + side.name[len(place.name) :]))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    for each in (path, *_sides(path)):
+        each.unlink(missing_ok=True)

@@ -1,0 +1,443 @@
+"""Backups: a chain gives back the store to the byte, a flipped bit is found, and an interruption leaves nothing half made."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from spellwork.errors import BackupDamaged, KeyMissing, RowDamaged, StoreMissing, StoreTooNew, StoreUnavailable
+from spellwork.store import Batch, Encryption, Keyspace, Row, Store, open_store
+from spellwork.store.backup import Manifest, create_backup, list_backups, restore_backup, verify_backup
+from spellwork.store.backup import blocks as blocks_module
+from spellwork.store.backup import manifest as manifest_module
+from spellwork.store.rotation import rotate
+from spellwork.store.store import open_backend
+from spellwork.supervision import attempt
+
+PLAIN = Keyspace("plain", 0x40)
+WATCHED = Keyspace("watched", 0x90)
+OLD, NEW = (bytes((n,)) * 32 for n in (1, 2))
+
+
+def key(name: str, keyspace: Keyspace = PLAIN) -> bytes:
+    return keyspace.key(name.encode())
+
+
+def rows_at(url: str) -> list[Row]:
+    """Every row of a store as the medium has it."""
+    _, backend = open_backend(url, create=False)
+    reader = backend.reader()
+    try:
+        return reader.rows(b"", b"\xff" * 64)
+    finally:
+        reader.dispose()
+        backend.close()
+
+
+async def backed_up(store: Store, place: Path, *, full: bool = False) -> tuple[Manifest, list[Row]]:
+    """A backup of an open store, and the rows it had."""
+
+    def make(reader) -> tuple[Manifest, list[Row]]:
+        return create_backup(reader, place, created=1, full=full), reader.rows(b"", b"\xff" * 64)
+
+    return await store.examine(make, raw=True)
+
+
+@pytest.fixture
+def backups(tmp_path: Path) -> Path:
+    return tmp_path / "backups"
+
+
+async def three(url: str, place: Path) -> list[list[Row]]:
+    """A full backup and two increments, with puts, changes, deletes and a range delete in between."""
+    store, found = open_store(url), []
+    first = [Batch().put(key(f"{n:03}"), b"%d" % n * 20).put(key("last", WATCHED), b"%d" % n) for n in range(300)]
+    await asyncio.gather(*map(store.commit, first))
+    found.append((await backed_up(store, place))[1])
+    await store.commit(Batch().delete_range(key("100"), key("150")).delete(key("007")).put(key("008"), b"changed"))
+    found.append((await backed_up(store, place))[1])
+    await store.commit(Batch().put(key("120"), b"back again").delete(key("200")))
+    found.append((await backed_up(store, place))[1])
+    await store.close()
+    return found
+
+
+async def test_each_backup_of_a_chain_gives_back_its_rows(tmp_path: Path, backups: Path) -> None:
+    """Keys, values and versions are the same; deletes are carried; the restored store goes on."""
+    wanted = await three(f"sqlite:{tmp_path / 'store.db'}", backups)
+    for number, rows in enumerate(wanted, start=1):
+        url = f"sqlite:{tmp_path / f'restored-{number}.db'}"
+        manifest = restore_backup(backups, url, number=number)
+        assert rows_at(url) == rows
+        assert (manifest.number, manifest.rows) == (number, len(rows))
+    store = open_store(f"sqlite:{tmp_path / 'restored-3.db'}", create=False)
+    assert await store.commit(Batch().put(key("new"), b"1")) == 303
+    await store.close()
+    assert rows_at(f"sqlite:{tmp_path / 'store.db'}") == wanted[2]
+
+
+async def test_increments_hold_what_changed(tmp_path: Path, backups: Path) -> None:
+    """The list tells kind, base, revisions, and how many rows came and went."""
+    await three(f"sqlite:{tmp_path / 'store.db'}", backups)
+    first, second, third = list_backups(backups)
+    assert (first.kind, first.base, first.since, first.revision, first.stored) == ("full", None, 0, 300, first.rows)
+    # the changed row, the newest revision, the entry of the feed
+    assert (second.kind, second.base, second.since, second.revision) == ("incremental", 1, 300, 301)
+    assert (second.stored, second.deleted) == (2, 51)
+    assert (third.base, third.stored, third.deleted) == (2, 2, 1)
+    assert third.files["rows"].bytes < first.files["rows"].bytes / 30
+    assert [path.name for path in sorted(backups.iterdir())][1:] == [first.name, second.name, third.name]
+    store = open_store(f"sqlite:{tmp_path / 'store.db'}")
+    assert (await backed_up(store, backups, full=True))[0].kind == "full"
+    await store.close()
+
+
+BATCHES = st.lists(
+    st.lists(
+        st.tuples(st.sampled_from(["put", "delete", "range", "rewrite"]), st.integers(0, 9), st.binary(max_size=30)),
+        min_size=1,
+        max_size=5,
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def batch_of(steps: list[tuple[str, int, bytes]]) -> Batch:
+    batch = Batch()
+    for kind, n, value in steps:
+        match kind:
+            case "put":
+                batch.put(key(f"{n}", WATCHED if n % 2 else PLAIN), value)
+            case "delete":
+                batch.delete(key(f"{n}", WATCHED if n % 2 else PLAIN))
+            case "range":
+                batch.delete_range(key(f"{n}"), key("9"))
+            case "rewrite":
+                batch.rewrite(key(f"{n}"))
+    return batch
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(batches=BATCHES, when=st.sets(st.integers(0, 11), max_size=4), encrypt=st.booleans())
+def test_law_a_chain_equals_its_source(batches: list[list[tuple[str, int, bytes]]], when: set[int], encrypt: bool) -> None:
+    """Whatever was written and whenever it was backed up: each backup gives back exactly what the store was then."""
+
+    async def law(place: Path) -> None:
+        store = open_store("memory:", encryption=Encryption(OLD) if encrypt else None)
+        wanted = []
+        for number, steps in enumerate(batches):
+            await store.commit(batch_of(steps))
+            if number in when:
+                wanted.append((await backed_up(store, place / "backups"))[1])
+        wanted.append((await backed_up(store, place / "backups"))[1])
+        await store.close()
+        for number, rows in enumerate(wanted, start=1):
+            url = f"sqlite:{place / f'{number}.db'}"
+            restore_backup(place / "backups", url, number=number)
+            assert rows_at(url) == rows
+
+    with tempfile.TemporaryDirectory() as place:
+        asyncio.run(law(Path(place)))
+
+
+async def test_backup_is_one_moment_beside_writers(tmp_path: Path, backups: Path) -> None:
+    """Two rows that are always equal are equal in the backup, though they change while it is made."""
+    store = open_store(f"sqlite:{tmp_path / 'store.db'}")
+    await store.commit(Batch().put(key("a"), b"0").put(key("z"), b"0"))
+    for n in range(3000):
+        store.submit(Batch().put(key(f"m{n}"), b"x" * 50), lambda _outcome: None)
+    stop = asyncio.Event()
+
+    async def write() -> None:
+        n = 0
+        while not stop.is_set():
+            n += 1
+            await store.commit(Batch().put(key("a"), b"%d" % n).put(key("z"), b"%d" % n))
+
+    writing = asyncio.ensure_future(write())
+    for _ in range(3):
+        await backed_up(store, backups)
+    stop.set()
+    await writing
+    await store.close()
+    for manifest in list_backups(backups):
+        url = f"sqlite:{tmp_path / f'{manifest.number}.db'}"
+        restore_backup(backups, url, number=manifest.number)
+        found = {row[0]: row[1] for row in rows_at(url)}
+        assert found[key("a")] == found[key("z")]
+
+
+async def test_any_flipped_bit_is_found(tmp_path: Path, backups: Path) -> None:
+    """Each byte of small backups is flipped, cut off or doubled: verify says so, and restore leaves nothing."""
+    store = open_store(f"sqlite:{tmp_path / 'store.db'}")
+    await store.commit(Batch().put(key("a"), b"1"))
+    await backed_up(store, backups)
+    await store.commit(Batch().put(key("a"), b"2"))
+    await backed_up(store, backups)
+    await store.close()
+    verify_backup(backups)
+    rng = random.Random(5)
+    files = [path for path in backups.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert len(files) == 6
+    for path in files:
+        whole = path.read_bytes()
+        for place in range(0, len(whole), 1 if len(whole) < 150 else 3):
+            hurt = bytearray(whole)
+            kind = rng.choice(["flip", "flip", "cut", "more"])
+            if kind == "flip":
+                hurt[place] ^= 1 << rng.randrange(8)
+            elif kind == "cut":
+                del hurt[place:]
+            else:
+                hurt += hurt[place:]
+            path.write_bytes(hurt)
+            with pytest.raises((BackupDamaged, StoreTooNew)):
+                verify_backup(backups)
+        if not str(path).endswith("r1/index"):  # only an increment would need that one
+            with pytest.raises((BackupDamaged, StoreTooNew)):
+                restore_backup(backups, f"sqlite:{tmp_path / 'restored.db'}")
+        assert not list(tmp_path.glob("restored*"))
+        path.write_bytes(whole)
+    verify_backup(backups)
+
+
+async def test_a_chain_with_a_hole_is_refused(tmp_path: Path, backups: Path) -> None:
+    """A base that is missing, or another one of the same number, is named; a number that is not there is StoreMissing."""
+    await three(f"sqlite:{tmp_path / 'store.db'}", backups)
+    first, second, _ = list_backups(backups)
+    with pytest.raises(StoreMissing, match="no backup 9"):
+        verify_backup(backups, 9)
+    shutil.copytree(backups, tmp_path / "others")
+    shutil.rmtree(backups / second.name)
+    with pytest.raises(BackupDamaged, match="builds on backup 2, which is not there"):
+        verify_backup(backups)
+    assert verify_backup(backups, 1) == first
+    store = open_store("memory:")
+    await backed_up(store, tmp_path / "empty")
+    await store.close()
+    other = list_backups(tmp_path / "empty")[0]
+    shutil.rmtree(tmp_path / "others" / first.name)
+    shutil.copytree(tmp_path / "empty" / other.name, tmp_path / "others" / other.name)
+    with pytest.raises(BackupDamaged, match="builds on another backup 1"):
+        verify_backup(tmp_path / "others", 3)
+    with pytest.raises(StoreMissing):
+        list_backups(tmp_path / "nowhere")
+
+
+async def test_newer_backups_are_told_from_damaged_ones(tmp_path: Path, backups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest of a later form asks for a newer Spellwork."""
+    store = open_store("memory:")
+    manifest, _ = await backed_up(store, backups)
+    await store.close()
+    monkeypatch.setattr(manifest_module, "FORMAT", 0)
+    with pytest.raises(StoreTooNew):
+        verify_backup(backups, manifest.number)
+
+
+async def test_encrypted_stores_are_backed_up_as_they_are(tmp_path: Path, backups: Path) -> None:
+    """Making and restoring need no key, reading does; rows that a rotation rewrote are in the next increment."""
+    url, restored = f"sqlite:{tmp_path / 'store.db'}", f"sqlite:{tmp_path / 'restored.db'}"
+    store = open_store(url, encryption=Encryption(OLD))
+    await store.commit(Batch().put(key("a"), b"canary-in-a-backup"))
+    assert (await backed_up(store, backups))[0].encrypted
+    await store.close()
+    store = open_store(url, encryption=Encryption(NEW, OLD))
+    await rotate(store)
+    manifest, _ = await backed_up(store, backups)
+    assert (manifest.kind, manifest.encrypted) == ("incremental", True)
+    await store.close()
+    assert not any(b"canary" in path.read_bytes() for path in backups.rglob("*") if path.is_file())
+    restore_backup(backups, restored)
+    assert rows_at(restored) == rows_at(url)
+    with pytest.raises(KeyMissing):
+        open_store(restored)
+    store = open_store(restored, encryption=Encryption(NEW))
+    assert await store.get(key("a")) == b"canary-in-a-backup"
+    await store.close()
+
+
+async def test_a_damaged_store_is_not_backed_up_silently(tmp_path: Path, backups: Path) -> None:
+    """The damaged row is named, and there is no backup."""
+    import apsw
+
+    store = open_store(f"sqlite:{tmp_path / 'store.db'}")
+    await store.commit(Batch().put(key("a"), b"1"))
+    await store.close()
+    connection = apsw.Connection(str(tmp_path / "store.db"))
+    connection.execute("UPDATE kv SET v = x'00' WHERE k = ?", (key("a"),))
+    connection.close()
+    store = open_store(f"sqlite:{tmp_path / 'store.db'}")
+    with pytest.raises(RowDamaged):
+        await backed_up(store, backups)
+    await store.close()
+    assert list_backups(backups) == []
+
+
+async def test_one_backup_at_a_time(tmp_path: Path, backups: Path) -> None:
+    """A second process that makes one in the same folder is refused."""
+    from spellwork.store.durable import alone
+
+    store = open_store("memory:")
+    await backed_up(store, backups)
+    with alone(backups / ".lock", "testing"), pytest.raises(StoreUnavailable, match="another process is making a backup"):
+        await backed_up(store, backups)
+    await store.close()
+
+
+# Restoring onto what is there
+
+
+async def test_restore_overwrites_nothing_unless_told(tmp_path: Path, backups: Path) -> None:
+    """A store that is there is refused; replaced, it is moved aside and still whole; one in use is not touched."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    wanted = await three(url, backups)
+    store = open_store(url)
+    await store.commit(Batch().put(key("later"), b"1"))
+    with pytest.raises(StoreUnavailable, match="is there already"):
+        restore_backup(backups, url)
+    with pytest.raises(StoreUnavailable, match="is in use"):
+        restore_backup(backups, url, replace=True)
+    assert await store.get(key("later")) == b"1"
+    await store.close()
+    later = rows_at(url)
+    for n in (1, 2):
+        restore_backup(backups, url, replace=True)
+        assert rows_at(url) == wanted[2]
+        assert rows_at(f"{url}.replaced-{n}") == (later if n == 1 else wanted[2])
+    for bad in ("memory:", f"sqlite:{tmp_path / 'no' / 'folder.db'}"):
+        with pytest.raises(StoreUnavailable):
+            restore_backup(backups, bad)
+
+
+async def test_what_a_kill_left_beside_the_place_is_moved_aside_too(tmp_path: Path, backups: Path) -> None:
+    """A log without its database must not become the log of the restored one."""
+    wanted = await three(f"sqlite:{tmp_path / 'store.db'}", backups)
+    (tmp_path / "again.db-wal").write_bytes(b"somebody else's")
+    with pytest.raises(StoreUnavailable, match=r"again\.db-wal is there already"):
+        restore_backup(backups, f"sqlite:{tmp_path / 'again.db'}")
+    restore_backup(backups, f"sqlite:{tmp_path / 'again.db'}", replace=True)
+    assert rows_at(f"sqlite:{tmp_path / 'again.db'}") == wanted[2]
+    assert (tmp_path / "again.db.replaced-1-wal").read_bytes() == b"somebody else's"
+
+
+# kill -9
+
+
+class Sweep:
+    """Runs a function in children, the n-th of which dies at its n-th point; ends with one that lived."""
+
+    def __init__(self, work: Callable[[Callable[[str], None]], object]):
+        self._work = work
+        self.points = 0
+
+    def __iter__(self):
+        for n in range(1, 200):
+            pid = os.fork()
+            if pid == 0:
+                left = n
+
+                def die(_point: str) -> None:
+                    nonlocal left
+                    left -= 1
+                    if left == 0:
+                        os._exit(9)
+
+                _, error = attempt(self._work, die)
+                os._exit(1 if error else 0)
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            assert code in (0, 9)
+            self.points = n
+            yield code == 9
+            if code == 0:
+                return
+
+
+@pytest.mark.slow
+def test_killed_while_it_is_made_there_is_no_backup_or_a_whole_one(
+    tmp_path: Path, backups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every point, in the middle of files too: what is listed verifies, and the next backup succeeds."""
+    monkeypatch.setattr(blocks_module, "_RECORDS_AT_MOST", 50)
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    asyncio.run(three(url, backups))
+    source = rows_at(url)
+
+    def make(die: Callable[[str], None]) -> None:
+        _, backend = open_backend(url, create=False)
+        create_backup(backend.reader(), backups, created=2, full=True, probe=die)
+
+    sweep, whole = Sweep(make), 3
+    for killed in sweep:
+        there = list_backups(backups)
+        assert len(there) in (whole, whole + 1)
+        whole = len(there)
+        assert killed or whole > 3
+        verify_backup(backups)
+    assert sweep.points >= 5
+    restore_backup(backups, f"sqlite:{tmp_path / 'restored.db'}")
+    assert rows_at(f"sqlite:{tmp_path / 'restored.db'}") == source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replace", [False, True])
+def test_killed_while_it_is_restored_there_is_nothing_or_a_whole_store(
+    tmp_path: Path, backups: Path, replace: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every point: no store, the one before, or the restored one, never a mixture; and restoring again succeeds."""
+    from spellwork.store.backup import restoring
+
+    monkeypatch.setattr(restoring, "_ROWS_AT_ONCE", 60)
+    wanted = asyncio.run(three(f"sqlite:{tmp_path / 'store.db'}", backups))
+    before = wanted[0]
+    place = tmp_path / "restored.db"
+    url = f"sqlite:{place}"
+    if replace:
+        restore_backup(backups, url, number=1)
+    sweep, seen = Sweep(lambda die: restore_backup(backups, url, replace=replace, probe=die)), set()
+    for _ in sweep:
+        if place.exists():
+            rows = rows_at(url)
+            assert rows in (before, wanted[2])
+            seen.add("old" if rows == before else "new")
+        else:
+            seen.add("nothing")
+        if not replace:
+            place.unlink(missing_ok=True)
+    assert sweep.points >= 8
+    assert seen == ({"old", "nothing", "new"} if replace else {"nothing", "new"})
+    restore_backup(backups, url, replace=True)
+    assert rows_at(url) == wanted[2]
+
+
+async def test_closing_waits_for_a_look_that_was_cancelled(tmp_path: Path) -> None:
+    """The thread of a cancelled backup still reads: the store is not closed under it."""
+    store = open_store(f"sqlite:{tmp_path / 'store.db'}")
+    await store.commit(Batch().put(key("a"), b"1"))
+    began, go_on, seen = threading.Event(), threading.Event(), []
+
+    def look(reader) -> None:
+        began.set()
+        go_on.wait(20)
+        seen.append(reader.get(key("a")))
+
+    looking = asyncio.ensure_future(store.examine(look))
+    await asyncio.to_thread(began.wait, 20)
+    looking.cancel()
+    closing = asyncio.ensure_future(store.close())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    go_on.set()
+    await closing
+    assert seen == [b"1"]
