@@ -20,8 +20,8 @@ from spellwork.store import Batch, Encryption, Keyspace, Row, Store, open_store
 from spellwork.store.backup import Manifest, create_backup, list_backups, restore_backup, verify_backup
 from spellwork.store.backup import blocks as blocks_module
 from spellwork.store.backup import manifest as manifest_module
+from spellwork.store.opening import open_backend
 from spellwork.store.rotation import rotate
-from spellwork.store.store import open_backend
 from spellwork.supervision import attempt
 
 PLAIN = Keyspace("plain", 0x40)
