@@ -42,8 +42,11 @@ It must never import another part of the package.
     │   └── NonDeterminismError    the code no longer matches the journal
     ├── MachineError
     │   ├── InvalidTransition      the state handles no such event
+    │   │   └── UnknownEvent       no state of the chart does
     │   ├── DrawingFailed          Graphviz is missing, or failed
     │   ├── EndlessStep            microsteps without end
+    │   ├── EventFailed            what a hosted machine does for an event raised; the machine stays where it was
+    │   ├── MigrationMissing       a hosted machine can't move to the chart's new version
     │   ├── QueueFull              more events wait than the machine's queue may hold
     │   └── SnapshotMismatch       a snapshot does not fit the chart
     ├── ActorError
@@ -356,6 +359,16 @@ class InvalidTransition(MachineError):
     event: str
     allowed: tuple[str, ...]
 
+    def __init__(self, message: str = "", /, **attributes: object) -> None:
+        # one that was stored comes back with lists
+        super().__init__(message, **{n: tuple(v) if isinstance(v, list) else v for n, v in attributes.items()})
+
+
+class UnknownEvent(InvalidTransition):
+    """No state of the chart handles such an event; `allowed` are all the events that it knows, and `state` is empty."""
+
+    code = "unknown-event"
+
 
 class DrawingFailed(MachineError):
     """A picture could not be made: Graphviz is not installed, or it failed."""
@@ -367,6 +380,20 @@ class EndlessStep(MachineError):
     """Eventless transitions and raised events went on for more microsteps than the chart allows; the machine stays where it was."""
 
     code = "endless-step"
+
+
+class EventFailed(MachineError):
+    """A guard, assignment or plain action of a hosted machine raised for `event`; the machine is where it was."""
+
+    code = "event-failed"
+    event: str
+
+
+class MigrationMissing(MachineError):
+    """A hosted machine of `version` can't move to the version that is registered now; it waits until it can."""
+
+    code = "migration-missing"
+    version: str
 
 
 class QueueFull(MachineError):

@@ -9,9 +9,9 @@ import contextlib
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from spellwork import engine as asynchronous
 from spellwork.clock import Duration
@@ -20,6 +20,11 @@ from spellwork.errors import StoreClosed, UsageError
 from spellwork.journal import Status
 from spellwork.state import Reads, Scan, ScopeView, StateBatch, StateSnapshot, StateStore, Transaction, open_store
 from spellwork.workflow import Signal, Workflow
+
+if TYPE_CHECKING:
+    from spellwork.engine import machine as asynchronous_machine
+    from spellwork.hosted import MachineState, MachineType, Transition
+    from spellwork.machine import Chart, Refusal
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -97,6 +102,76 @@ class Run(Generic[R]):
         return self._call(self._run.history())
 
 
+class HostedMachine:
+    """The synchronous handle of a hosted machine; see `spellwork.engine.machine.HostedMachine` for what each verb means."""
+
+    def __init__(self, bridge: _Bridge, machine: asynchronous_machine.HostedMachine):
+        self._call = bridge.call
+        self._machine = machine
+        self.id = machine.id
+
+    def start(self) -> Self:
+        """Make sure that it exists."""
+        self._call(self._machine.start())
+        return self
+
+    def send(self, event: Any, data: Any = None, *, id: str | None = None) -> None:
+        """Send an event."""
+        self._call(self._machine.send(event, data, id=id))
+
+    def ask(self, event: Any, data: Any = None, *, id: str | None = None) -> MachineState:
+        """Send an event; where it led."""
+        return self._call(self._machine.ask(event, data, id=id))
+
+    def state(self) -> MachineState:
+        """Where it stands."""
+        return self._call(self._machine.state())
+
+    def history(self, limit: int | None = None) -> list[Transition]:
+        """What it has done."""
+        return self._call(self._machine.history(limit))
+
+    def watch(self, after: int | None = None) -> Iterator[Transition]:
+        """Each transition once it is durable; waits for the next one."""
+        stream = self._machine.watch(after)
+        try:
+            while True:
+                try:
+                    yield self._call(_next(stream))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._call(_close(stream))
+
+    def why_not(self, event: Any, data: Any = None) -> Refusal:
+        """Why an event would lead nowhere."""
+        return self._call(self._machine.why_not(event, data))
+
+    def result(self, timeout: Duration | None = None) -> Any:
+        """Wait for what its final state gives."""
+        return self._call(self._machine.result(timeout))
+
+    def status(self) -> RunInfo:
+        """Where its run stands."""
+        return self._call(self._machine.status())
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """End it, with its exit actions."""
+        self._call(self._machine.cancel(reason))
+
+    def terminate(self, reason: str = "terminated") -> None:
+        """End it at once."""
+        self._call(self._machine.terminate(reason))
+
+
+async def _next(stream: AsyncIterator[T]) -> T:
+    return await anext(stream)
+
+
+async def _close(stream: AsyncIterator[Any]) -> None:
+    await stream.aclose()  # type: ignore[attr-defined] # it is a generator
+
+
 class Engine:
     """The synchronous engine: `with Engine("sqlite:work.db", workflows=[...]) as engine: engine.run(report, urls)`.
 
@@ -140,6 +215,14 @@ class Engine:
     def get(self, id: str) -> Run[Any]:
         """The handle of an existing run."""
         return Run(self._open, self._open.call(self._engine.get(id)))
+
+    def machine(self, definition: Chart | MachineType | str, id: str, context: Any = None) -> HostedMachine:
+        """The durable machine of this id."""
+
+        async def made() -> asynchronous_machine.HostedMachine:
+            return self._engine.machine(definition, id, context)
+
+        return HostedMachine(self._open, self._open.call(made()))
 
     def list(
         self,

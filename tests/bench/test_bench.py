@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from spellwork.bench.command import NAMES, bench
 from spellwork.bench.events import run_events
+from spellwork.bench.hosted import run_hosted
 from spellwork.bench.imports import run_import, slowest
 from spellwork.bench.latency import run_latency
 from spellwork.bench.machine import run_machine
@@ -128,6 +129,17 @@ def test_an_unknown_benchmark_is_refused_with_the_names_there_are():
     assert all(name in done.stderr for name in (*NAMES, "all"))
 
 
+def test_hosted_machines_write_one_row_a_transition():
+    """Rows are counted, and the store is a real one."""
+    results = run_hosted(400, machines=20, raw_seconds=0.05)
+    assert [result["chart"] for result in results] == ["flat", "guarded"]
+    for result in results:
+        assert (result["events"], result["machines"]) == (400, 20)
+        assert result["durable_transitions_per_second"] > 0
+        assert 1 <= result["rows_per_transition"] < 1.2
+        assert result["synchronous"] == "full"
+
+
 def test_machine_stands_beside_a_dict_and_whatever_is_installed():
     """The three shapes have a rate here and by hand; a library that is missing is said to be; bytes and instances are there."""
     (result,) = run_machine(200, instances=100)
@@ -159,3 +171,19 @@ def test_events_stand_beside_queues_and_whatever_is_installed(monkeypatch):
         assert result[f"{what}_us"] > 0
     assert result["blinker_version"] == "not installed"
     assert result["janus_version"]
+
+
+@pytest.mark.slow
+def test_store_bench_has_each_backend_beside_its_library() -> None:
+    """Every figure stands beside that of the raw library, and the ratio is what they say; reopening is timed with keys in it."""
+    from spellwork.bench.store import run_store
+
+    results = run_store(rounds=1, keys=3_000)
+    assert [result["backend"] for result in results] == ["sqlite", "lmdb", "rocksdb"]
+    for result in results:
+        for name in ("put", "batch_of_10", "batch_of_100", "batch_of_1000", "get", "get_of_many", "scan_of_100"):
+            assert result[f"{name}_ratio"] == pytest.approx(result[f"{name}_us"] / result[f"{name}_raw_us"])
+            assert result[f"{name}_us"] > 0
+        assert result["keys"] == 3_000
+        assert result["reopen_seconds"] > 0
+        assert 3_000 * 109 * (1 if result["backend"] != "rocksdb" else 0.1) < result["bytes_on_disk"]

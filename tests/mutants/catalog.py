@@ -19,6 +19,9 @@ _SIM = "-m spellwork.testing.sim --seeds 60 --jobs 1"
 _GROUPS = "tests/events/durable"
 _ASYNCIO = "tests/workflow/test_asyncio.py"
 _FOUND = "tests/workflow/test_found.py"
+_HOSTED_TESTS = "tests/hosted/test_hosted.py"
+_HOSTED_LAWS = "tests/hosted/test_laws.py"
+_HOSTED_CHILDREN = "tests/hosted/test_children.py"
 _STATE_TESTS = "tests/state"
 _BROADCAST = "tests/events/test_broadcast.py"
 _BUS = "tests/events/test_bus.py"
@@ -180,9 +183,8 @@ _ENGINE = (
         f"{_PROMISES} -k nothing_leaves",
     ),
     Mutant(
-        "signal-acknowledged-early", "nothing is acknowledged before it is durable", "engine/desk.py",
-        "            self._host.append(live, entry)\n        await self._durable(live)\n\n    async def _running",
-        "            self._host.append(live, entry)\n\n    async def _running",
+        "signal-acknowledged-early", "nothing is acknowledged before it is durable", "engine/engine.py",
+        "                await durable\n", "                pass\n",
         f"{_PROMISES} -k nothing_leaves",
     ),
     Mutant(
@@ -214,7 +216,7 @@ _ENGINE = (
     ),
     Mutant(
         "timer-of-parked-run-not-written", "no timer is lost", "engine/host.py",
-        '            batch.put(live.timer_key, b"")\n', "",
+        '            batch.put(key, b"")\n', "",
         "tests/engine/test_recovery.py -k timers_due",
     ),
     Mutant(
@@ -231,7 +233,7 @@ _ENGINE = (
     ),
     Mutant(
         "signals-not-deduplicated", "a signal with an id is received once", "engine/desk.py",
-        "if message.id is None or message.id not in live.execution.signal_ids:", "if True:",
+        "    return message.id is not None and message.id in execution.signal_ids\n", "    return False\n",
         f"{_ASYNCIO} -k deduplicated", core=True,
     ),
     Mutant(
@@ -246,7 +248,7 @@ _ENGINE = (
     ),
     Mutant(
         "chain-forgets-what-it-had", "a signal with an id is received once by a chain", "engine/desk.py",
-        "        if message.id in execution.started.seen:\n            return None  # an earlier run of the chain had it\n", "",
+        "        if message.id in execution.seen:\n            return None  # an earlier run of the chain had it\n", "",
         f"{_ASYNCIO} -k messages_of_its_own",
     ),
     Mutant(
@@ -500,6 +502,65 @@ _BACKENDS = (
     ),
 )  # fmt: skip
 
+_HOSTED = (
+    Mutant(
+        "refused-event-written",
+        "a hosted machine refuses before anything is written",
+        "hosted/execution.py",
+        "        if not turn.handled and self.chart.options.strict and entry.name != ENVELOPE:",
+        "        if not turn.handled and self.chart.options.strict and entry.name == ENVELOPE:",
+        f"{_HOSTED_TESTS} -k strict",
+    ),
+    Mutant(
+        "timer-stretched-by-trim",
+        "no timer of a hosted machine is early, lost or late by a trim",
+        "hosted/begin.py",
+        "    return restored(kind.chart, whole), waiting\n",
+        "    return restored(kind.chart, whole), [Waiting(each.due + 1, each.wanted) for each in waiting]\n",
+        "tests/hosted/test_versions.py -k trimmed",
+    ),
+    Mutant(
+        "ids-forgotten-by-trim",
+        "an event with an id is taken once, over trims",
+        "hosted/execution.py",
+        "        seen = (*self.started.seen, *self.signal_ids)[-SEEN:]",
+        "        seen = ()",
+        f"{_HOSTED_TESTS} -k taken_once",
+    ),
+    Mutant(
+        "snapshot-not-compared",
+        "replaying a machine's log gives the stored snapshot",
+        "hosted/execution.py",
+        "            self._check_snapshot(entry)\n",
+        "",
+        f"{_HOSTED_LAWS} -k snapshot",
+        core=True,
+    ),
+    Mutant(
+        "parked-timer-not-moved",
+        "a parked machine wakes for the timer that its last event set",
+        "engine/host.py",
+        "        if key == live.timer_key:\n            return\n",
+        "        if live.timer_key is not None:\n            return\n",
+        f"{_HOSTED_TESTS} -k every_goes_on",
+    ),
+    Mutant(
+        "early-stop-forgotten",
+        "leaving a state cancels its child, begun or not",
+        "hosted/effects.py",
+        "        if self.child.stopped:\n            self.effects.cancel(self.child)\n",
+        "",
+        f"{_HOSTED_CHILDREN} -k leaving",
+    ),
+    Mutant(
+        "answer-from-the-present",
+        "an event that is asked twice is answered twice the same",
+        "engine/desk.py",
+        "                stored.entries = stored.entries[: found + 1]\n",
+        "",
+        f"{_HOSTED_TESTS} -k taken_once",
+    ),
+)
 _STATE = (
     Mutant(
         "reads-not-required", "transactions are serializable", "state/transaction.py",
@@ -556,7 +617,7 @@ _TOPICS = (
     ),
     Mutant(
         "first-loss-counted", "a crash costs an event that nobody had no attempt", "events/durable/lane.py",
-        "pending.attempts - (pending.out and not pending.suspect)", "pending.attempts",
+        "pending.attempts - (pending.out and pending.losses < SUSPICIOUS)", "pending.attempts",
         f"{_GROUPS}/test_groups.py -k goes_alone",
     ),
     Mutant(
@@ -744,6 +805,7 @@ MUTANTS = (
     *_OWNERSHIP,
     *_COMMITS,
     *_BACKENDS,
+    *_HOSTED,
     *_STATE,
     *_TOPICS,
     *_EVENTS,

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from spellwork.bench.conditions import Result, load, machine
 from spellwork.bench.events import run_events
+from spellwork.bench.hosted import run_hosted
 from spellwork.bench.imports import run_import
 from spellwork.bench.latency import run_latency
 from spellwork.bench.machine import run_machine
@@ -42,11 +43,12 @@ _CONDITIONS = (
 @click.argument("name", type=click.Choice([*NAMES, "all"]))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; progress goes to standard error.")
 @click.option("--big", is_flag=True, help="parked, store: 1,000,000 runs or keys instead of 100,000.")
+@click.option("--hosted", is_flag=True, help="machine: durable ones, hosted by an engine, instead of those in memory.")
 @click.option("--concurrency", type=click.IntRange(1, 100_000), multiple=True, help="steps: only this many at a time.")
 @click.option(
     "--workflows", type=click.IntRange(1), help="How many runs (latency: steps, machine: events, events: deliveries) are measured."
 )
-def bench(name: str, *, as_json: bool, big: bool, concurrency: tuple[int, ...], workflows: int | None) -> None:
+def bench(name: str, *, as_json: bool, big: bool, hosted: bool, concurrency: tuple[int, ...], workflows: int | None) -> None:
     """Measure Spellwork on this machine: real SQLite at full durability, in a folder under TMPDIR.
 
     Every figure comes with its conditions; where a raw limit is given, it was measured in the same run.
@@ -54,6 +56,7 @@ def bench(name: str, *, as_json: bool, big: bool, concurrency: tuple[int, ...], 
     \b
     Examples:
       spellwork bench all
+      spellwork bench machine --hosted
       spellwork bench steps --concurrency 16 --workflows 5000 --json
       TMPDIR=/mnt/ssd spellwork bench parked --big
     """  # noqa: D301 - click wants the character, not the escape
@@ -62,7 +65,7 @@ def bench(name: str, *, as_json: bool, big: bool, concurrency: tuple[int, ...], 
     results: list[Result] = []
     for each in chosen:
         with console.status(f"measuring {each}"):
-            found = _runs(big=big, concurrency=concurrency, workflows=workflows)[each]()
+            found = _runs(big=big, hosted=hosted, concurrency=concurrency, workflows=workflows)[each]()
         results += found
         if not as_json:
             _show(console, each, found)
@@ -70,7 +73,7 @@ def bench(name: str, *, as_json: bool, big: bool, concurrency: tuple[int, ...], 
         click.echo(json.dumps({"results": results, **machine(), "load": load()}, indent=2))
 
 
-def _runs(*, big: bool, concurrency: Sequence[int], workflows: int | None) -> dict[str, Callable[[], list[Result]]]:
+def _runs(*, big: bool, hosted: bool, concurrency: Sequence[int], workflows: int | None) -> dict[str, Callable[[], list[Result]]]:
     size: dict[str, Any] = {} if workflows is None else {"runs": workflows}
     return {
         "import": run_import,
@@ -79,7 +82,7 @@ def _runs(*, big: bool, concurrency: Sequence[int], workflows: int | None) -> di
         "steps": lambda: run_steps(concurrency, workflows),
         "recovery": lambda: run_recovery(**size),
         "parked": lambda: run_parked(workflows or (BIG if big else RUNS)),
-        "machine": lambda: run_machine(workflows),
+        "machine": lambda: run_hosted(workflows) if hosted else run_machine(workflows),
         "store": lambda: run_store(big=big),
         "events": lambda: run_events(workflows),
     }

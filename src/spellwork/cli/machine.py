@@ -9,6 +9,9 @@ import importlib
 import click
 
 _COMMANDS = {
+    "send": "spellwork.cli.hosted:send",
+    "ps": "spellwork.cli.hosted:ps",
+    "show": "spellwork.cli.hosted:show",
     "draw": "spellwork.cli.chart:draw",
     "trace": "spellwork.cli.chart:trace",
 }
@@ -32,4 +35,4 @@ class Group(click.Group):
 
 @click.group(cls=Group)
 def machine() -> None:
-    """Draw statecharts and try them out."""
+    """Hosted machines: send, ps, show. Charts: draw them and try them out."""

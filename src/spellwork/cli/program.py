@@ -40,7 +40,7 @@ _VERBS = {
     "fsck": ("spellwork.cli.fsck:fsck", "Check a store, and set aside what is damaged."),
     "backup": ("spellwork.cli.backup:backup", "Back up a store while it runs; verify, list, restore."),
     "key": ("spellwork.cli.key:key", "Encrypt stores, and change their keys."),
-    "machine": ("spellwork.cli.machine:machine", "Draw statecharts and try them out."),
+    "machine": ("spellwork.cli.machine:machine", "Hosted machines: send, ps, show; charts: draw, trace."),
     "bench": ("spellwork.bench.command:bench", "Measure this machine and this version."),
     "chaos": ("spellwork.testing.chaos.command:chaos", "Break it on purpose: kill -9, full disks, clock jumps, and check."),
     "demo": ("spellwork.demo.command:demo", "See durable workflows survive kill -9."),

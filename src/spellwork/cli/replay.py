@@ -41,7 +41,7 @@ def replay(target: str, run_ids: tuple[str, ...], everything: bool, store: str, 
     source, _ = load(target)
     verdicts = asyncio.run(_check(source, store, None if everything else list(run_ids)))
     if everything:
-        known = {workflow.name for workflow in source.workflows}
+        known = {workflow.name for workflow in (*source.workflows, *source.machine_types)}
         others = sum(verdict.workflow not in known for verdict in verdicts)
         verdicts = [verdict for verdict in verdicts if verdict.workflow in known]
         if others and not as_json:
@@ -51,7 +51,7 @@ def replay(target: str, run_ids: tuple[str, ...], everything: bool, store: str, 
 
 
 async def _check(source: Source, store: str, run_ids: list[str] | None) -> list[Verdict]:
-    registry = Registry(source.workflows, source.activities)
+    registry = Registry((*source.workflows, *source.machine_types), source.activities)
     async with opened(store, client=True, create=False) as engine:
         return await check_runs(engine.store, registry, source.codec or Codec(), run_ids)
 

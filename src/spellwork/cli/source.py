@@ -28,6 +28,7 @@ class Source:
     errors: list[type[Exception]]
     codec: Codec | None = None
     aliases: dict[str, Workflow[Any, Any]] = dataclasses.field(default_factory=dict)
+    machines: list[Any] = dataclasses.field(default_factory=list)
 
     def engine_options(self) -> dict[str, Any]:
         """What an `Engine` needs to run all of it."""
@@ -36,7 +37,17 @@ class Source:
             "activities": self.activities,
             "errors": self.errors,
             "codec": self.codec,
+            "machines": self.machines,
         }
+
+    @property
+    def machine_types(self) -> list[Workflow[Any, Any]]:
+        """The machines as the workflows that they are to an engine, with those that they invoke."""
+        if not self.machines:
+            return []
+        from spellwork.hosted.type import machine_type
+
+        return [kind for each in self.machines for kind in machine_type(each).family]
 
     def choose(self, name: str | None) -> Workflow[Any, Any]:
         """The named workflow (its newest version), or the only one there is."""
@@ -68,16 +79,29 @@ def load(target: str) -> tuple[Source, str | None]:
     path, name = _split(target)
     module = _load_module(path)
     named = {key: value for key, value in vars(module).items() if isinstance(value, (Workflow, Activity))}
-    workflows = _once(value for value in named.values() if isinstance(value, Workflow))
+    workflows = _once(value for value in named.values() if type(value) is Workflow)
     activities = _once(value for value in named.values() if isinstance(value, Activity))
-    aliases = {key: value for key, value in named.items() if isinstance(value, Workflow)}
+    aliases = {key: value for key, value in named.items() if type(value) is Workflow}
     codecs = _once(value for value in vars(module).values() if isinstance(value, Codec))
     kinds = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Exception) and value.__module__ == module.__name__
     ]
-    return Source(path, workflows, activities, kinds, codecs[0] if len(codecs) == 1 else None, aliases), name
+    codec = codecs[0] if len(codecs) == 1 else None
+    return Source(path, workflows, activities, kinds, codec, aliases, _machines(module)), name
+
+
+def _machines(module: ModuleType) -> list[Any]:
+    """The charts of a file, and their types: a chart that has one is registered by it."""
+    if "spellwork.machine" not in sys.modules:
+        return []  # nobody has made one
+    from spellwork.hosted.type import MachineType
+    from spellwork.machine import Chart
+
+    types = _once(value for value in vars(module).values() if isinstance(value, MachineType))
+    typed = {id(kind.chart) for each in types for kind in each.family}
+    return [*types, *(each for each in _once(v for v in vars(module).values() if isinstance(v, Chart)) if id(each) not in typed)]
 
 
 def module_of(target: str) -> tuple[ModuleType, str, str | None]:
@@ -98,6 +122,7 @@ def load_all(targets: tuple[str, ...]) -> Source:
         _once(activity for source in sources for activity in source.activities),
         _once(kind for source in sources for kind in source.errors),
         codecs[0] if codecs else None,
+        machines=_once(each for source in sources for each in source.machines),
     )
 
 

@@ -39,8 +39,8 @@ def worker(files: tuple[str, ...], standby: bool, grace: float, store: str, as_j
     It takes up what was interrupted, what was started with `spellwork start`, and every signal that waits.
     """
     source = load_all(files)
-    if not source.workflows:
-        raise NotFound(f"{source.path}: no workflow declared; write an `async def` function under @workflow")
+    if not source.workflows and not source.machines:
+        raise NotFound(f"{source.path}: no workflow declared; write an `async def` function under @workflow, or a chart")
     if not as_json:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -56,7 +56,7 @@ async def _work(source: Source, store: str, standby: bool, grace: float, as_json
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, stop.set)
-    names = ", ".join(sorted({workflow.name for workflow in source.workflows}))
+    names = ", ".join(sorted({workflow.name for workflow in (*source.workflows, *source.machine_types)}))
     try:
         async with opened(store, standby=standby, grace=grace, **source.engine_options()) as engine:
             _tell("ready", f"running {names} on {store}; Ctrl-C stops", as_json)

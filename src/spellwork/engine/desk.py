@@ -21,7 +21,10 @@ from spellwork.engine.live import LiveRun
 from spellwork.engine.partition import Partition
 from spellwork.errors import (
     Conflict,
+    EventFailed,
     InternalError,
+    MachineError,
+    MigrationMissing,
     NonDeterminismError,
     PayloadError,
     RunBlocked,
@@ -48,6 +51,7 @@ from spellwork.journal import (
 )
 from spellwork.journal.rows import Address, blocked_key, id_key
 from spellwork.store import Batch
+from spellwork.supervision import attempt
 from spellwork.workflow import Execution
 from spellwork.workflow.questions import answer_query, validate_update
 
@@ -67,7 +71,7 @@ class Extra(Protocol):
 
 
 # What keeps a run from being loaded until somebody mends it.
-_BLOCKING = (RunBlocked, NonDeterminismError, UnknownWorkflow, PayloadError, StoreCorrupt, UsageError)
+_BLOCKING = (RunBlocked, NonDeterminismError, UnknownWorkflow, PayloadError, StoreCorrupt, UsageError, MachineError)
 
 
 class Desk:
@@ -92,8 +96,7 @@ class Desk:
                 await self.start(message, partition, extra)
                 return None
             case m.AskSignal():
-                await self._signal(message, extra)
-                return None
+                return await self._signal(message, extra)
             case m.AskQuery():
                 return await self._query(message)
             case m.AskUpdate():
@@ -121,7 +124,7 @@ class Desk:
         stored = await self._host.store.read(lambda reader: rows.read_run(reader, address.number))
         if stored is None:
             raise RunNotFound(f"run {run_id!r} has no row", run_id=run_id)
-        return self._host.replayed(address.number, stored)
+        return self._host.replayed(address.number, stored, recording=True)
 
     async def _address(self, run_id: str) -> Address:
         live = self._host.by_id.get(run_id)
@@ -150,21 +153,9 @@ class Desk:
 
     async def _durable(self, live: LiveRun) -> None:
         """Wait until everything of `live` so far is in the store."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        watch = Batch()
-        watch.require_epoch(live.partition.index, live.partition.epoch)
-
-        def acknowledge(outcome: int | StoreError) -> None:
-            if done.done():
-                return
-            if isinstance(outcome, int):
-                done.set_result(None)
-            else:
-                done.set_exception(outcome)
-
-        # batches commit in order, so an empty one behind the others tells that they are durable (it rides on the same sync)
-        self._host.store.submit(watch, acknowledge)
-        await done
+        if live.unacked:
+            # batches commit in order, so the one of this turn tells that those before it are durable (it rides on the same sync)
+            await live.partition.settled()
 
     async def start(self, message: m.AskStart, partition: Partition, extra: Extra | None = None) -> RunRow:
         """Start a run, or find the one that exists; raises `RunExists` if that is another one."""
@@ -209,15 +200,85 @@ class Desk:
         check_same(row, message)
         return row
 
-    async def _signal(self, message: m.AskSignal, extra: Extra | None) -> None:
+    async def _signal(self, message: m.AskSignal, extra: Extra | None) -> bytes | None:
         live = await self._running(message)
         if live is None:
-            return
-        if message.id is None or message.id not in live.execution.signal_ids:
-            self._add(live, extra)
-            entry = SignalReceived(self._now(live), message.name, message.payload, message.id)
-            self._host.append(live, entry)
+            return await self._standing_after(message)
+        if _has_had(live.execution, message):
+            await self._durable(live)
+            return await self._standing_after(message)
+        entry = SignalReceived(self._now(live), message.name, message.payload, message.id)
+        await self._admit(live, entry, message)
+        if not message.answer:
+            self._add(live, extra)  # an answer goes with its reply, once it is known
+        self._host.append(live, entry)
+        if not message.answer:
+            await self._durable(live)
+            return None
+        moved = _has_moved(live)
+        answer = None if moved else live.execution.standing()
         await self._durable(live)
+        return await self._standing_after(message) if moved else answer
+
+    def at_once(self, message: m.AskSignal) -> tuple[asyncio.Future[None], bytes | None] | None:
+        """Take a signal for a run that is in memory and ready for it: when it is durable, and the answer.
+
+        None says that nothing happened, or that more must: then `handle` does it, which finds what happened by the signal's id.
+        """
+        live, host = self._host.by_id.get(message.run_id), self._host
+        if live is None or live.dropped or live.continuing or message.id is None:
+            return None
+        execution = live.execution
+        if execution.finished or message.id in execution.seen or _has_had(execution, message):
+            return None
+        entry = SignalReceived(max(self._clock.now(), execution.now), message.name, message.payload, message.id)
+        _, refused = attempt(execution.admit, entry)
+        if refused is not None:
+            return None
+        host.append(live, entry)
+        if not message.answer:
+            return live.partition.settled(), None
+        if _has_moved(live):
+            return None
+        answer = execution.standing()
+        return live.partition.settled(), answer
+
+    async def _admit(self, live: LiveRun, entry: SignalReceived, message: m.AskSignal) -> None:
+        """Let the code refuse a signal before it is written; whoever sent it is told once the reasons are durable."""
+        try:
+            live.execution.admit(entry)
+        except MigrationMissing as error:
+            self._host.block(live, error)
+            await self._durable(live)
+            if message.answer:
+                raise RunBlocked(f"run {live.row.id} is blocked: {error}", run_id=live.row.id, reason=str(error)) from error
+            raise m.Deferred(f"run {live.row.id} is blocked, the signal waits: {error}") from error
+        except SpellworkError as error:
+            await self._durable(live)
+            if isinstance(error, EventFailed):
+                self._host.let_go(live)  # whatever the code did to its context before it failed goes, too
+            raise
+
+    async def _standing_after(self, message: m.AskSignal) -> bytes | None:
+        """Where a signal led that was received before: what is durable is replayed up to it."""
+        if not message.answer:
+            return None
+        address = await self._address(message.run_id)
+        number: int = address.number
+        while number:
+            stored = await self._host.store.read(lambda reader, n=number: rows.read_run(reader, n))  # type: ignore[misc]
+            if stored is None:
+                break
+            found = next((i for i, e in enumerate(stored.entries) if isinstance(e, SignalReceived) and e.id == message.id), None)
+            if found is not None:
+                stored.entries = stored.entries[: found + 1]
+                execution = self._host.replayed(number, stored)
+                try:
+                    return execution.standing()
+                finally:
+                    execution.close()
+            number = stored.row.previous
+        raise InternalError(f"run {message.run_id} has had signal {message.id}, and its journal has not")
 
     async def _running(self, message: m.AskSignal | m.AskUpdate) -> LiveRun | None:
         """The run in memory, or None if it has ended and had this very message before; raises `RunFinished` otherwise."""
@@ -228,11 +289,11 @@ class Desk:
                 raise
             return None
         except _BLOCKING as error:
-            if isinstance(message, m.AskUpdate):
+            if isinstance(message, m.AskUpdate) or message.answer:
                 raise
             raise m.Deferred(f"run {message.run_id} is blocked, the signal waits: {error}") from error
         execution = live.execution
-        if message.id in execution.started.seen:
+        if message.id in execution.seen:
             return None  # an earlier run of the chain had it
         if execution.finished:
             if message.id in execution.signal_ids or message.id in execution.update_ids:
@@ -366,6 +427,16 @@ class Desk:
         self._host.append(
             live, ChildEnded(self._now(live), message.n, pending.name, pending.digest, message.result, message.failure)
         )
+
+
+def _has_had(execution: Execution, message: m.AskSignal) -> bool:
+    """Whether the run has received this very signal already."""
+    return message.id is not None and message.id in execution.signal_ids
+
+
+def _has_moved(live: LiveRun) -> bool:
+    """Whether the run came to its end by what it was told, or left memory: then where it stands must be read from the store."""
+    return live.execution.finished or live.dropped
 
 
 def ended(run_id: str) -> RunFinished:

@@ -49,9 +49,12 @@ from spellwork.workflow.parameters import encode_call
 
 if TYPE_CHECKING:
     from spellwork.engine.dispatch import Dispatch
+    from spellwork.engine.machine import HostedMachine
     from spellwork.engine.triggers import Trigger
     from spellwork.events.durable import Topics
     from spellwork.events.event import Event as Published
+    from spellwork.hosted.type import MachineType
+    from spellwork.machine.chart import Chart
     from spellwork.state import StateStore
 
 P = ParamSpec("P")
@@ -67,6 +70,7 @@ class Engine:
         async with Engine("sqlite:work.db", workflows=[report]) as engine:
             print(await engine.run(report, ["a", "b"]))
 
+    - `machines`: charts, or `MachineType`s of them, that `machine()` hosts.
     - `store`: `memory:` or `sqlite:PATH`; `durability`: see `Durability`.
     - `encryption`: the keys with which everything is encrypted before it is written. `redaction`: rules for what is replaced
       before it is written, in values, errors and log lines; what runs live has it replaced too.
@@ -86,6 +90,7 @@ class Engine:
         *,
         workflows: Iterable[Workflow[Any, Any]] = (),
         activities: Iterable[Activity[Any, Any]] = (),
+        machines: Iterable[Chart | MachineType] = (),
         durability: str | None = None,
         codec: Codec | None = None,
         errors: Iterable[type[BaseException]] = (),
@@ -114,6 +119,7 @@ class Engine:
         self.url = store
         self.codec = (codec or Codec()) if redaction is None else (codec or Codec()).redacting(redaction)
         self.registry = Registry((*workflows, *(trigger.workflow for trigger in triggers)), activities)
+        self._add_machines(machines)
         self._errors = ErrorRegistry(errors)
         self._options = (durability, create, probe, encryption)
         self._standby, self._client = standby, client
@@ -136,6 +142,13 @@ class Engine:
         self._desk: Desk
         self._mail: MailRoom
         self._ownership: Ownership
+
+    def _add_machines(self, machines: Iterable[Chart | MachineType]) -> None:
+        for given in machines:
+            from spellwork.hosted.type import machine_type  # noqa: PLC0415 - most programs host none, and importing takes time
+
+            for kind in machine_type(given).family:
+                self.registry.add(kind)
 
     # Opening and closing
 
@@ -377,7 +390,12 @@ class Engine:
         The same `id`, workflow and arguments give the run that exists, whatever became of it; otherwise `RunExists`.
         """
         run_id = check_name(id, "id") if id is not None else self._new_id()
-        message = self._start_message(workflow, run_id, args, kwargs)
+        await self._begin(self._start_message(workflow, run_id, args, kwargs))
+        return Run(self, run_id)
+
+    async def _begin(self, message: m.AskStart) -> None:
+        """Start a run, or find it; it is durable when this returns."""
+        run_id = message.run_id
         index = self._partition_of(run_id)
         partition = self._host.partitions.get(index)
         if partition is not None:
@@ -386,13 +404,12 @@ class Engine:
             except Fenced:
                 self._taken_over(partition)
             else:
-                return Run(self, run_id)
+                return
         existing = await self._open_store.read(lambda reader: rows.read_row(reader, run_id))
         if existing is not None:
             check_same(existing, message)
         else:
             await self._send(message, index)
-        return Run(self, run_id)
 
     def _start_message(
         self, workflow: Workflow[Any, Any] | str, run_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -434,6 +451,19 @@ class Engine:
         await self._row(check_name(id, "id"))
         return Run(self, id)
 
+    def machine(self, definition: Chart | MachineType | str, id: str, context: Any = None) -> HostedMachine:
+        """The durable machine of this id. It begins at its first event, or when the handle is awaited or started.
+
+        `definition` is a chart of `machines=`, its type, or its name. `context` replaces the chart's own when it begins.
+
+        Raises:
+            UnknownWorkflow: no such machine is registered.
+        """
+        from spellwork.engine.machine import HostedMachine  # noqa: PLC0415 - see `_add_machines`
+
+        self._open_store  # noqa: B018 - raises when it is closed
+        return HostedMachine.of(self, definition, check_name(id, "id"), context)
+
     async def list(
         self,
         *,
@@ -442,7 +472,7 @@ class Engine:
         limit: int = 100,
         after: str | None = None,
     ) -> list[RunInfo]:
-        """Runs, newest first. `after` is the id of the last one of the page before."""
+        """Runs, newest first. `after` is the id of the last one of the page before; "machine:*" are the runs of all machines."""
         wanted = None if status is None else Status(status)
         if after is not None:
             check_name(after, "after")
@@ -459,6 +489,14 @@ class Engine:
 
     async def _ask(self, message: m.AnyMessage) -> bytes | None:
         self._open_store  # noqa: B018 - raises when it is closed
+        if type(message) is m.AskSignal and (taken := self._desk.at_once(message)) is not None:
+            durable, answer = taken
+            try:
+                await durable
+            except (Fenced, StoreClosed):
+                pass  # the way below goes to the new owner, or tells why there is none
+            else:
+                return answer
         live = self._host.by_id.get(message.run_id)
         partition = live.partition.index if live is not None else (await self._row(message.run_id)).partition
         ours = self._host.partitions.get(partition)

@@ -159,7 +159,7 @@ class Host:
         execution = live.execution
         batch = live.partition.mark(live)
         if live.parked:
-            self._unpark(live)
+            self._idle.pop(live.number, None)  # it stays parked if it only waits again: that costs no row
         elif live.recoveries:
             live.recoveries = 0  # progress: the next crash counts from the start
             batch.put(active_key(live.partition.index, live.number), b"")
@@ -232,7 +232,17 @@ class Host:
                         self.steps.start(live, command)  # type: ignore[arg-type]
                 else:
                     self._take(live, command)
-        if not (execution.finished or live.parked or live.dropped or execution.pending_work or live.errands):
+        if not (execution.finished or live.dropped):
+            self._sort(live)
+
+    def _sort(self, live: LiveRun) -> None:
+        """Park a run that has nothing left to do but wait, and only that."""
+        if live.execution.pending_work or live.errands:
+            if live.parked:
+                self._unpark(live)
+        elif live.parked:
+            self._repark(live)
+        else:
             self._park(live)
 
     def _take(self, live: LiveRun, command: c.Command) -> None:
@@ -307,12 +317,22 @@ class Host:
         batch = live.partition.mark(live)
         index = live.partition.index
         batch.delete(active_key(index, live.number))
-        due = live.execution.next_due
-        if due is not None:
-            live.timer_key = timer_key(index, due, live.number)
-            batch.put(live.timer_key, b"")
-            self.hold(live, lambda: self.timers.stored(due))
+        self._repark(live)
         live.parked = True
+
+    def _repark(self, live: LiveRun) -> None:
+        """Write when a run that only waits is due next, if that has changed."""
+        due = live.execution.next_due
+        key = None if due is None else timer_key(live.partition.index, due, live.number)
+        if key == live.timer_key:
+            return
+        batch = live.partition.mark(live)
+        if live.timer_key is not None:
+            batch.delete(live.timer_key)
+        live.timer_key = key
+        if key is not None:
+            batch.put(key, b"")
+            self.hold(live, lambda: self.timers.stored(due))
 
     def _unpark(self, live: LiveRun) -> None:
         batch = live.partition.mark(live)
@@ -329,6 +349,11 @@ class Host:
         while len(self._idle) > self._cache:
             _, oldest = self._idle.popitem(last=False)
             self.drop(oldest)
+
+    def let_go(self, live: LiveRun) -> None:
+        """Forget a run that only waits; it comes back as its journal says."""
+        if live.parked and not (live.unacked or live.held or live.update_waiters):
+            self.drop(live)
 
     def drop(self, live: LiveRun) -> None:
         """Forget a run's memory; what it is lies in the store."""
@@ -398,7 +423,7 @@ class Host:
         if partition is None or row.number in self.runs:
             return None
         definition = self.registry.find(row.workflow, row.version)
-        live = LiveRun(row, partition, Execution(row.number, definition, self.codec, self.errors))
+        live = LiveRun(row, partition, definition.execution(row.number, self.codec, self.errors, self.registry))
         self.runs[row.number] = self.by_id[row.id] = live
         live.acked = 1
         self.deliver(live, started)
@@ -495,12 +520,14 @@ class Host:
         if not live.update_waiters and live.parked and not live.dropped and not live.unacked:
             self._rest(live)
 
-    def replayed(self, number: int, stored: rows.StoredRun) -> Execution:
+    def replayed(self, number: int, stored: rows.StoredRun, *, recording: bool = False) -> Execution:
         """A run's code where its journal ends; raises whatever keeps it from getting there."""
         if stored.damage is not None:
             raise stored.damage
         definition = self.registry.find(stored.row.workflow, stored.row.version)
-        execution = Execution(number, definition, self.codec, self.errors)
+        execution = definition.execution(number, self.codec, self.errors, self.registry)
+        if recording:
+            execution.keep_record()
         execution.replay(stored.entries)
         return execution
 

@@ -14,7 +14,11 @@ _CHUNK = 500
 
 
 def page(reader: Reader, status: Status | None, workflow: str | None, limit: int, after: str | None) -> list[RunRow]:
-    """Up to `limit` rows, newest first, behind the run `after`. Runs that continued as new show only where asked for."""
+    """Up to `limit` rows, newest first, behind the run `after`. Runs that continued as new show only where asked for.
+
+    A `workflow` that ends with * stands for all names that begin so.
+    """
+    stem = workflow[:-1] if workflow is not None and workflow.endswith("*") else None
     end = bytes((Keys.RUNS + 1,))
     if after is not None:
         address = rows.find(reader, after)
@@ -28,7 +32,8 @@ def page(reader: Reader, status: Status | None, workflow: str | None, limit: int
             row = _row(key, data)
             end = key
             wanted = row.status is status if status is not None else row.status is not Status.CONTINUED
-            if wanted and (workflow is None or row.workflow == workflow):
+            named = workflow is None or row.workflow == workflow or (stem is not None and row.workflow.startswith(stem))
+            if wanted and named:
                 found.append(row)
                 if len(found) == limit:
                     break

@@ -110,6 +110,8 @@ class MailRoom:
             failure = error.failure if isinstance(error, m.Told) else Failure.of(error).redacted(self._host.codec.redaction)
             reply = m.Reply(None, failure)
             effect.done = False
+            if not envelope.reply_to and isinstance(envelope.message, m.AskSignal):
+                log.warning("a signal for run %s was refused, and nobody waits to hear it: %s", envelope.message.run_id, error)
         if not effect.done and partition.held:
             batch = partition.batch().delete(key)
             if envelope.reply_to:

@@ -39,12 +39,13 @@ class AskStart(Message, frozen=True, array_like=True, tag=1):
     parent: Parent | None = None
 
 
-class AskSignal(Message, frozen=True, array_like=True, tag=2):
-    """Deliver a signal."""
+class AskSignal(Message, frozen=True, array_like=True, tag=2, gc=False):
+    """Deliver a signal, and tell where it led if an `answer` is wanted."""
 
     name: str
     payload: bytes
     id: str | None
+    answer: bool = False
 
 
 class AskQuery(Message, frozen=True, array_like=True, tag=3):

@@ -4,10 +4,11 @@ It must never write without requiring its epoch.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from spellwork.engine.live import LiveRun
-from spellwork.errors import StoreError
+from spellwork.errors import Fenced, StoreError
 from spellwork.store import Batch, Store
 
 
@@ -26,12 +27,14 @@ class Partition:
         self.epoch = epoch
         self.beat = 0
         self.held = True
+        self._loop = asyncio.get_running_loop()
         self._store = store
         self._durable = durable
         self._lost = lost
         self._batch: Batch | None = None
         self._marks: dict[LiveRun, int] = {}
         self._after: list[Callable[[], None]] = []
+        self._told: list[asyncio.Future[None]] = []
 
     def batch(self) -> Batch:
         """The batch of this turn of the loop."""
@@ -40,8 +43,9 @@ class Partition:
             batch = self._batch = Batch().require_epoch(self.index, self.epoch)
             marks: dict[LiveRun, int] = {}
             after: list[Callable[[], None]] = []
-            self._marks, self._after = marks, after
-            self._store.submit(batch, lambda outcome: self._done(marks, after, outcome))
+            told: list[asyncio.Future[None]] = []
+            self._marks, self._after, self._told = marks, after, told
+            self._store.submit(batch, lambda outcome: self._done(marks, after, told, outcome))
         return batch
 
     def mark(self, live: LiveRun) -> Batch:
@@ -63,9 +67,29 @@ class Partition:
         self.batch()
         self._after.append(callback)
 
-    def _done(self, marks: dict[LiveRun, int], after: list[Callable[[], None]], outcome: int | StoreError) -> None:
+    def settled(self) -> asyncio.Future[None]:
+        """Done when the batch of this turn is durable, which commits behind everything before it; raises what refused it."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        if self.held:
+            self.batch()
+            self._told.append(future)
+        else:
+            # a batch of ours would be refused, and that would be taken for the loss of what this process may have claimed since
+            future.set_exception(Fenced(f"partition {self.index} belongs to another owner now", partition=self.index))
+        return future
+
+    def _done(
+        self,
+        marks: dict[LiveRun, int],
+        after: list[Callable[[], None]],
+        told: list[asyncio.Future[None]],
+        outcome: int | StoreError,
+    ) -> None:
         if not isinstance(outcome, int):
             self._lost(self, outcome)
+            for future in told:
+                if not future.done():
+                    future.set_exception(outcome)
             return
         durable = self._durable
         for live, position in marks.items():
@@ -74,3 +98,6 @@ class Partition:
             durable(live)
         for callback in after:
             callback()
+        for future in told:
+            if not future.done():
+                future.set_result(None)

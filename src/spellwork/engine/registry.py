@@ -10,6 +10,8 @@ from typing import Any
 from spellwork.errors import DefinitionError, UnknownWorkflow
 from spellwork.workflow import Activity, Workflow
 
+_MACHINES = "machine:"
+
 
 class Registry:
     """Definitions by name. The version registered last is the one that new runs take."""
@@ -30,16 +32,32 @@ class Registry:
             raise DefinitionError(f"workflows= takes @workflow functions, not {workflow!r}")
         versions = self._workflows.setdefault(workflow.name, {})
         known = versions.get(workflow.version)
-        if known is not None and known.fn is not workflow.fn:
+        if known is not None and not known.same_as(workflow):
             raise DefinitionError(
                 f"two workflows are named {workflow.name} with version {workflow.version}; rename one, or give it version="
             )
         versions[workflow.version] = workflow
 
+    def versions(self, name: str) -> list[Workflow[Any, Any]]:
+        """Every version of this name that is registered, the newest last."""
+        return list(self._workflows.get(name, {}).values())
+
+    def _missing_machine(self, name: str, version: str | None, versions: dict[str, Workflow[Any, Any]] | None) -> None:
+        if name.startswith(_MACHINES):
+            chart = name.removeprefix(_MACHINES)
+            wanted = f"version {version!r} of machine {chart!r}" if version is not None else f"machine {chart!r}"
+            known = ", ".join(versions or ()) or "none"
+            raise UnknownWorkflow(
+                f"{wanted} is not registered; pass its chart in Engine(machines=[MachineType(chart, version=...)]), "
+                f"beside the newer ones until no machine of it is left. Registered versions: {known}",
+                name=name,
+            )
+
     def find(self, name: str, version: str | None = None) -> Workflow[Any, Any]:
         """The workflow of this name (and version, else the newest); raises `UnknownWorkflow`."""
         versions = self._workflows.get(name)
-        if not versions:
+        if not versions or (version is not None and version not in versions and name.startswith(_MACHINES)):
+            self._missing_machine(name, version, versions)
             known = ", ".join(sorted(self._workflows)) or "none"
             raise UnknownWorkflow(
                 f"workflow {name!r} is not registered; pass it in Engine(workflows=[...]). Registered: {known}",

@@ -37,9 +37,12 @@ class Verdict(msgspec.Struct, frozen=True):
     position: int | None = None
 
 
-def replay_journal(number: int, definition: Workflow[Any, Any], entries: list[Any], codec: Codec, errors: ErrorRegistry) -> None:
+def replay_journal(
+    number: int, definition: Workflow[Any, Any], entries: list[Any], codec: Codec, errors: ErrorRegistry,
+    known: Registry | None = None,
+) -> None:  # fmt: skip
     """Replay one journal; raises `NonDeterminismError` at the first difference."""
-    execution = Execution(number, definition, codec, errors)
+    execution = definition.execution(number, codec, errors, known)
     try:
         execution.replay(entries)
         _check_end(execution, entries)
@@ -110,7 +113,7 @@ def _verdict(stored: rows.StoredRun, registry: Registry, codec: Codec) -> Verdic
         if stored.damage is not None:
             raise stored.damage
         definition = registry.find(row.workflow, row.version)
-        replay_journal(row.number, definition, stored.entries, codec, ErrorRegistry())
+        replay_journal(row.number, definition, stored.entries, codec, ErrorRegistry(), registry)
     except NonDeterminismError as error:
         return Verdict(row.id, row.workflow, ok=False, error=str(error), position=error.position)
     except (StoreCorrupt, UnknownWorkflow, PayloadError, UsageError) as error:

@@ -58,12 +58,24 @@ def read_row(reader: Reader, run_id: str) -> RunRow | None:
 
 def read_entries(reader: Reader, number: int) -> list[Any]:
     """The journal of a run; raises `StoreCorrupt` at a damaged or missing entry."""
+    return read_entries_from(reader, number, 0)
+
+
+def read_entries_from(reader: Reader, number: int, start: int, limit: int | None = None) -> list[Any]:
+    """The entries of a run from a position on; raises `StoreCorrupt` at a damaged or missing one."""
     entries = []
-    for position, (key, frame) in enumerate(reader.scan(*journal_range(number))):
+    found = reader.scan(journal_key(number, start), journal_range(number)[1], limit=limit)
+    for position, (key, frame) in enumerate(found, start):
         if key != journal_key(number, position):
             raise StoreCorrupt(f"entry {position} of run number {number} is missing; restore a backup")
         entries.append(unpack_entry(key, frame))
     return entries
+
+
+def read_numbered(reader: Reader, number: int) -> RunRow | None:
+    """The row of a run by its number."""
+    data = reader.get(run_key(number))
+    return None if data is None else unpack_row(data)
 
 
 def read_chain(reader: Reader, run_id: str) -> list[Any]:

@@ -13,12 +13,16 @@ from spellwork.machine.event import Event
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Call the action `fn(context, event)`; `fn` is None where the chart has only its name."""
+    """Call the action `fn(context, event)`; `fn` is None where the chart has only its name.
+
+    `declared` is what the chart was written with: a host may know a better way to perform it than to call it.
+    """
 
     name: str
     fn: Callable[[Any, Any], Any] | None
     context: Any
     event: Any
+    declared: Any = None
 
     def __call__(self) -> Any:
         """What the action gives; awaitable if it is asynchronous."""

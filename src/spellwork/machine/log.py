@@ -51,7 +51,7 @@ class TransitionLog:
             event.name if event else None,
             machine.configuration.leaves,
             outcome.configuration.leaves,
-            tuple(_told(arrow) for taken in outcome.taken for arrow in taken.arrows if arrow is not arrow.source.initial),
+            tuple(told(arrow) for taken in outcome.taken for arrow in taken.arrows if arrow is not arrow.source.initial),
             tuple(vertex.id for taken in outcome.taken for vertex in taken.exited),
             tuple(vertex.id for taken in outcome.taken for vertex in taken.entered),
             tuple(wanted.name for wanted in outcome.actions if isinstance(wanted, action.Call)),
@@ -70,6 +70,7 @@ class TransitionLog:
                 entry.seconds = self._monotonic() - entry._began
 
 
-def _told(arrow: Any) -> str:
+def told(arrow: Any) -> str:
+    """A transition as text, such as "Closed -> Open [is_full]"."""
     guard = f" [{named(arrow.transition.guard)}]" if arrow.transition.guard is not None else ""
     return f"{arrow.source.id} -> {', '.join(arrow.transition.targets) or '(stays)'}{guard}"

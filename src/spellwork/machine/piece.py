@@ -113,9 +113,10 @@ def changed(context: Any, result: Any) -> Any:
 
 def _do(content: Do, names: Names) -> Piece:
     function, name = names.action(content.action), named(content.action)
+    declared = names.actions.get(content.action) if isinstance(content.action, str) else content.action
 
     def run(step: Step) -> None:
-        step.actions.append(action.Call(name, function, step.context, step.given))
+        step.actions.append(action.Call(name, function, step.context, step.given, declared))
 
     return Piece(run, "call", function)
 

@@ -8,14 +8,27 @@ import functools
 import inspect
 from asyncio import events
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from spellwork.errors import DefinitionError
 from spellwork.workflow.loop import WorkflowLoop
 from spellwork.workflow.parameters import Parameters
 
+if TYPE_CHECKING:
+    from spellwork.codec import Codec
+    from spellwork.journal import ErrorRegistry
+    from spellwork.workflow.execution import Execution
+
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Known(Protocol):
+    """Definitions by name."""
+
+    def find(self, name: str, version: str | None = None) -> Workflow[Any, Any]:
+        """The workflow of this name (and version, else the newest); raises `UnknownWorkflow`."""
+        ...
 
 
 class Workflow(Generic[P, R]):
@@ -35,6 +48,17 @@ class Workflow(Generic[P, R]):
     def parameters(self) -> Parameters:
         """How its arguments and result are stored."""
         return Parameters(self.fn, f"workflow {self.name}")
+
+    def same_as(self, other: Workflow[Any, Any]) -> bool:
+        """Whether both describe the same code."""
+        return self.fn is other.fn
+
+    def execution(self, number: int, codec: Codec, errors: ErrorRegistry, known: Known | None = None) -> Execution:
+        """A run of it in memory, at its very beginning. `known` finds other definitions by name."""
+        from spellwork.workflow.execution import Execution  # noqa: PLC0415 - an execution imports the definition
+
+        del known  # plain code names what it starts by the thing itself
+        return Execution(number, self, codec, errors)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """A child run inside a workflow; outside, the function itself."""

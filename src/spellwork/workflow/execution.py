@@ -36,7 +36,7 @@ from spellwork.workflow.pending import Pending, describe
 from spellwork.workflow.signal import Signal
 from spellwork.workflow.verbs import ContinueAsNew
 
-_SECOND, _SEEN = 1_000_000, 1000
+_SECOND, SEEN = 1_000_000, 1000
 _IMMUTABLE = frozenset({int, str, bytes, float, bool, type(None)})
 
 
@@ -61,6 +61,7 @@ class Execution:
         self.position = 0
         self.now = 0
         self.started: e.Started
+        self.seen: frozenset[str] = frozenset()
         self.signal_ids: dict[str, None] = {}
         self.subscriptions: set[str] = set()
         self.update_ids: dict[str, e.UpdateCompleted | None] = {}
@@ -85,7 +86,7 @@ class Execution:
         self.now = max(self.now, entry.at)
         if self._root is not None:
             self.loop.elapsed = (self.now - self.started.at) / _SECOND
-        _DELIVER[type(entry)](self, entry)
+        DELIVER[type(entry)](self, entry)
         self.position += 1
         if self.position > self.started.carried:  # what was carried over was there before the code ran
             self.loop.run_ready()
@@ -123,7 +124,7 @@ class Execution:
                 return command.n in self.pending
 
     def _started(self, entry: e.Started) -> None:
-        self.started = entry
+        self.started, self.seen = entry, frozenset(entry.seen)
         args, kwargs = self.definition.parameters.decode(self.codec, entry.args)
         self._root = self._spawn(self.definition.fn(*args, **kwargs))
 
@@ -295,7 +296,7 @@ class Execution:
         error = root.exception()
         if isinstance(error, ContinueAsNew):
             carried = tuple((name, *item) for name, buffer in sorted(self._signals.items()) for item in buffer)
-            seen = (*self.started.seen, *self.signal_ids, *self.update_ids)[-_SEEN:]
+            seen = (*self.started.seen, *self.signal_ids, *self.update_ids)[-SEEN:]
             return c.Finish(0, continue_args=self._continuing, carried=carried, seen=seen)
         if error is None and self._continuing is not None:
             error = UsageError("continue_as_new() was swallowed by an except clause; let BaseException pass")
@@ -473,6 +474,20 @@ class Execution:
 
     # What the host looks at
 
+    def admit(self, entry: e.SignalReceived) -> None:
+        """Raise what whoever sent the signal is to be told instead, if the code refuses it. Plain workflows buffer every one."""
+
+    def keep_record(self) -> None:
+        """Tell from now on what the code does, if it can; plain workflows show themselves in their journal."""
+
+    def standing(self) -> bytes | None:
+        """What whoever sent the last signal is told of where it led, if he asks."""
+        return None
+
+    def find_query(self, name: str) -> Handler | None:
+        """The query of this name."""
+        return self.queries.get(name)
+
     @contextlib.contextmanager
     def looking(self) -> Iterator[None]:
         """While this lasts, a command is refused with `QueryFailed`."""
@@ -490,6 +505,8 @@ class Execution:
     @property
     def next_due(self) -> int | None:
         """When the earliest timer is due."""
+        if not self.pending:
+            return None
         return min((p.due for p in self.pending.values() if p.kind == "timer"), default=None)
 
     def due_timers(self, now: int) -> list[int]:
@@ -518,7 +535,7 @@ def _expire(future: WorkflowFuture) -> None:
 # What the code said in the same breath as its end is still written: answers, marks and writes.
 AFTER_THE_END = (*e.ENDINGS, e.UpdateCompleted, e.Patched, e.Performed)
 
-_DELIVER: dict[type, Callable[[Any, Any], None]] = {
+DELIVER: dict[type, Callable[[Any, Any], None]] = {
     e.Started: Execution._started,
     e.StepCompleted: Execution._step_completed,
     e.StepFailed: Execution._step_failed,

@@ -19,7 +19,7 @@ def answer_query(execution: Execution, name: str, payload: bytes) -> bytes:
 
     The execution is not to be used afterwards: the query may have changed it.
     """
-    handler = execution.queries.get(name)
+    handler = execution.find_query(name)
     if handler is None:
         known = ", ".join(sorted(execution.queries)) or "none"
         raise QueryFailed(f"run {execution.started.run_id} has no query {name!r}; it has: {known}")

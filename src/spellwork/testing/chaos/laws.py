@@ -10,7 +10,7 @@ from typing import Any
 
 import apsw
 
-from spellwork.journal import AttemptFailed, Started, StepCompleted, StepFailed, unpack_entry
+from spellwork.journal import AttemptFailed, SignalReceived, Started, StepCompleted, StepFailed, unpack_entry
 from spellwork.journal.rows import Keys
 from spellwork.testing.chaos.trial import LawBroken
 from spellwork.testing.ledger import Ledger
@@ -23,6 +23,7 @@ class Journals:
         self.steps: set[str] = set()
         self.attempts: collections.Counter[str] = collections.Counter()
         self.runs: set[str] = set()
+        self.signals: collections.Counter[str | None] = collections.Counter()
         if not database.exists():
             return  # it ended before it made the file
         connection = apsw.Connection(str(database))
@@ -54,6 +55,8 @@ class Journals:
                 self.runs.add(entry.run_id)
             elif isinstance(entry, StepCompleted | StepFailed):
                 self.steps.add(f"{ids[number]}:{number:x}:{entry.n}")
+            elif isinstance(entry, SignalReceived):
+                self.signals[entry.id] += 1
             elif isinstance(entry, AttemptFailed):
                 self.attempts[f"{ids[number]}:{number:x}:{entry.n}"] += 1
 

@@ -28,6 +28,7 @@ ALL = 1_000_000
 
 TRIALS: tuple[Trial, ...] = (
     _trial("kills", "kill -9 at random moments", 150, 1_500, 10_000, 170),
+    _trial("machines", "kill -9 over hosted machines with timers", 2, 3, 50, 60),
     _trial("sweep", "kill -9 at each write and sync", 70, ALL, ALL, 90),
     _trial("errors", "EIO and ENOSPC at each write and sync", 30, 400, ALL, 120),
     _trial("disk", "full and read-only disks", 10, 60, 600, 30),

@@ -41,7 +41,6 @@ from spellwork.store.keyspace import PARTITIONS
 from spellwork.supervision import attempt
 from spellwork.testing import linear
 from spellwork.testing.sim.process import LEASE
-from spellwork.workflow import Execution
 from spellwork.workflow.activity import ActivityContext
 from spellwork.workflow.execution import AFTER_THE_END
 
@@ -203,7 +202,7 @@ class Witness:
 
     def _follows(self, life: Life, name: str, context: ActivityContext, row: RunRow, journal: Journal) -> None:
         definition = self._registry.find(row.workflow, row.version)
-        execution = Execution(row.number, definition, self._codec, self._errors)
+        execution = definition.execution(row.number, self._codec, self._errors, self._registry)
         life.loop.enter(execution.replay, journal.entries)
         pending = execution.pending.get(context.n)
         if pending is None or pending.attempt + 1 != context.attempt:

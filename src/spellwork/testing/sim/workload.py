@@ -5,13 +5,17 @@ It must never depend on which process drives an errand, nor on how often it is t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from spellwork.engine import Engine
-from spellwork.errors import RunExists
+from spellwork.engine.machine import HostedMachine
+from spellwork.errors import RunExists, RunFinished
+from spellwork.hosted import MachineType
+from spellwork.machine import Assign, Chart, ChartBuilder, Send
 from spellwork.testing import shapes
 from spellwork.testing.chaos import corpus
 from spellwork.testing.linear import History
@@ -61,7 +65,9 @@ def mixed(seed: int) -> Workload:
     history = History()
     if rng.random() < 0.6:
         errands += [_contest(history, f"contested-{rng.randint(0, 1)}", rng.randint(0, 1), i) for i in range(rng.randint(2, 5))]
-    return Workload([*corpus.WORKFLOWS, *shapes.WORKFLOWS, contested], errands, history)
+    if rng.random() < 0.5:
+        errands += [_machine(f"machine-{i}", rng.randint(0, 4)) for i in range(rng.randint(1, 3))]
+    return Workload([*corpus.WORKFLOWS, *shapes.WORKFLOWS, contested, *MACHINE.family], errands, history)
 
 
 @workflow(name="sim.contested")
@@ -69,6 +75,45 @@ async def contested(number: int) -> int:
     """What several clients start under one id."""
     await asyncio.sleep(0.05)
     return number
+
+
+def _chart() -> Chart:
+    """A machine that ends when it was hit as often as it was told, and has ticked three times; a child machine does the ticking."""
+    child = ChartBuilder("ticker", context=int).initial("ticking")
+    ticking = child.state("ticking").every(0.02, do=Assign(lambda n: n + 1))
+    ticking.always("done", guard=lambda n: n >= _TICKS, do=Send("ticked", data=lambda n: n, target="#_parent"))
+    child.final("done", lambda n: n)
+    chart = ChartBuilder("sim", context=lambda: {"hits": [], "wanted": None, "ticks": 0}, strict=False).initial("on")
+    on = chart.state("on").invoke(child.build(), id="ticker")
+    on.on("hit", do=Assign(lambda context, event: {"hits": [*context["hits"], event.data]}))
+    on.on("wanted", do=Assign(lambda _, event: {"wanted": event.data}))
+    on.on("ticked", do=Assign(lambda context, event: {"ticks": context["ticks"] + event.data}))
+    on.on("done.invoke.ticker", "waiting")
+    waiting = chart.state("waiting").always("done", guard=lambda context: context["wanted"] == len(context["hits"]))
+    waiting.on("hit", do=Assign(lambda context, event: {"hits": [*context["hits"], event.data]}))
+    waiting.on("wanted", do=Assign(lambda _, event: {"wanted": event.data}))
+    chart.final("done", lambda context: [sorted(context["hits"]), context["ticks"]])
+    return chart.build()
+
+
+_TICKS = 3
+MACHINE = MachineType(_chart(), trim=4)
+
+
+def _machine(name: str, hits: int) -> Errand:
+    async def errand(engine: Engine) -> Any:
+        machine = engine.machine(MACHINE, name)
+        for number in range(hits):
+            await _told(machine, "hit", number, f"{name}.{number}")
+        await _told(machine, "wanted", hits, f"{name}.wanted")
+        return await machine.result()
+
+    return Errand(name, errand, [list(range(hits)), _TICKS])
+
+
+async def _told(machine: HostedMachine, event: str, data: int, id: str) -> None:
+    with contextlib.suppress(RunFinished):  # another process has told it all, and it has ended
+        await machine.send(event, data, id=id)
 
 
 def _contest(history: History, run_id: str, number: int, client: int) -> Errand:

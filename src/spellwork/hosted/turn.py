@@ -1,0 +1,256 @@
+"""Owns a turn: what one journal entry makes of a machine, worked out without doing any of it.
+It must never change anything but what it returns: a turn may be thrown away, because the event is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from spellwork.codec.exact import is_plain
+from spellwork.errors import EndlessStep, PayloadError, UnknownWorkflow, UsageError
+from spellwork.hosted.begin import MICROSECONDS, Begin
+from spellwork.hosted.type import PREFIX, MachineType
+from spellwork.machine import action
+from spellwork.machine.configuration import Configuration
+from spellwork.machine.event import Event
+from spellwork.machine.moves import moves_of
+from spellwork.machine.step import Outcome, Step
+from spellwork.machine.table import Node
+from spellwork.workflow.activity import Activity
+from spellwork.workflow.definition import Known, Workflow
+
+if TYPE_CHECKING:
+    from spellwork.codec import Codec
+
+_CACHED = 1024
+_MACHINE_TYPES = (None, "", "machine", "scxml", "http://www.w3.org/TR/scxml", "http://www.w3.org/TR/scxml/")
+
+
+class RunActivity(NamedTuple):
+    """An action with effects: a durable step."""
+
+    activity: Activity[Any, Any]
+    args: tuple[Any, ...]
+    digest: bytes
+
+
+class SetTimer(NamedTuple):
+    """A delivery for later."""
+
+    microseconds: int
+    wanted: action.Deliver
+
+
+class SendOut(NamedTuple):
+    """An event for another machine: its stored form for machines, and its data alone for workflows."""
+
+    target: str
+    event: Event
+    packed: bytes
+    data: bytes
+
+
+class StartRun(NamedTuple):
+    """A child to start."""
+
+    id: str
+    definition: Workflow[Any, Any]
+    payload: bytes
+    digest: bytes
+
+
+class Macrostep(NamedTuple):
+    """One step of the turn, for the record."""
+
+    event: Event | None
+    before: Node
+    outcome: Outcome
+
+
+class Turn(NamedTuple):
+    """Where the machine stands afterwards and what it asks for, after so many `macrosteps`. `handled` tells of the first event.
+
+    `steps` are those macrosteps; a turn by the short cut has none to show.
+    """
+
+    configuration: Configuration
+    wanted: tuple[Any, ...]
+    handled: bool
+    macrosteps: int
+    steps: tuple[Macrostep, ...] = ()
+
+
+class Turns:
+    """Works out the turns of one machine. `can_reach` tells whether an event to a target would arrive."""
+
+    def __init__(self, kind: MachineType, codec: Codec, known: Known | None, can_reach: Callable[[str], bool]):
+        self._kind, self._codec, self._known, self._can_reach = kind, codec, known, can_reach
+        self._shape = kind.context_shape(codec)
+        self.short = not kind.activities
+        """Whether a step that only guards decide may skip the interpreter; whoever wants a record of it may not."""
+
+    def first(self, begin: Begin, session: str) -> Turn:
+        """The machine enters its chart."""
+        codec, chart = self._codec, self._kind.chart
+        context = None if begin.context is None else self._shape.decode(begin.context)
+        data = None if begin.data is None else codec.untyped.decode(begin.data)
+        outcome = chart.begin(context, session=session, data=data, reaches=self._can_reach)
+        return self._go_on(Configuration(chart.table.nowhere, session=session), None, outcome)
+
+    def take(self, configuration: Configuration, event: Event) -> Turn:
+        """The machine takes an event, and then what it sends to itself without delay."""
+        if self.short:
+            turn = self._short(configuration, event)
+            if turn is not None:
+                return turn
+        outcome = Step(self._kind.chart, configuration, self._can_reach).take(event)
+        return self._go_on(configuration, event, outcome)
+
+    def end(self, configuration: Configuration) -> Turn:
+        """The machine is ended from outside."""
+        return self._go_on(configuration, None, self._kind.chart.end(configuration))
+
+    def _short(self, before: Configuration, event: Event) -> Turn | None:
+        """The turn by the short cut that machines in memory have, where it covers the event (a law holds the two equal)."""
+        node, name = before.node, event.name
+        choices = node.moves.get(name)
+        if choices is None:
+            if name in node.slow:
+                return None
+            choices = moves_of(self._kind.chart, node, name)
+            if choices is None:
+                node.slow.add(name)
+                return None
+            if len(node.moves) < _CACHED:
+                node.moves[name] = choices
+        if before.deferred or before.children or not before.running:
+            return None
+        given = event.given
+        for guard, target, _, pieces, _, _ in choices:
+            if guard is not None and not guard(before.context, given):
+                continue
+            context = before.context
+            wanted = []
+            for is_action, function in pieces:
+                if is_action:
+                    wanted.append((function, context))
+                else:
+                    context = function(context, given)
+            for function, seen in wanted:
+                function(seen, given)
+            if context is not before.context:
+                context = self._storable(context)
+            after = Configuration(target, context, (), (), before.serial, before.session, before.bound)
+            return Turn(after, (), handled=True, macrosteps=1)
+        return None
+
+    def _go_on(self, before: Configuration, event: Event | None, outcome: Outcome) -> Turn:
+        handled, own, first = outcome.handled, f"#_scxml_{before.session}", before.context
+        queue: deque[Event] = deque()
+        wanted: list[Any] = []
+        steps: list[Macrostep] = []
+        limit = self._kind.chart.options.limit
+        while True:
+            if outcome.handled:
+                steps.append(Macrostep(event, before.node, outcome))
+            for each in outcome.actions:
+                if type(each) is action.Deliver and each.delay <= 0 and each.target in (None, own):
+                    queue.append(each.event)
+                else:
+                    self._prepare(each, wanted)
+            before = outcome.configuration
+            if not queue or not before.running:
+                break
+            if len(steps) > limit:
+                raise EndlessStep(
+                    f"the machine {self._kind.chart.name!r} sent itself more than {limit} events in a turn; send one with a delay",
+                    machine=self._kind.chart.name,
+                )
+            event = queue.popleft()
+            outcome = Step(self._kind.chart, before, self._can_reach).take(event)
+        for kept in before.deferred:
+            self._kind.events.payload(self._codec, kept)  # what could not be stored must not be kept for later
+        if before.context is not first:
+            before = dataclasses.replace(before, context=self._storable(before.context))
+        return Turn(before, tuple(wanted), handled, len(steps), tuple(steps))
+
+    def _storable(self, context: Any) -> Any:
+        """The context as it comes back from the store, so that trimming changes nothing."""
+        shape = self._shape
+        try:
+            payload = shape.encode(context)
+            if shape.annotation is Any and is_plain(context):
+                return context  # nothing could be different
+            return shape.decode(payload)
+        except PayloadError as error:
+            raise PayloadError(
+                f"machine {self._kind.chart.name!r}: its new context cannot be stored: {error}", path=error.path
+            ) from error
+
+    def _prepare(self, each: Any, wanted: list[Any]) -> None:
+        """Call what is called inline; make of everything else something that can be performed without failing."""
+        match each:
+            case action.Call(declared=Activity() as activity):
+                args = (each.context, each.event)[: self._kind.activities.get(id(activity), 2)]
+                try:
+                    wanted.append(RunActivity(activity, args, self._codec.digest(args)))
+                except PayloadError as error:
+                    raise PayloadError(f"activity {activity.name}, arguments: {error}", path=error.path) from error
+            case action.Call():
+                each()
+            case action.Deliver():
+                self._prepare_delivery(each, wanted)
+            case action.Start():
+                wanted.append(self._child(each))
+            case action.Note():
+                pass  # it stands in the record
+            case _:
+                wanted.append(each)
+
+    def _prepare_delivery(self, each: action.Deliver, wanted: list[Any]) -> None:
+        packed = self._kind.events.pack(self._codec, each.event)
+        if each.delay > 0:
+            wanted.append(SetTimer(round(each.delay * MICROSECONDS), each))
+        else:
+            wanted.append(SendOut(str(each.target), each.event, packed, self._kind.events.payload(self._codec, each.event)))
+
+    def _child(self, each: action.Start) -> StartRun:
+        codec = self._codec
+        definition = self._definition(each)
+        if isinstance(definition, MachineType):
+            data = None if not each.data else codec.untyped.encode(each.data)
+            begin = Begin(definition.version, definition.structure, data=data, invokeid=each.id)
+            payload = definition.parameters.encode(codec, (begin,), {})
+        else:
+            payload = definition.parameters.encode(codec, (), dict(each.data or {}))
+        return StartRun(each.id, definition, payload, codec.digest((each.id, definition.name, payload)))
+
+    def _definition(self, each: action.Start) -> Workflow[Any, Any]:
+        inline = self._kind.children.get(id(each.content))
+        if inline is not None:
+            return inline
+        if each.type not in (*_MACHINE_TYPES, "workflow"):
+            raise UsageError(
+                f"machine {self._kind.chart.name!r} invokes {each.src!r} as {each.type!r}; an engine runs machines and workflows"
+            )
+        if each.content is not None or not isinstance(each.src, str):
+            raise UsageError(
+                f"machine {self._kind.chart.name!r} invokes {each.src or each.content!r}; an engine finds a chart that stands in "
+                "the chart itself, or a machine or workflow that is registered, by its name"
+            )
+        return self._found(each.src, each.type)
+
+    def _found(self, name: str, kind: str | None) -> Workflow[Any, Any]:
+        if self._known is None:
+            raise UnknownWorkflow(f"nothing is registered to invoke by the name {name!r}", name=name)
+        if kind == "workflow":
+            return self._known.find(name)
+        try:
+            return self._known.find(name if name.startswith(PREFIX) else PREFIX + name)
+        except UnknownWorkflow:
+            if kind:
+                raise
+        return self._known.find(name)

@@ -1,0 +1,212 @@
+"""What a hosted machine starts and whom it talks to: workflows, other machines, its parent and its children."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spellwork import Engine, Signal, workflow
+from spellwork.engine.machine import HostedMachine
+from spellwork.errors import UnknownWorkflow, UsageError
+from spellwork.hosted import MachineType
+from spellwork.machine import Assign, Chart, ChartBuilder, Send
+from spellwork.testing import TestEngine, replays
+
+go = Signal[int]("go")
+stopped: list[str] = []
+
+
+@workflow
+async def double(number: int) -> int:
+    """A child that returns, fails or waits."""
+    if number < 0:
+        raise ValueError("negative")
+    if number == 0:
+        try:
+            return await go.receive()
+        finally:
+            stopped.append("left")
+    return 2 * number
+
+
+def calling(number: int) -> Chart:
+    chart = ChartBuilder(f"calling{number}", context=lambda: {}).initial("idle")
+    chart.state("idle").on("call", "busy")
+    busy = chart.state("busy").invoke(double, id="d", data={"number": number}).on("give_up", "idle")
+    busy.on("done.invoke.d", "done", do=Assign(lambda c, e: {"result": e.data}))
+    busy.on("error.invoke.d", "failed", do=Assign(lambda c, e: {"why": e.data}))
+    busy.on("poke", do=Send("go", data=7, target="#_d"))
+    chart.state("done")
+    chart.state("failed")
+    return chart.build()
+
+
+async def reached(machine: HostedMachine, *states: str) -> None:
+    """Wait until it is in these states."""
+    async with asyncio.timeout(20):
+        async for each in machine.watch(-1):
+            if each.after == states:
+                return
+
+
+async def test_a_workflow_is_a_child_whose_end_is_an_event(tmp_path: Path) -> None:
+    """Its result, or its error by type and message."""
+    async with Engine(f"sqlite:{tmp_path}/a.db", machines=[calling(4), calling(-1)], workflows=[double]) as engine:
+        good, bad = engine.machine("calling4", "good"), engine.machine("calling-1", "bad")
+        await asyncio.gather(good.send("call"), bad.send("call"))
+        await reached(good, "done")
+        await reached(bad, "failed")
+        assert (await good.state()).context == {"result": 8}
+        assert (await bad.state()).context["why"] == {"type": "ValueError", "message": "negative"}
+        assert all(verdict.ok for verdict in await replays(engine))
+
+
+async def test_leaving_the_state_cancels_the_child_and_nothing_comes_of_it(tmp_path: Path) -> None:
+    """Also if it had not begun when the state was left."""
+    stopped.clear()
+    async with Engine(f"sqlite:{tmp_path}/a.db", machines=[calling(0)], workflows=[double]) as engine:
+        machine = engine.machine("calling0", "m")
+        await asyncio.gather(machine.send("call"), machine.send("give_up"))
+        await machine.send("call")
+        await asyncio.sleep(0.05)
+        await machine.send("give_up")
+        async with asyncio.timeout(10):
+            while any(info.status == "running" for info in await engine.list(workflow="double")):
+                await asyncio.sleep(0.01)
+        assert {str(info.status) for info in await engine.list(workflow="double")} == {"cancelled"}
+        assert len(stopped) in (1, 2)
+        assert (await machine.state()).active == ("idle",)
+        assert (await machine.state()).transitions == 5
+
+
+async def test_an_event_for_a_child_waits_until_the_child_exists(tmp_path: Path) -> None:
+    """Sent in the same breath as the start."""
+    async with Engine(f"sqlite:{tmp_path}/a.db", machines=[calling(0)], workflows=[double]) as engine:
+        machine = engine.machine("calling0", "m")
+        await asyncio.gather(machine.send("call"), machine.send("poke"))
+        await reached(machine, "done")
+        assert (await machine.state()).context == {"result": 7}
+
+
+def worker() -> Chart:
+    """A child machine: it reports to its parent and ends with a result."""
+    chart = ChartBuilder("worker", context=lambda: {"n": 0}).initial("working")
+    working = chart.state("working").on_entry(Send("hello", data=lambda c: c["n"], target="#_parent"))
+    working.on("add", do=Assign(lambda c, e: {"n": c["n"] + e.data})).on("finish", "done")
+    chart.final("done", lambda c: c["n"])
+    return chart.build()
+
+
+def boss(child: Any) -> Chart:
+    chart = ChartBuilder("boss", context=lambda: {"heard": []}).initial("leading")
+    leading = chart.state("leading").invoke(child, id="w")
+    leading.on("hello", do=Assign(lambda c, e: {"heard": [*c["heard"], e.data]}))
+    leading.on("work", do=Send("add", data=lambda c, e: e.data, target="#_w")).on("close", do=Send("finish", target="#_w"))
+    leading.on("done.invoke.w", "over", do=Assign(lambda c, e: {"result": e.data})).on("quit", "over")
+    chart.state("over")
+    return chart.build()
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_machines_are_children_of_machines(inline: bool, tmp_path: Path) -> None:
+    """A chart that stands in the chart, or one that is registered, by its name; over a restart in the middle."""
+    url, child = f"sqlite:{tmp_path}/a.db", worker()
+    kinds = [boss(child)] if inline else [boss("worker"), child]
+    async with Engine(url, machines=kinds) as engine:
+        machine = engine.machine("boss", "m")
+        await machine.send("work", 3)
+        await machine.send("work", 4)
+    async with Engine(url, machines=kinds) as engine:
+        machine = engine.machine("boss", "m")
+        await machine.send("work", 5)
+        await machine.send("close")
+        await reached(machine, "over")
+        assert (await machine.state()).context == {"heard": [0], "result": 12}
+        name = "machine:boss.w" if inline else "machine:worker"
+        assert [info.status for info in await engine.list(workflow=name)] == ["completed"]
+        assert all(verdict.ok for verdict in await replays(engine))
+
+
+async def test_a_child_machine_is_ended_with_its_state(tmp_path: Path) -> None:
+    """Its exit actions run, and its parent hears nothing."""
+    async with Engine(f"sqlite:{tmp_path}/a.db", machines=[boss(worker())]) as engine:
+        machine = engine.machine("boss", "m")
+        await machine.send("work", 3)
+        await machine.send("quit")
+        async with asyncio.timeout(10):
+            while (await engine.list(workflow="machine:boss.w"))[0].status != "cancelled":
+                await asyncio.sleep(0.01)
+        assert (await machine.state()).active == ("over",)
+        assert "result" not in (await machine.state()).context
+
+
+async def test_machines_send_to_each_other_by_id_and_hear_of_failures(tmp_path: Path) -> None:
+    """Ping and pong; an event to nobody comes back as error.communication."""
+
+    def player(name: str, other: str) -> Chart:
+        chart = ChartBuilder(name, context=int).initial("playing")
+        back = Send("ball", target=f"#_scxml_{other}")
+        playing = chart.state("playing").on("ball", guard=lambda n: n < 5, do=[Assign(lambda n: n + 1), back]).on("ball", "tired")
+        playing.on("error.communication", "alone").on("unknown", do=Send("x", target="#_nobody"))
+        chart.state("tired")
+        chart.state("alone")
+        return chart.build()
+
+    async with Engine(
+        f"sqlite:{tmp_path}/a.db", machines=[player("ping", "b"), player("pong", "a"), player("lost", "z")]
+    ) as engine:
+        ping, pong = await engine.machine("ping", "a"), await engine.machine("pong", "b")
+        await ping.send("ball")
+        await reached(ping, "tired")
+        assert ((await ping.state()).context, (await pong.state()).context) == (5, 5)
+        lost = engine.machine("lost", "l")
+        await lost.send("ball")
+        await reached(lost, "alone")
+        other = engine.machine("lost", "m")
+        await other.send("unknown")
+        await reached(other, "alone")
+
+
+async def test_forwarded_events_reach_the_child(tmp_path: Path) -> None:
+    """`forward=True` hands every external event on."""
+    chart = ChartBuilder("front").initial("on")
+    chart.state("on").invoke(worker(), id="w", forward=True).on("done.invoke.w", "off")
+    chart.state("off")
+    async with Engine(f"sqlite:{tmp_path}/a.db", machines=[chart.build()]) as engine:
+        machine = engine.machine("front", "m")
+        await machine.send("add", 2)
+        await machine.send("finish")
+        await reached(machine, "off")
+
+
+async def test_what_can_not_be_invoked_is_refused_to_the_sender() -> None:
+    """A name that nobody registered, and a type that an engine has not."""
+    for src, kind, error in (("nothing", None, UnknownWorkflow), ("x", "http", UsageError)):
+        chart = ChartBuilder("c").initial("a")
+        chart.state("a").on("go", "b")
+        busy = chart.state("b")
+        busy.invoke(src)
+        if kind:
+            busy._invokes[-1] = type(busy._invokes[-1])(src, kind)
+        async with TestEngine(machines=[chart.build()]) as engine:
+            with pytest.raises(error):
+                await engine.machine("c", "m").send("go")
+            assert (await engine.machine("c", "m").state()).active == ("a",)
+
+
+async def test_a_workflow_can_signal_a_machine() -> None:
+    """A signal is an event by name, whoever sends it."""
+    chart = ChartBuilder("c", context=int).initial("a")
+    chart.state("a").on("add", do=Assign(lambda n, e: n + e.data))
+    async with TestEngine(machines=[MachineType(chart.build())]) as engine:
+        machine = await engine.machine("c", "m")
+        run = await engine.get("m")
+        await run.signal("add", 4)
+        await run.signal("add", 5, id="x")
+        await run.signal("add", 5, id="x")
+        assert (await machine.state()).context == 9
+        assert (await run.query("state"))["context"] == 9
+        assert [t["event"] for t in await run.query("transitions")] == [None, "add", "add"]
