@@ -389,7 +389,7 @@ async def test_what_a_machine_publishes_is_there_once_with_its_transition(tmp_pa
     state.on("error.execution", "odd")
     chart.state("odd").on("close", "closed", do=Send("shop.closed", target="#_bus"))
     chart.final("closed", lambda context: context["n"])
-    url = f"sqlite:{tmp_path / 'store.db'}"
+    url, found = f"sqlite:{tmp_path / 'store.db'}", []
     for sales in range(2):
         async with Engine(url, machines=[chart.build()]) as engine:
             await engine.machine("shop", "m").send("sell")
