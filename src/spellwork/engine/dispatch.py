@@ -5,6 +5,7 @@ It must never lose its place: the cursor moves after what it stands for is durab
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
@@ -17,6 +18,7 @@ from spellwork.engine.host import Host
 from spellwork.engine.partition import Partition
 from spellwork.engine.triggers import Trigger
 from spellwork.errors import (
+    InternalError,
     RowDamaged,
     RunBlocked,
     RunFinished,
@@ -24,6 +26,7 @@ from spellwork.errors import (
     SpellworkError,
     StoreClosed,
     StoreError,
+    UsageError,
 )
 from spellwork.events.durable.decoded import event_of
 from spellwork.events.durable.keys import matcher
@@ -38,6 +41,8 @@ from spellwork.store.keyspace import REVISION
 
 log = logging.getLogger("spellwork.engine")
 _PAGE = 500
+# What says nothing about the event that could not be brought: the engine fails or is being closed, or the store does.
+_NOT_ITS_FAULT = (StoreError, InternalError, UsageError)
 
 
 class Delivery(msgspec.Struct):
@@ -74,6 +79,7 @@ class Dispatch:
         self._start = start
         self._cursors: dict[Partition, Cursor] = {}
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
         self._waker: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
@@ -91,12 +97,20 @@ class Dispatch:
 
     def wake(self) -> None:
         """There may be something to do: a subscription, or a partition."""
+        if self._closed:
+            return
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="spellwork-dispatch")
+            self._task.add_done_callback(self._ended)
         self._waker()
 
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._host.broken(error)  # else no run would get an event any more, and nobody would know
+
     async def close(self) -> None:
-        """Stop."""
+        """Stop, for good."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -106,18 +120,27 @@ class Dispatch:
         with self._topics.watch.listening(lambda _topic, group: not group) as news:
             self._waker = news.wake
             while True:
+                news.clear()
+                work = [functools.partial(self._dispatch, partition) for partition in self._host.partitions.values()]
+                work += [functools.partial(self._trigger, trigger) for trigger in self._triggers]
                 try:
-                    news.clear()
-                    more = [await self._dispatch(partition) for partition in list(self._host.partitions.values())]
-                    more += [await self._trigger(trigger) for trigger in self._triggers]
+                    more = [await self._tried(each) for each in work]
                 except StoreClosed:
                     return
-                except StoreError as error:
-                    log.warning("events are not brought to runs for now, once more in a second: %s", error)
+                if None in more:
                     await asyncio.sleep(1)
-                    continue
-                if not any(more):
+                elif not any(more):
                     await news.wait()
+
+    async def _tried(self, work: Callable[[], Awaitable[bool]]) -> bool | None:
+        """Whether there may be more; None when the store did not let it. The other partitions and triggers go on all the same."""
+        try:
+            return await work()
+        except StoreClosed:
+            raise
+        except StoreError as error:
+            log.warning("events are not brought to runs for now, once more in a second: %s", error)
+            return None
 
     # To runs that wait
 
@@ -127,7 +150,6 @@ class Dispatch:
         plan = await self._store.read(lambda reader: planned(reader, partition.index, before))
         if plan is None or not partition.held:
             return False
-        self._cursors[partition] = plan.cursor
         if plan.runs:
             batch = Batch().require_epoch(partition.index, partition.epoch)
             outcomes = await asyncio.gather(*(self._bring(run_id, delivery) for run_id, delivery in plan.runs.items()))
@@ -135,6 +157,7 @@ class Dispatch:
                 for key in gone:
                     batch.delete(key)
             await self._store.commit(batch.put(cursor_key(partition.index), bytes(plan.cursor)))
+        self._cursors[partition] = plan.cursor  # not before: if that failed, all of it is brought once more
         return plan.more
 
     async def _bring(self, run_id: str, delivery: Delivery) -> set[bytes]:
@@ -176,11 +199,9 @@ class Dispatch:
         try:
             event = event_of(found, self._topics.codec.shape(trigger.type))
             await self._start(trigger, event, f"{name}:{event.id}")
-        except StoreError as error:
-            if not isinstance(error, RowDamaged):
-                raise
-            self._skipped(trigger, found, error)
         except SpellworkError as error:
+            if isinstance(error, _NOT_ITS_FAULT) and not isinstance(error, RowDamaged):
+                raise
             self._skipped(trigger, found, error)
 
     def _skipped(self, trigger: Trigger, found: Found, error: SpellworkError) -> None:
