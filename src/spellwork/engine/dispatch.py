@@ -34,10 +34,12 @@ from spellwork.events.durable.reading import Found
 from spellwork.events.durable.record import pack_record
 from spellwork.events.durable.subscription import _LAST, Cursor, found_after, place
 from spellwork.events.durable.topics import Topics
+from spellwork.events.durable.watch import Listener
 from spellwork.events.event import Event
 from spellwork.journal.rows import cursor_key, subscription_of, subscription_range, trigger_key
 from spellwork.store import Batch, Reader
 from spellwork.store.keyspace import REVISION
+from spellwork.supervision import attempt
 
 log = logging.getLogger("spellwork.engine")
 _PAGE = 500
@@ -80,6 +82,7 @@ class Dispatch:
         self._cursors: dict[Partition, Cursor] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._awaited: Listener | None = None
         self._waker: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
@@ -108,6 +111,13 @@ class Dispatch:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._host.broken(error)  # else no run would get an event any more, and nobody would know
 
+    @property
+    def busy(self) -> bool:
+        """Whether events may be on their way: all that was committed is not known to be brought."""
+        if self._task is None or self._task.done():
+            return False
+        return self._awaited is None or self._awaited.woken or self._topics.watch.busy
+
     async def close(self) -> None:
         """Stop, for good."""
         self._closed = True
@@ -117,20 +127,29 @@ class Dispatch:
             self._task = None
 
     async def _run(self) -> None:
-        with self._topics.watch.listening(lambda _topic, group: not group) as news:
-            self._waker = news.wake
-            while True:
-                news.clear()
-                work = [functools.partial(self._dispatch, partition) for partition in self._host.partitions.values()]
-                work += [functools.partial(self._trigger, trigger) for trigger in self._triggers]
-                try:
-                    more = [await self._tried(each) for each in work]
-                except StoreClosed:
-                    return
-                if None in more:
-                    await asyncio.sleep(1)
-                elif not any(more):
-                    await news.wait()
+        while True:
+            try:
+                with self._topics.watch.listening(lambda _topic, group: not group) as news:
+                    self._waker = news.wake
+                    await self._follow(news)
+            except StoreClosed:
+                return
+            except StoreError as error:  # it has ended what listened
+                log.warning("events are not noticed for now, once more in a second: %s", error)
+                await asyncio.sleep(1)
+
+    async def _follow(self, news: Listener) -> None:
+        while True:
+            news.clear()
+            work = [functools.partial(self._dispatch, partition) for partition in self._host.partitions.values()]
+            work += [functools.partial(self._trigger, trigger) for trigger in self._triggers]
+            more = [await self._tried(each) for each in work]
+            if None in more:
+                await asyncio.sleep(1)
+            elif not any(more):
+                self._awaited = news
+                await news.wait()
+                self._awaited = None
 
     async def _tried(self, work: Callable[[], Awaitable[bool]]) -> bool | None:
         """Whether there may be more; None when the store did not let it. The other partitions and triggers go on all the same."""
@@ -210,13 +229,29 @@ class Dispatch:
         log.error("event %d of topic %s has not started workflow %s: %s", found.offset, found.topic, name, error)
 
 
+def _subscriptions(reader: Reader, partition: int) -> list[tuple[bytes, int]]:
+    """The subscriptions of a partition, with the revisions that they are as old as."""
+    start, end = subscription_range(partition)
+    try:
+        return [(key, version) for key, _, version in reader.rows(start, end)]
+    except RowDamaged:
+        kept = []
+        for key, _ in reader.scan(start, end, damaged=b""):
+            version, damage = attempt(reader.version, key)
+            if damage is None:
+                kept.append((key, version))
+            else:
+                log.warning("run %s gets no events of %s: %s", *reversed(subscription_of(key)), damage)
+        return kept
+
+
 def planned(reader: Reader, partition: int, before: Cursor | None) -> Plan | None:
     """What is to be brought to the runs of a partition; None when nobody waits.
 
     An event goes to those that had subscribed before it was committed: both are told apart by their revisions.
     """
     subscribed: dict[str, list[tuple[int, str, bytes]]] = defaultdict(list)
-    for key, _, version in reader.rows(*subscription_range(partition)):
+    for key, version in _subscriptions(reader, partition):
         pattern, run_id = subscription_of(key)
         subscribed[pattern].append((version, run_id, key))
     if not subscribed:

@@ -341,7 +341,8 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way but waiting."""
-        return not (self._host.busy or self._host.store.pending)
+        events = self._dispatch is not None and self._dispatch.busy
+        return not (self._host.busy or self._host.store.pending or events)
 
     @property
     def owned(self) -> int:
