@@ -14,12 +14,13 @@ from spellwork import Engine, Signal, workflow
 from spellwork.engine import rows
 from spellwork.errors import Conflict, RunBlocked
 from spellwork.events.durable import Topics
-from spellwork.journal import Performed, unpack_entry
-from spellwork.journal.rows import journal_range
+from spellwork.journal import Performed, pack_entry, unpack_entry
+from spellwork.journal.rows import journal_range, receipt_key
 from spellwork.store import Batch, Reader, open_store
 from spellwork.testing import CRASH_POINTS, TestEngine, check_laws
 from spellwork.workflow.effects import Commit, Write
 from spellwork.workflow.events import publish
+from spellwork.workflow.state import state
 from spellwork.workflow.verbs import current
 from tests.engine.effects_run import COUNTER, LOG, ROUNDS, WRITES, busy, counted, number, seen, written
 
@@ -217,4 +218,42 @@ async def test_a_cancelled_transaction_is_done_or_not_and_leaves_no_receipt(tmp_
             await run.cancel("enough")
             with pytest.raises(Exception, match="enough"):
                 await run.result(timeout=30)
+        assert not await engine.store.scan(b"\x40", b"\x41")
+
+
+async def test_a_read_that_nobody_waits_for_is_withdrawn(tmp_path: Path) -> None:
+    """Cancelling a read leaves no command without an answer: the laws hold, whether it was begun or not."""
+
+    @workflow
+    async def impatient(turns: int) -> str:
+        reading = asyncio.create_task(state("numbers", int).get("a"))
+        for _ in range(turns):
+            await written("turn")
+        await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait([reading])
+        return "cancelled" if reading.cancelled() else "read"
+
+    async with Engine(f"sqlite:{tmp_path / 'store.db'}", workflows=[impatient]) as engine:
+        for turns in range(3):
+            run = await engine.start(impatient, turns)
+            assert await run.result(timeout=20) == "cancelled"
+            assert await check_laws(engine, run.id) == 1
+
+
+async def test_a_run_that_is_terminated_while_it_cannot_be_loaded_leaves_no_receipt(tmp_path: Path) -> None:
+    """What was committed and never came into its journal has nobody to come for it."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+
+    @workflow
+    async def waits() -> int:
+        return await go.receive()
+
+    async with Engine(url, workflows=[waits]) as engine:
+        await engine.start(waits, id="busy")
+    async with Engine(url) as engine:  # without its code
+        number = await engine.store.read(_number)
+        entry = Performed(1, 7, "x", b"")
+        await engine.store.commit(Batch().put(receipt_key(number, 7), pack_entry(receipt_key(number, 7), entry)))
+        await (await engine.get("busy")).terminate("enough")
         assert not await engine.store.scan(b"\x40", b"\x41")

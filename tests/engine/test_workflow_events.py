@@ -315,3 +315,13 @@ async def test_virtual_time_waits_for_events_on_their_way(tmp_path: Path) -> Non
         await engine.start(answers, 50)
         await engine.settle()
         assert await (await engine.start(asks, 50)).result() == 50
+
+
+def test_two_triggers_that_are_one_are_refused() -> None:
+    """They would share their place, and one of them would never start anything."""
+
+    @workflow
+    async def handles(event: Happened[int]) -> None: ...
+
+    with pytest.raises(DefinitionError, match="two triggers"):
+        Engine(triggers=[Trigger("a.*", handles, int), Trigger("a.*", handles)])

@@ -49,7 +49,7 @@ from spellwork.journal import (
     UpdateAccepted,
     UpdateCompleted,
 )
-from spellwork.journal.rows import Address, blocked_key, id_key
+from spellwork.journal.rows import Address, blocked_key, id_key, receipt_range
 from spellwork.store import Batch
 from spellwork.supervision import attempt
 from spellwork.workflow import Execution
@@ -396,6 +396,7 @@ class Desk:
         entry = Terminated(now, reason)
         rows.put_end(batch, row, None)
         batch.delete(blocked_key(row.partition, row.number))
+        batch.delete_range(*receipt_range(row.number))  # nobody will put them into its journal
         notices = [self.closing.write_notice(batch, notice) for notice in self.closing.notices([], row, entry)]
         if extra is not None:
             extra.add(batch)

@@ -138,6 +138,8 @@ class Engine:
         self._topics: Topics | None = None
         self._dispatch: Dispatch | None = None
         self._triggers = tuple(triggers)
+        if len({trigger.name for trigger in self._triggers}) < len(self._triggers):
+            raise DefinitionError("Engine: two triggers have the same pattern and workflow; the second would never start anything")
         self._host: Host
         self._desk: Desk
         self._mail: MailRoom

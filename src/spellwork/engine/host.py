@@ -253,8 +253,8 @@ class Host:
                     self.timers.add(due, live.number, n)
             case c.CancelTimer():
                 self.timers.discard()
-            case c.CancelStep(n=n):
-                self.steps.cancel(live, n)
+            case c.CancelStep(n=n) | c.CancelRead(n=n):
+                self.steps.cancel(live, n)  # a read has no step: it is not begun any more, or its answer is not taken
             case c.MarkPatch(id=patch):
                 self.append(live, Patched(self._now(live), patch))
             case c.AnswerUpdate(id=update_id, name=name, result=result, failure=failure):

@@ -145,7 +145,7 @@ _ASKED: dict[type[Any], tuple[type[Any], ...]] = {
     c.Perform: (e.Performed,),
 }
 _ANSWERS = {answer: command.__name__ for command, answers in _ASKED.items() for answer in answers}
-_WITHDRAWS = ("CancelStep", "CancelTimer")
+_WITHDRAWS = ("CancelStep", "CancelTimer", "CancelRead")
 
 
 def fixed_point(journal: Journal) -> None:

@@ -33,6 +33,10 @@ class CancelStep(Command, frozen=True, gc=False):
     """Nobody waits for the activity any more."""
 
 
+class CancelRead(Command, frozen=True, gc=False):
+    """Nobody waits for what the store says any more."""
+
+
 class StartTimer(Command, frozen=True, gc=False):
     """Wake the run at `due` (microseconds UTC)."""
 

@@ -118,7 +118,7 @@ class Execution:
             case c.StartChild():
                 pending = self.pending.get(command.n)
                 return pending is not None and pending.kind == "start of child"
-            case c.CancelStep() | c.CancelTimer():
+            case c.CancelStep() | c.CancelTimer() | c.CancelRead():
                 return False
             case _:
                 return command.n in self.pending
@@ -449,8 +449,8 @@ class Execution:
         try:
             return await future
         finally:
-            if future.cancelled():
-                self.pending.pop(n, None)
+            if future.cancelled() and self.pending.pop(n, None) is not None:
+                self.outbox.append(c.CancelRead(n))
 
     def patched(self, patch: str) -> bool:
         """See `verbs.patched`."""
