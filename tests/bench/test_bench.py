@@ -171,3 +171,19 @@ def test_events_stand_beside_queues_and_whatever_is_installed(monkeypatch):
         assert result[f"{what}_us"] > 0
     assert result["blinker_version"] == "not installed"
     assert result["janus_version"]
+
+
+@pytest.mark.slow
+def test_store_bench_has_each_backend_beside_its_library() -> None:
+    """Every figure stands beside that of the raw library, and the ratio is what they say; reopening is timed with keys in it."""
+    from spellwork.bench.store import run_store
+
+    results = run_store(rounds=1, keys=3_000)
+    assert [result["backend"] for result in results] == ["sqlite", "lmdb", "rocksdb"]
+    for result in results:
+        for name in ("put", "batch_of_10", "batch_of_100", "batch_of_1000", "get", "get_of_many", "scan_of_100"):
+            assert result[f"{name}_ratio"] == pytest.approx(result[f"{name}_us"] / result[f"{name}_raw_us"])
+            assert result[f"{name}_us"] > 0
+        assert result["keys"] == 3_000
+        assert result["reopen_seconds"] > 0
+        assert 3_000 * 109 * (1 if result["backend"] != "rocksdb" else 0.1) < result["bytes_on_disk"]

@@ -122,6 +122,8 @@ async def test_an_event_tells_where_it_came_from() -> None:
     assert first.id != second.id
     assert second.time - first.time == dt.timedelta(seconds=2)
     assert Bus(clock=VirtualClock(seed=3)).publish_nowait("a", 1).id == first.id
+    assert bus.publish_nowait("a", 1, id="mine").id == "mine"
+    assert bus.publish_nowait("a", 1, id=None).id.endswith("-4")
     with pytest.raises(AttributeError):
         first.data = {}  # type: ignore[misc]
 
@@ -130,6 +132,7 @@ async def test_an_event_tells_where_it_came_from() -> None:
     "attributes",
     [
         {"key": ""},
+        {"id": ""},
         {"key": 5},
         {"source": None},
         {"subject": ""},
@@ -182,6 +185,22 @@ async def test_a_publisher_waits_for_all_or_publishes_to_none() -> None:
         assert await read(full) == [1]
         assert (await waits).data == 3
         assert (await read(full), await read(other)) == ([3], [3])
+
+
+async def test_who_comes_while_a_publisher_waits_gets_the_event() -> None:
+    """An event is published when there is room for it, to whoever is there then; not to who has left and come again too late."""
+    bus = Bus()
+    async with bus.subscribe("a", overflow="block", buffer=1) as full, bus.subscribe("*", buffer=10) as gone:
+        await bus.publish("a", 1)
+        waits = asyncio.create_task(bus.publish("a", 2))
+        thread = asyncio.create_task(asyncio.to_thread(bus.publish_sync, "a", 3, timeout=30))
+        while len(bus._shared["a",].waiting) < 2:
+            await asyncio.sleep(0)
+        gone.close()
+        async with bus.subscribe(">", buffer=10) as late:
+            assert [(await full.recv()).data for _ in range(3)] == [1, 2, 3]
+            await asyncio.gather(waits, thread)
+            assert await read(late) == [2, 3]
 
 
 async def test_a_closed_bus_lets_readers_finish() -> None:
@@ -543,6 +562,8 @@ async def test_batches_are_full_or_in_time() -> None:
         await asyncio.to_thread(bus.publish_nowait, "a", 4)
         stage.remove()
         assert batches[-1] == [4]
+        stage.process(await bus.publish("b", 5))  # it was on its way in another thread
+        assert batches[-1] == [5]
     assert nothing_is_left()
 
 

@@ -36,7 +36,7 @@ from spellwork.events.channel import (
     unbounded,
     watch,
 )
-from spellwork.events.waiter import ThreadWaiter
+from spellwork.events.waiter import TaskWaiter, ThreadWaiter
 from spellwork.testing.clock import VirtualClock
 from tests.events.timeline import nothing_is_left, virtual
 
@@ -511,12 +511,22 @@ def test_a_loop_that_is_gone_is_passed_over() -> None:
     loop = asyncio.new_event_loop()
     forgotten = loop.create_task(channel.recv())
     loop.run_until_complete(asyncio.sleep(0))
+
+    async def abandon() -> TaskWaiter:
+        return TaskWaiter()
+
+    abandoned = loop.run_until_complete(abandon())
+    abandoned._future.add_done_callback(print)  # there is somebody to call
     got: list[str] = []
     thread = threading.Thread(target=lambda: got.append(channel.recv_sync(timeout=30)))
     thread.start()
     while len(channel._receivers) < 2:
         pass
     loop.close()
+    here: Channel[str] = unbounded()
+    here._receivers.append(abandoned)  # on a loop of this very thread
+    here.send_nowait("item")
+    assert here.recv_nowait() == "item"
     sender = threading.Thread(target=lambda: channel.send_sync("item"))
     sender.start()
     sender.join()

@@ -370,7 +370,7 @@ async def test_activities_are_steps_and_their_results_events(tmp_path: Path) -> 
 
 
 async def test_an_action_that_must_be_an_activity_is_refused_when_it_is_registered() -> None:
-    """Async actions, activities as guards or assignments, and publishing."""
+    """Async actions, and activities as guards or assignments."""
 
     async def later() -> None: ...
 
@@ -378,17 +378,34 @@ async def test_an_action_that_must_be_an_activity_is_refused_when_it_is_register
         ({"do": later}, "async; make it an @activity"),
         ({"do": Assign(charge)}, "can't change the context"),
         ({"guard": charge}, "is no guard"),
-        ({"do": Send("news", target="#_bus")}, "no way to publish"),
     ):
         chart = ChartBuilder("refused").initial("a")
         chart.state("a").on("go", **content)
         with pytest.raises(DefinitionError, match=match):
             Engine(machines=[chart.build()])
-    chart = ChartBuilder("late").initial("a")
-    chart.state("a").on("go", do=Send("news", target=lambda: "#_bus"))
-    async with TestEngine(machines=[chart.build()]) as engine:
-        with pytest.raises(UsageError, match="no way to publish"):
-            await engine.machine("late", "m").send("go")
+
+
+async def test_what_a_machine_publishes_is_there_once_with_its_transition(tmp_path: Path) -> None:
+    """A send to the bus becomes an event of a durable topic, also on the way to the end; what is no topic is an error event."""
+    chart = ChartBuilder("shop", context=lambda: {"n": 0}).initial("open")
+    state = chart.state("open")
+    state.on("sell", do=[Assign(lambda context, _event: {"n": context["n"] + 1}), Send("shop.sold", 7, target="#_bus")])
+    state.on("bad", do=Send("no topic\n", target=lambda: "#_bus"))
+    state.on("error.execution", "odd")
+    chart.state("odd").on("close", "closed", do=Send("shop.closed", target="#_bus"))
+    chart.final("closed", lambda context: context["n"])
+    url, found = f"sqlite:{tmp_path / 'store.db'}", []
+    for sales in range(2):
+        async with Engine(url, machines=[chart.build()]) as engine:
+            await engine.machine("shop", "m").send("sell")
+            if sales:
+                await engine.machine("shop", "m").send("bad")
+                await engine.machine("shop", "m").send("close")
+                assert await (await engine.get("m")).result(timeout=20) == 2
+            found = [each.event async for each in engine.topics.read("shop.*", follow=False)]
+    assert [(event.type, event.data) for event in found] == [("shop.sold", 7), ("shop.sold", 7), ("shop.closed", None)]
+    assert {event.correlation for event in found} == {"m"}
+    assert {event.source for event in found} == {"machine/shop/m"}
 
 
 async def test_an_end_waits_for_its_activities_and_gives_a_result() -> None:

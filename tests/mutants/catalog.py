@@ -617,7 +617,7 @@ _TOPICS = (
     ),
     Mutant(
         "first-loss-counted", "a crash costs an event that nobody had no attempt", "events/durable/lane.py",
-        "pending.attempts - (pending.out and not pending.suspect)", "pending.attempts",
+        "pending.attempts - (pending.out and pending.losses < SUSPICIOUS)", "pending.attempts",
         f"{_GROUPS}/test_groups.py -k goes_alone",
     ),
     Mutant(

@@ -30,7 +30,7 @@ async def main(scheme: str, disk: Path) -> None:
         free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
         with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
             filler.write(bytes(max(0, free - level)))
-        for number in range(60):
+        for number in range(30):
             try:
                 await put(store, model, number, rng)
             except StoreFull:

@@ -149,3 +149,25 @@ async def test_lmdb_is_compacted_by_copying(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="copy it"):
         await store.compact()
     await store.close()
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "lmdb", "rocksdb"])
+async def test_an_encrypted_store_is_copied_and_told_of_like_any_other(tmp_path: Path, scheme: str) -> None:
+    """What a backend notes about itself is no part of it, and what it holds has the same checksum with a key and without."""
+    from spellwork.store.keyring import Encryption
+
+    key = Encryption(bytes(range(32)))
+    plain = open_store(f"sqlite:{tmp_path / 'plain'}", durability="relaxed")
+    await filled(plain)
+    secret = open_store(f"{scheme}:{tmp_path / 'secret'}", encryption=key)
+    rows = await plain.read(lambda reader: reader.rows(b"\x40", b"\xff"))
+    for row in rows:
+        await secret.commit(Batch().put(row[0], row[1]))
+    found = await contents(secret)
+    assert found.rows > len(rows)
+    assert dict(await secret.scan(b"\x40", b"\x90")) == {row[0]: row[1] for row in rows if row[0] < b"\x90"}
+    if scheme != "lmdb":
+        await secret.compact()
+        assert await contents(secret) == found
+    await secret.close()
+    await plain.close()

@@ -40,7 +40,7 @@ async def test_a_killed_writer_loses_nothing_acknowledged(tmp_path: Path, scheme
     """At each crash point, and at random moments, on one store life after life."""
     url, acks = f"{scheme}:{tmp_path / 'store'}", tmp_path / "acks"
     rng = random.Random(scheme)
-    deaths = [(point, rng.randint(2, 6)) for point in CRASH_POINTS] + [("", rng.randint(1, 8)) for _ in range(3)]
+    deaths = [(point, rng.randint(2, 6)) for point in CRASH_POINTS] + [("", rng.randint(1, 8)) for _ in range(2)]
     first = 0
     for point, count in deaths:
         command = [sys.executable, "-m", "tests.store.crash_writer", url, str(acks), str(first), point, str(count)]

@@ -22,18 +22,33 @@ from spellwork.errors import (
     StoreUnavailable,
     UsageError,
 )
-from spellwork.store import Batch, Encryption, Keyspace, open_store
-from spellwork.store.encrypted import KEYS, EncryptedBackend, encrypted, listed
+from spellwork.store import Batch, Encryption, Keyspace, Store, contents, copy_store, open_store
+from spellwork.store.encrypted import EncryptedBackend, encrypted, listed
 from spellwork.store.keyring import Keyring
-from spellwork.store.keyspace import REVISION
+from spellwork.store.keyspace import KEYS, REVISION
 from spellwork.store.rotation import encrypt_copy, key_uses, rotate
 from spellwork.store.seal import seal
 from spellwork.store.sqlite import SqliteBackend
+from spellwork.testing import StoreConformance
 
 PLAIN = Keyspace("plain", 0x40)
 WATCHED = Keyspace("watched", 0x90)
 CANARY = b"canary-7f3a91-do-not-store"
 OLD, NEW, OTHER = (bytes((n,)) * 32 for n in (1, 2, 3))
+
+
+class TestEncryptedMemory(StoreConformance):
+    durable = False
+
+    def open(self, place: Path) -> Store:
+        return open_store("memory:", encryption=Encryption(OLD))
+
+
+class TestEncryptedSqlite(StoreConformance):
+    shared = True
+
+    def open(self, place: Path) -> Store:
+        return open_store(f"sqlite:{place / 'store.db'}", encryption=Encryption(NEW, OLD))
 
 
 def key(name: str, keyspace: Keyspace = PLAIN) -> bytes:
@@ -45,10 +60,10 @@ def everything(place: Path) -> bytes:
     return b"".join(path.read_bytes() for path in place.rglob("*") if path.is_file())
 
 
-@pytest.fixture(params=["memory:", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "lmdb", "rocksdb"])
 def url(request, tmp_path: Path) -> str:
     """Each backend."""
-    return request.param if request.param == "memory:" else f"sqlite:{tmp_path / 'store.db'}"
+    return "memory:" if request.param == "memory" else f"{request.param}:{tmp_path / 'store'}"
 
 
 async def test_encrypted_store_agrees_with_a_dict(url: str) -> None:
@@ -384,6 +399,21 @@ async def test_plain_stores_are_copied_not_converted(tmp_path: Path) -> None:
         encrypt_copy(plain, secret, Encryption(OLD))
     with pytest.raises(KeyMissing):
         encrypt_copy(secret, f"sqlite:{tmp_path / 'third.db'}", Encryption(OLD))
+
+
+@pytest.mark.parametrize("keys", [(None, OLD), (OLD, None), (OLD, NEW)], ids=["encrypts", "decrypts", "other key"])
+async def test_copies_may_be_encrypted_or_not(tmp_path: Path, keys: tuple[bytes | None, bytes | None]) -> None:
+    """What both hold is the same, whatever it is sealed with; each needs its own key afterwards, or none."""
+    source, target = [Encryption(given) if given else None for given in keys]
+    here, there = open_store("memory:", encryption=source), open_store(f"lmdb:{tmp_path / 'copy'}", encryption=target)
+    await here.commit(Batch().put(key("a"), CANARY))
+    assert await copy_store(here, there) == await contents(here)
+    await here.close()
+    await there.close()
+    assert (CANARY in everything(tmp_path)) is (target is None)
+    there = open_store(f"lmdb:{tmp_path / 'copy'}", encryption=target)
+    assert await there.get(key("a")) == CANARY
+    await there.close()
 
 
 async def test_the_list_of_keys_cannot_vanish_unnoticed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ It must never change a figure on the way to the screen, except by rounding.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spellwork.bench.conditions import Result, load, machine
+from spellwork.bench.durable_events import durable
 from spellwork.bench.events import run_events
 from spellwork.bench.hosted import run_hosted
 from spellwork.bench.imports import run_import
@@ -68,7 +70,8 @@ def bench(name: str, *, as_json: bool, big: bool, hosted: bool, concurrency: tup
             found = _runs(big=big, hosted=hosted, concurrency=concurrency, workflows=workflows)[each]()
         results += found
         if not as_json:
-            _show(console, each, found)
+            for title, group in itertools.groupby(found, key=lambda result: str(result.get("bench", each))):
+                _show(console, title, list(group))
     if as_json:
         click.echo(json.dumps({"results": results, **machine(), "load": load()}, indent=2))
 
@@ -84,7 +87,7 @@ def _runs(*, big: bool, hosted: bool, concurrency: Sequence[int], workflows: int
         "parked": lambda: run_parked(workflows or (BIG if big else RUNS)),
         "machine": lambda: run_hosted(workflows) if hosted else run_machine(workflows),
         "store": lambda: run_store(big=big),
-        "events": lambda: run_events(workflows),
+        "events": lambda: [*run_events(workflows), *durable(workflows and workflows // 10)],
     }
 
 

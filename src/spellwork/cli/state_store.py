@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import click
 
+from spellwork.cli.opening import encryption
 from spellwork.cli.options import StoreUrl, common, json_option
 from spellwork.cli.output import note, print_json, print_table
 from spellwork.cli.verb import Verb
@@ -24,7 +25,7 @@ def _run(url: str, work: Callable[[Store], Awaitable[T]], *, create: bool = Fals
         raise click.UsageError("a memory: store lives in one process only; name a file")
 
     async def opened() -> T:
-        store = open_store(url, create=create)
+        store = open_store(url, create=create, encryption=encryption())
         try:
             return await work(store)
         finally:
@@ -60,7 +61,7 @@ def copy(source: str, target: str, as_json: bool) -> None:
 async def _copied(here: Store, target: str, told: Callable[[int], None]) -> Contents:
     if target.partition(":")[0] == "memory":
         raise click.UsageError("a memory: store is gone when this ends; name a file to copy to")
-    there = open_store(target)
+    there = open_store(target, encryption=encryption())
     try:
         return await copy_store(here, there, told)
     finally:

@@ -312,6 +312,8 @@ class Engine:
             from spellwork.events.durable import Topics  # noqa: PLC0415 - a tenth of the import time, for who uses topics
 
             self._topics = Topics(store, codec=self.codec, clock=self._clock)
+            if self._clock.longest_wait < float("inf"):  # virtual time would jump from one look to the next for ever
+                self._topics.sweep_every(60)
         return self._topics
 
     def _dispatching(self) -> Dispatch:

@@ -32,32 +32,31 @@ class Broadcast(Generic[T]):
         self._lock = Lock()
         self._shared: Ring[T] = Ring(self._lock)
         self._rings: tuple[Ring[T], ...] = ()
+        self._only: Ring[T] | None = None  # if there is one ring alone
         self._closed = False
 
     async def send(self, item: T) -> None:
         """Send; waits while a subscriber with `overflow="block"` has no room. Cancelled, it has sent nothing."""
-        rings = self._rings or self._nobody()
-        with self._lock:  # `hand_over`, written out: this is nearly always all
-            for ring in rings:
-                if ring.end >= ring.mark:
-                    break
-            else:
-                for ring in rings:
+        ring = self._only
+        if ring is not None:
+            with self._lock:  # `hand_over` for one ring, written out: this is nearly always all
+                if ring.end < ring.mark:
                     ring.add(item)
                     ring.end += 1
                     if ring.sleeping:
                         ring.wake()
-                return
+                    return
+        rings = self._everybody()
         if (full := hand_over(self._lock, rings, item)) is not None:
-            await hand_over_later(self._lock, rings, item, full)
+            await hand_over_later(self._lock, self._everybody, item, full)
 
     def send_nowait(self, item: T) -> None:
         """Send, from any thread; raises `ChannelFull`, having sent nothing, where `send` would wait."""
-        hand_over_now(self._lock, self._rings or self._nobody(), item)
+        hand_over_now(self._lock, self._everybody(), item)
 
     def send_sync(self, item: T, timeout: Duration | None = None) -> None:
         """Send, and block the thread where `send` would wait; after `timeout` real seconds raises `ChannelTimeout`."""
-        hand_over_sync(self._lock, self._rings or self._nobody(), item, timeout)
+        hand_over_sync(self._lock, self._everybody, item, timeout)
 
     def subscribe(self, *, overflow: Overflow = "error", buffer: int = BUFFER) -> Subscription[T]:
         """A subscription for a task; it begins when it is entered."""
@@ -82,7 +81,7 @@ class Broadcast(Generic[T]):
             ring = Ring(self._lock, keeps_oldest=True) if place.overflow == "drop_newest" else self._shared
             ring.join(place)
             if ring not in self._rings:
-                self._rings = (*self._rings, ring)
+                self._set((*self._rings, ring))
             return ring
 
     def dismiss(self, place: Place[T], ring: Ring[T]) -> None:
@@ -90,9 +89,13 @@ class Broadcast(Generic[T]):
         with self._lock:
             ring.leave(place)
             if not ring.readers:
-                self._rings = tuple(each for each in self._rings if each is not ring)
+                self._set(tuple(each for each in self._rings if each is not ring))
 
-    def _nobody(self) -> tuple[Ring[T], ...]:
+    def _set(self, rings: tuple[Ring[T], ...]) -> None:
+        self._rings = rings
+        self._only = rings[0] if len(rings) == 1 else None
+
+    def _everybody(self) -> tuple[Ring[T], ...]:
         if self._closed:
             raise ChannelClosed("nothing was sent: the broadcast is closed")
-        return ()
+        return self._rings

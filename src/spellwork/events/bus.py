@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Callable
 from threading import Lock
 from typing import Any, Final, TypeVar, Unpack, overload
 
@@ -51,7 +52,7 @@ class Bus:
         self._index: PatternIndex[Ring[Event[Any]]] = PatternIndex()
         self._shared: dict[tuple[str, ...], Ring[Event[Any]]] = {}
         self._pipeline = Pipeline(self._report)
-        self._private: set[Ring[Event[Any]]] = set()
+        self._private: dict[Ring[Event[Any]], None] = {}
         self._closed = False
         self.unreported = 0  # failures that a full subscriber to `error` had no room for
 
@@ -62,13 +63,13 @@ class Bus:
     async def publish(self, topic: Any, payload: Any, **attributes: Unpack[Attributes]) -> Event[Any]:
         """Publish, and return the event. Waits while a subscriber with `overflow="block"` has no room; cancelled, it did nothing.
 
-        `key`, `priority`, `correlation`, `causation`, `headers`, `source` and `subject` travel with the event, see `Event`. Raises
-        `PayloadError` for a payload that is not of the topic's type and for attributes that CloudEvents can't carry, and
-        `ChannelClosed`.
+        `id` (by default a new one; nobody looks whether it has been there before), `key`, `priority`, `correlation`, `causation`,
+        `headers`, `source` and `subject` travel with the event, see `Event`. Raises `PayloadError` for a payload that is not of the
+        topic's type and for attributes that CloudEvents can't carry, and `ChannelClosed`.
         """
         event, rings = self._prepared(topic, payload, attributes)
         if (full := hand_over(self._lock, rings, event)) is not None:
-            await hand_over_later(self._lock, rings, event, full)
+            await hand_over_later(self._lock, self._everybody(event), event, full)
         return event
 
     @overload
@@ -94,7 +95,7 @@ class Bus:
     ) -> Event[Any]:
         """Publish from a thread, and block it where `publish` would wait; after `timeout` real seconds raises `ChannelTimeout`."""
         event, rings = self._prepared(topic, payload, attributes)
-        hand_over_sync(self._lock, rings, event, timeout)
+        hand_over_sync(self._lock, self._everybody(event) if rings else tuple, event, timeout)
         return event
 
     async def forward(self, event: Event[T]) -> Event[T]:
@@ -103,7 +104,7 @@ class Bus:
         self._check_open()
         passed, rings = self._processed(msgspec.structs.replace(event, sequence=next(self._count)), rings)
         if (full := hand_over(self._lock, rings, passed)) is not None:
-            await hand_over_later(self._lock, rings, passed, full)
+            await hand_over_later(self._lock, self._everybody(passed), passed, full)
         return passed
 
     @overload
@@ -175,13 +176,17 @@ class Bus:
             if isinstance(topic, Topic):
                 topic.check(payload)
                 topic = topic.name
-            rings = self._index.match(topic_name(topic))
+            else:
+                topic_name(topic)
+            rings = self._index.match(topic)
         if self._closed:
             self._check_open()
         number = next(self._count)
         event = Event(f"{self._prefix}{number}", self._source, topic, self._now(), payload, None, number)
         if attributes:
             check_attributes(**attributes)
+            if attributes.get("id", "") is None:
+                del attributes["id"]
             if headers := attributes.get("headers"):
                 attributes["headers"] = dict(headers)  # whoever gave it may change it
             event = msgspec.structs.replace(event, **attributes)
@@ -194,6 +199,13 @@ class Bus:
             return event, rings
         passed = self._pipeline.run(event)
         return (event, ()) if passed is None else (passed, rings)
+
+    def _everybody(self, event: Event[Any]) -> Callable[[], _Rings]:
+        def rings() -> _Rings:
+            self._check_open()
+            return self._index.match(event.type)
+
+        return rings
 
     def _report(self, stage: Stage, topic: str, id: str | None, error: BaseException) -> None:
         self.report(Failure.of(stage.name, topic, id, error))
@@ -228,7 +240,7 @@ class _Group:
             ring.join(place)
             if known is None:
                 if private:
-                    bus._private.add(ring)
+                    bus._private[ring] = None
                 else:
                     bus._shared[self._patterns] = ring
                 for pattern in self._patterns:
@@ -244,6 +256,6 @@ class _Group:
                 for pattern in self._patterns:
                     bus._index.discard(pattern, ring)
                 if ring in bus._private:
-                    bus._private.remove(ring)
+                    del bus._private[ring]
                 else:
                     del bus._shared[self._patterns]

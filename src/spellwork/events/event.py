@@ -105,6 +105,7 @@ class Event(msgspec.Struct, Generic[T], frozen=True):
 class Attributes(TypedDict, total=False):
     """What can be said of an event when it is published; see `Event`."""
 
+    id: str | None
     key: str | None
     priority: int | None
     correlation: str | None

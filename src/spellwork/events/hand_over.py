@@ -4,7 +4,7 @@ It must never put it into some of them and then wait.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 from time import monotonic
 from typing import TypeVar
@@ -49,8 +49,8 @@ def hand_over_now(lock: Lock, rings: Sequence[Ring[T]], item: T) -> None:
         raise ChannelFull("nothing was published: a subscriber with overflow='block' has no room; `publish` waits for some")
 
 
-async def hand_over_later(lock: Lock, rings: Sequence[Ring[T]], item: T, full: Ring[T]) -> None:
-    """Wait until all have room. Cancelled, it has put it nowhere."""
+async def hand_over_later(lock: Lock, rings: Callable[[], Sequence[Ring[T]]], item: T, full: Ring[T]) -> None:
+    """Wait until all have room, whoever they are by then. Cancelled, it has put it nowhere."""
     ring: Ring[T] | None = full
     while ring is not None:
         waiter = TaskWaiter()
@@ -60,13 +60,13 @@ async def hand_over_later(lock: Lock, rings: Sequence[Ring[T]], item: T, full: R
             except BaseException:
                 _give_up(ring, waiter)
                 raise
-        ring = _again(lock, rings, item, ring)
+        ring = _again(lock, rings(), item, ring)
 
 
-def hand_over_sync(lock: Lock, rings: Sequence[Ring[T]], item: T, timeout: Duration | None) -> None:
+def hand_over_sync(lock: Lock, rings: Callable[[], Sequence[Ring[T]]], item: T, timeout: Duration | None) -> None:
     """Block the thread until all have room, at most `timeout`."""
     until = None if timeout is None else monotonic() + not_negative("timeout", timeout)
-    ring = hand_over(lock, rings, item)
+    ring = hand_over(lock, rings(), item)
     while ring is not None:
         waiter = ThreadWaiter()
         late = False
@@ -77,7 +77,7 @@ def hand_over_sync(lock: Lock, rings: Sequence[Ring[T]], item: T, timeout: Durat
             finally:
                 if late:
                     _give_up(ring, waiter)
-        ring = _again(lock, rings, item, ring)
+        ring = _again(lock, rings(), item, ring)
         if ring is not None and late:
             raise ChannelTimeout(f"nothing was published: no room within {timeout} s", seconds=seconds(timeout or 0))
 

@@ -102,13 +102,14 @@ class batch:  # noqa: N801 - used like the functions beside it
         self._held: list[Event[Any]] = []
         self._lock = Lock()
         self._timer: Cancellable | None = None
+        self._closed = False  # then an event that was on its way goes out by itself
         self._report: Callable[[BaseException], None] | None = None
 
     def __call__(self, event: Event[Any]) -> Event[Any]:
         """Take an event."""
         with self._lock:
             self._held.append(event)
-            first, full = len(self._held) == 1, len(self._held) == self._size
+            first, full = len(self._held) == 1, len(self._held) == self._size or self._closed
             batch = self._out() if full else []
         if full:
             self._sink(batch)
@@ -119,12 +120,14 @@ class batch:  # noqa: N801 - used like the functions beside it
     def attach(self, report: Callable[[BaseException], None]) -> None:
         """Report errors of batches that time sends out."""
         self._report = report
+        self._closed = False
 
     def close(self) -> None:
         """Give out what is held."""
         if self._loop is not None:
             self._on_loop(self._disarm)
         with self._lock:
+            self._closed = True
             batch = self._out()
         if batch:
             self._sink(batch)

@@ -212,14 +212,15 @@ class Subscription(Place[T]):
 
     async def _read(self) -> AsyncGenerator[T, None]:
         # A generator costs less an item than a coroutine for each; the short way is `_take`, written out for the same reason.
+        buffer, blocks = self.buffer, self.blocks
         try:
             while True:
                 ring, cursor = self._ring, self.cursor
-                if 0 < ring.end - cursor <= self.buffer:
+                if 0 < ring.end - cursor <= buffer:
                     base, items = ring.window
                     if cursor >= base:
                         self.cursor = cursor + 1
-                        if self.blocks and ring.waiting:
+                        if blocks and ring.waiting:
                             self._free(ring, cursor)
                         yield items[cursor - base]
                         continue

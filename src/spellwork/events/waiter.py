@@ -59,10 +59,13 @@ class TaskWaiter:
 
     def notify(self) -> bool:
         """See `Waiter`. From the loop's own thread this costs no call to the system."""
-        if get_ident() == self._thread:
-            return self._finish()
-        self.crossed = True
         try:
+            if get_ident() == self._thread:
+                if self._future.done():
+                    return False
+                self._future.set_result(None)
+                return True
+            self.crossed = True
             self._loop.call_soon_threadsafe(self._finish)
         except RuntimeError:  # the loop is closed: nobody will ever come back
             return False
@@ -70,17 +73,19 @@ class TaskWaiter:
 
     def wake(self) -> bool:
         """See `Waiter`."""
-        return bool(self._asleep) and self.claim() and self.notify()
-
-    def _finish(self) -> bool:
-        if self._future.done():  # the task was cancelled
+        try:
+            self._asleep.pop()
+        except IndexError:
             return False
-        self._future.set_result(None)
-        return True
+        return self.notify()
 
-    async def sleep(self) -> None:
-        """Until woken or cancelled."""
-        await self._future
+    def _finish(self) -> None:
+        if not self._future.done():  # the task may have been cancelled
+            self._future.set_result(None)
+
+    def sleep(self) -> asyncio.Future[None]:
+        """To be awaited: until woken or cancelled."""
+        return self._future
 
 
 class ThreadWaiter:

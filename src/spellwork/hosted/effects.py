@@ -14,9 +14,10 @@ from spellwork.errors import ActivityFailed
 from spellwork.hosted.begin import Waiting
 from spellwork.hosted.events import ENVELOPE
 from spellwork.hosted.turn import RunActivity, SendOut, SetTimer, StartRun
-from spellwork.hosted.type import MachineType
+from spellwork.hosted.type import BUS, MachineType
 from spellwork.machine import action
 from spellwork.machine.event import Event
+from spellwork.supervision import attempt
 from spellwork.workflow import commands as c
 from spellwork.workflow.pending import Pending
 
@@ -208,12 +209,29 @@ class Effects:
             self.send(parent.run_id, wanted._replace(packed=packed), is_machine=True)
         elif target.startswith("#_scxml_"):
             self.send(target.removeprefix("#_scxml_"), wanted, is_machine=True)
+        elif target == BUS:
+            self._publish(wanted)
         else:
             child = self.children.get(target.removeprefix("#_"))
             if child is None:
                 self._unreachable(wanted)
             else:
                 self._tell(child, wanted)
+
+    def _publish(self, wanted: SendOut) -> None:
+        """An event of a durable topic, in the batch of the turn."""
+        from spellwork.events.durable.record import Record  # noqa: PLC0415 - for machines that publish
+        from spellwork.workflow.events import publication  # noqa: PLC0415 - the same
+
+        execution, run_id = self._execution, self._execution.started.run_id
+        told = Record("", 0, wanted.data, source=f"machine/{execution.chart.name}/{run_id}", correlation=run_id)
+        write, problem = attempt(publication, wanted.event.name, told)
+        if problem is not None:
+            self.arrived(Event("error.execution", str(problem), "platform", sendid=wanted.event.sendid))
+            return
+        n, digest = execution.next_number(), execution.codec.digest(write.words)
+        answer = Answer(self, None, "error.communication", wanted.event.sendid)
+        execution.ask(n, Pending("effect", write.name, digest, answer, None), c.Perform(n, write.name, digest, write))
 
     def _unreachable(self, wanted: SendOut) -> None:
         message = f"{wanted.target} can't be reached"
@@ -274,4 +292,4 @@ class Effects:
         """Whether an event to this target would arrive, as far as is known here."""
         if target == "#_parent":
             return self._execution.begin.invokeid is not None
-        return target.startswith("#_scxml_") or target == "#_bus" or target.removeprefix("#_") in self.children
+        return target.startswith("#_scxml_") or target == BUS or target.removeprefix("#_") in self.children

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from spellwork.codec.exact import is_plain
 from spellwork.errors import EndlessStep, PayloadError, UnknownWorkflow, UsageError
 from spellwork.hosted.begin import MICROSECONDS, Begin
-from spellwork.hosted.type import BUS, NO_BUS, PREFIX, MachineType
+from spellwork.hosted.type import PREFIX, MachineType
 from spellwork.machine import action
 from spellwork.machine.configuration import Configuration
 from spellwork.machine.event import Event
@@ -211,8 +211,6 @@ class Turns:
                 wanted.append(each)
 
     def _prepare_delivery(self, each: action.Deliver, wanted: list[Any]) -> None:
-        if each.target == BUS:
-            raise UsageError(f"machine {self._kind.chart.name!r}: {NO_BUS}")
         packed = self._kind.events.pack(self._codec, each.event)
         if each.delay > 0:
             wanted.append(SetTimer(round(each.delay * MICROSECONDS), each))

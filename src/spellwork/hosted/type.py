@@ -15,7 +15,7 @@ from spellwork.errors import DefinitionError, UsageError
 from spellwork.hosted.begin import Begin
 from spellwork.hosted.events import Events
 from spellwork.hosted.structure import structure_of
-from spellwork.machine import Assign, Chart, Send
+from spellwork.machine import Assign, Chart
 from spellwork.machine.content import Do, Each, If
 from spellwork.machine.model import State
 from spellwork.workflow.activity import Activity
@@ -94,8 +94,6 @@ class MachineType(Workflow[[Begin], Any]):
                         f"machine {chart.name!r}: the activity {content.change.name} can't change the context of {state.id!r}; it "
                         f"is an action, and its result comes back as the event done.activity.{content.change.name}"
                     )
-                elif isinstance(content, Send) and content.target == BUS:
-                    raise DefinitionError(f"machine {chart.name!r}, state {state.id!r}: {NO_BUS}")
             for move in state.transitions:
                 guard = chart.table.names.guards.get(move.guard) if isinstance(move.guard, str) else move.guard
                 if isinstance(guard, Activity):
@@ -151,12 +149,6 @@ class MachineType(Workflow[[Begin], Any]):
 
     def __repr__(self) -> str:
         return f"<machine {self.chart.name} version {self.version}>"
-
-
-NO_BUS = (
-    f"there is no way to publish to {BUS} yet: hosted machines are not connected to topics; send to another machine "
-    '("#_scxml_ID"), or publish in an @activity'
-)
 
 
 def machine_type(given: Chart | MachineType) -> MachineType:

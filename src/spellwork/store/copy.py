@@ -44,7 +44,8 @@ async def copy_store(source: Store, target: Store, progress: Callable[[int], Non
     Versions, revision and change feed stay what they are, so requirements and watchers go on where they were. Nobody may write to
     the target meanwhile. It is read back in the end: raises `StoreCorrupt` if it differs, `StoreNotEmpty` if it held anything.
     """
-    if (await contents(target)).rows:
+    there = await contents(target)
+    if there.rows > bool(there.revision):  # one that was made encrypted just now has a revision, and nothing else
         raise StoreNotEmpty(f"{target.url} is not empty; copy to a new store")
     async with source.snapshot() as view:
         wanted = await view.read(_contents)

@@ -1,5 +1,5 @@
 """Owns encryption at rest: a backend around another one, that seals every value that is written and opens what is read.
-It must never write a value that it did not seal, but for the three rows that are needed before there is a key.
+It must never write a value that it did not seal, but for the rows that are needed before there is a key.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import msgspec
 from spellwork.errors import KeyMissing, KeyRefused, NotEncrypted, RowDamaged, StoreCorrupt
 from spellwork.store.backend import Backend, Reader, Row
 from spellwork.store.keyring import Encryption, Keyring, key_id_of
-from spellwork.store.keyspace import LAZY, META, REVISION
+from spellwork.store.keyspace import KEYS, OWN_ROWS, REVISION
 
-KEYS = META.key(b"encryption-keys")
-PLAIN_ROWS = frozenset((REVISION, LAZY, KEYS))
+PLAIN_ROWS = frozenset((REVISION, *OWN_ROWS))
 _HURT = b"\xc1the row under this one is damaged"
 _PAGE = 500
 

@@ -39,5 +39,8 @@ REVISION = META.key(b"revision\0\0\0\0")
 LAZY = META.key(b"lazily-synced")
 FEED_FLOOR = META.key(b"feed-floor")
 FORMAT = META.key(b"format")
-OWN_ROWS = (LAZY, FORMAT)
-"""What a backend notes about itself: no part of what a store holds."""
+KEYS = META.key(b"encryption-keys")
+BACKEND_ROWS = (LAZY, FORMAT)
+"""What a backend notes about itself."""
+OWN_ROWS = (*BACKEND_ROWS, KEYS)
+"""What says how a store is kept: no part of what it holds."""

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
-from spellwork.errors import StoreFailed, StoreUnavailable
+from spellwork.errors import StoreError, StoreFailed, StoreUnavailable
 from spellwork.store.backend import Backend
 from spellwork.store.durable import alone, move, sync_folder
 from spellwork.store.opening import open_backend
 
 _BUILDING, _LOCK, _REPLACED = ".building", ".restore-lock", ".replaced-"
-_HARMLESS = ("-shm", "-turn", "-lock")
+_HARMLESS = ("-shm", "-turn", "-lock", "-writer")
 _SIDES = ("-wal", "-journal", *_HARMLESS)
 
 
@@ -27,6 +27,7 @@ def built(url: str, *, replace: bool = False, probe: Callable[[str], None] = lam
     Raises `StoreUnavailable` if something is there and not to be replaced, or is in use.
     """
     scheme, _, rest = url.partition(":")
+    rest, mark, query = rest.partition("?")
     place = Path(rest)
     if scheme == "memory" or not rest:
         raise StoreUnavailable(f"{url} keeps nothing; name a file, such as sqlite:restored.db")
@@ -37,7 +38,7 @@ def built(url: str, *, replace: bool = False, probe: Callable[[str], None] = lam
             _refuse(url, place, replace=replace)
             new = place.with_name(place.name + _BUILDING)
             _remove(new)
-            _, backend = open_backend(f"{scheme}:{new}")
+            _, backend = open_backend(f"{scheme}:{new}{mark}{query}")
             try:
                 yield backend
             except BaseException:
@@ -60,11 +61,20 @@ def _refuse(url: str, place: Path, *, replace: bool) -> None:
     there = [path for path in (place, *_sides(place)) if path.exists() and not path.name.endswith(_HARMLESS)]
     if there and not replace:
         raise StoreUnavailable(f"{there[0]} is there already; name another place, or replace it (it is moved aside)")
-    if place.exists() and url.startswith("sqlite:") and _is_used(place):
+    if place.exists() and _is_used(url, place):
         raise StoreUnavailable(f"{url} is in use; stop what uses it first")
 
 
-def _is_used(place: Path) -> bool:
+def _is_used(url: str, place: Path) -> bool:
+    """Whether another process has the store open, as far as its library tells: LMDB does not."""
+    if not url.startswith("sqlite:"):
+        try:
+            open_backend(url, create=False)[1].close()
+        except StoreUnavailable:
+            return True
+        except StoreError:
+            return False  # damaged, so nobody works with it
+        return False
     import apsw  # noqa: PLC0415 - a database library
 
     # in this mode SQLite wants the file for itself, which it gets if no other connection is open

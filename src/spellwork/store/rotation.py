@@ -13,9 +13,9 @@ import msgspec
 from spellwork.errors import Conflict, UsageError
 from spellwork.store.backend import Backend, Reader
 from spellwork.store.batch import Batch
-from spellwork.store.encrypted import KEYS, EncryptedBackend, EncryptedReader, ListedKey, encrypted, listed, pack
+from spellwork.store.encrypted import EncryptedBackend, EncryptedReader, ListedKey, encrypted, listed, pack
 from spellwork.store.keyring import Encryption
-from spellwork.store.keyspace import REVISION
+from spellwork.store.keyspace import KEYS, OWN_ROWS, REVISION
 from spellwork.store.opening import open_backend
 from spellwork.store.placing import built
 from spellwork.store.store import Store
@@ -123,7 +123,7 @@ def _fill(reader: Reader, sealed: Backend) -> int:
     revision = max(int.from_bytes(reader.get(REVISION) or b"", "big"), 1)
     while page := reader.rows(start, _END, limit=_ROWS_AT_ONCE):
         sealed.begin(sync=True)
-        sealed.write([row for row in page if row[0] != REVISION], [])
+        sealed.write([row for row in page if row[0] != REVISION and row[0] not in OWN_ROWS], [])
         sealed.commit(revision)
         count += len(page)
         start = page[-1][0] + b"\0"

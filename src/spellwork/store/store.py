@@ -249,9 +249,10 @@ class Store:
 
     async def compact(self) -> None:
         """Give back what deleted rows took on the medium; raises `UsageError` where a backend cannot do that in place."""
-        if not isinstance(self._backend, Compacting):
+        backend = self._backend.inner if isinstance(self._backend, EncryptedBackend) else self._backend
+        if not isinstance(backend, Compacting):
             raise UsageError(f"{self.url} cannot be compacted in place; copy it to a new store, which is compact")
-        await self._off_loop(self._backend.compact)
+        await self._off_loop(backend.compact)
 
     async def _off_loop(self, work: Callable[[], T]) -> T:
         if self._readers is None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, overload
 
+import msgspec
+
 from spellwork.clock import MICROSECONDS, Duration, seconds
 from spellwork.errors import Conflict
 from spellwork.events.durable.decoded import event_of
 from spellwork.events.durable.keys import check_name
 from spellwork.events.durable.reading import Found
-from spellwork.events.durable.record import Record, append_event, unpack_record
+from spellwork.events.durable.record import Record, append_event, pack_record, unpack_record
 from spellwork.events.event import Event as Happened
 from spellwork.events.event import Header, check_attributes
 from spellwork.events.pattern import pattern_tokens
@@ -43,19 +45,23 @@ async def publish(  # noqa: PLR0913 - what events carry
     event's id is made of the run and the command, its source is `workflow/NAME/RUN`. Raises `PayloadError`.
     """
     execution = current("publish()")
-    check_name(topic)
     check_attributes(key=key, subject=subject, correlation=correlation, causation=causation, priority=priority, headers=headers)
-    data = execution.codec.shape(type).encode(payload)
-    started, others = execution.started, execution.codec.plain(dict(headers)) if headers else None
-    correlation = correlation or started.run_id
-    source = f"workflow/{started.workflow}/{started.run_id}"
+    codec, started = execution.codec, execution.started
+    told = Record(
+        "", 0, codec.shape(type).encode(payload), key, f"workflow/{started.workflow}/{started.run_id}", subject,
+        correlation or started.run_id, causation, priority, codec.plain(dict(headers)) if headers else None,
+    )  # fmt: skip
+    await execution.perform(publication(topic, told))
+
+
+def publication(topic: str, told: Record) -> Write:
+    """The effect that publishes `told`, with the id and the time of its command; raises `DefinitionError` if it is no topic."""
+    check_name(topic)
 
     def put(batch: Batch, moment: Moment) -> None:
-        record = Record(moment.key, moment.at, data, key, source, subject, correlation, causation, priority, others)
-        append_event(batch, topic, record)
+        append_event(batch, topic, msgspec.structs.replace(told, id=moment.key, time=moment.at))
 
-    words = [data, key, subject, correlation, causation, priority, others]
-    await execution.perform(Write(f"publish {topic}", words, put))
+    return Write(f"publish {topic}", pack_record(told), put)
 
 
 class Event(Generic[T]):

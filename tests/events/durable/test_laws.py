@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from spellwork.events.durable.holding import Held, Holding, Ticket, progress_key
 from spellwork.events.durable.keys import Spaces, offset_of, rows_of
-from spellwork.events.durable.lane import Entry, Lane
+from spellwork.events.durable.lane import SUSPICIOUS, Entry, Lane
 from spellwork.events.durable.reading import Found
 from spellwork.events.durable.record import Record
 from spellwork.events.durable.rows import Progress, partition_of, unpack_row
@@ -119,7 +119,7 @@ class World:
         ended = self.acked | self.unsaved | self.dead(also_unsaved=True)
         earlier = {each.offset for each in self.log[: offset - 1] if each.record and each.record.key == key}
         assert key is None or earlier <= ended, "an earlier one of its key has no end"
-        if stored[offset].suspect:
+        if stored[offset].losses >= SUSPICIOUS:
             assert self.holding.out == 1, "a suspect is not alone"
 
     def held(self, index: int) -> Ticket | None:

@@ -59,6 +59,30 @@ async def test_concurrent_publishes_share_a_sync_and_get_offsets_without_gaps(tm
         assert await data_of(topic.read(follow=False)) == [n for _, n in sorted(zip(offsets, range(1000), strict=True))]
 
 
+async def test_what_is_published_in_one_turn_is_one_commit_and_order_is_that_of_the_calls(url: str) -> None:
+    """Also when there is more than a batch takes, and when a publisher is cancelled meanwhile."""
+    async with open_topics(url) as topics:
+        topic = await topics.topic("numbers", type=int)
+        before = topics.store.stats.batches
+        tasks = [asyncio.ensure_future(topic.publish(n)) for n in range(4500)]
+        await asyncio.sleep(0)
+        tasks[7].cancel()
+        offsets = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [offset for offset in offsets if isinstance(offset, int)] == [n for n in range(1, 4501) if n != 8]
+        assert topics.store.stats.batches - before == 3
+        assert await data_of(topic.read(follow=False)) == list(range(4500))
+        assert list(await asyncio.gather(topic.publish(1), topic.publish(2))) == [4501, 4502]
+
+
+async def test_publishing_to_a_closed_store_fails_each_time(tmp_path: Path) -> None:
+    """Nobody waits for ever for an offset."""
+    async with open_topics(f"sqlite:{tmp_path / 'store.db'}") as topics:
+        topic = await topics.topic("numbers", type=int)
+    for _ in range(3):
+        failed = await asyncio.wait_for(asyncio.gather(topic.publish(1), topic.publish(2), return_exceptions=True), 5)
+        assert [type(error) for error in failed] == [StoreClosed, StoreClosed]
+
+
 async def test_a_topic_is_declared_once_and_changed_only_on_purpose(url: str) -> None:
     """Other options are refused by name, what is not given stays, and `change` changes."""
     async with open_topics(url) as topics:

@@ -65,14 +65,16 @@ class Consumer(Generic[T]):
         partitions = await self._options.declare(self._topics, self.topic, self.group)
         self._holding = Holding(self.topic, self.group, partitions, self._options.max_attempts)
         self._listener = self._open.enter_context(self._topics.watch.listening(self._is_news))
+        joined = False
         try:
             await self._join()
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            joined = True
         finally:
-            if self._task is None:
+            if not joined:
                 self._membership.close()
                 self._open.close()
-        self._task.add_done_callback(self._ended)
+        self._task = task = asyncio.get_running_loop().create_task(self._run())
+        task.add_done_callback(self._ended)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -12,6 +12,7 @@ from spellwork.events.durable.record import Record
 from spellwork.events.durable.rows import Pending, Progress
 
 MOST_PENDING = 1000
+SUSPICIOUS = 2
 
 
 class Entry:
@@ -22,7 +23,7 @@ class Entry:
     go out next.
     """
 
-    __slots__ = ("attempts", "due", "durable", "eligible", "handed", "key", "offset", "record", "revived", "suspect", "ticket")
+    __slots__ = ("attempts", "due", "durable", "eligible", "handed", "key", "losses", "offset", "record", "revived", "ticket")
 
     def __init__(self, offset: int, record: Record | None, *, revived: bool = False):
         self.offset = offset
@@ -30,16 +31,21 @@ class Entry:
         self.key = None if record is None else record.key
         self.attempts = 0
         self.due = 0
-        self.suspect = False
+        self.losses = 0
         self.revived = revived
         self.ticket = 0
         self.eligible = False
         self.durable = False
         self.handed = False
 
+    @property
+    def suspect(self) -> bool:
+        """Whether it may be what its owners died of, so that it is to be out alone."""
+        return self.losses >= SUSPICIOUS
+
     def stored(self) -> Pending:
         """What a later owner of the lane must know of it."""
-        return Pending(self.offset, self.attempts, self.due, self.ticket > 0, self.suspect, self.revived)
+        return Pending(self.offset, self.attempts, self.due, self.ticket > 0, self.losses, self.revived)
 
 
 class Lane:
@@ -62,15 +68,15 @@ class Lane:
     def restored(cls, partition: int, progress: Progress, find: Callable[[int], Entry | None]) -> Lane:
         """A lane as its last owner left it. `find` gives the entry of an event, None if that is gone.
 
-        What was out with that owner is suspect. The first loss is not counted: it may only have been fetched ahead.
+        What was out with two owners in a row is suspect. Until then a loss is no attempt: it may only have been fetched ahead.
         """
         lane = cls(partition, progress.position)
         for pending in sorted(progress.pending, key=lambda each: each.offset):
             entry = find(pending.offset)
             if entry is not None:
-                entry.attempts = pending.attempts - (pending.out and not pending.suspect)
+                entry.attempts = pending.attempts - (pending.out and pending.losses < SUSPICIOUS)
                 entry.due = pending.due
-                entry.suspect = pending.out or pending.suspect
+                entry.losses = pending.losses + pending.out
                 lane._add(entry)
         return lane
 
@@ -193,7 +199,7 @@ class Lane:
         What is out behind it comes back: it would keep others from going out.
         """
         self._come_back(entry)
-        entry.suspect = False
+        entry.losses = 0
         entry.due = due
         if entry.key is not None:
             self._withdraw(list(self._keys[entry.key])[1:])

@@ -18,30 +18,27 @@ class Outlet:
 
     def __init__(self, store: Store):
         self._store = store
-        self._batch = Batch()
+        self._batch: Batch | None = None
         self._futures: list[asyncio.Future[int]] = []
 
     def publish(self, topic: str, record: Record) -> asyncio.Future[int]:
-        """Queue an event; the future gets its offset, or what went wrong."""
-        loop = asyncio.get_running_loop()
-        if not self._futures:
-            loop.call_soon(self._flush)
-        elif len(self._futures) >= _LARGEST:
-            self._submit()
-        append_event(self._batch, topic, record)
-        future: asyncio.Future[int] = loop.create_future()
+        """Add an event to the batch of this turn; the future gets its offset, or what went wrong."""
+        batch = self._batch
+        # the committer seals a batch when the turn that submitted it ends: until then it may still grow
+        if batch is None or batch.sealed or len(self._futures) >= _LARGEST:
+            batch = self._batch = self._submitted()
+        append_event(batch, topic, record)
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._futures.append(future)
         return future
 
-    def _flush(self) -> None:
-        if self._futures:
-            self._submit()
-
-    def _submit(self) -> None:
-        batch, futures = self._batch, self._futures
-        self._batch, self._futures = Batch(), []
+    def _submitted(self) -> Batch:
+        batch = Batch()
+        futures = self._futures = []
 
         def done(outcome: int | StoreError) -> None:
+            if self._batch is batch:
+                self._batch = None  # a store that is closed has answered without sealing it
             if isinstance(outcome, StoreError):
                 for future in futures:
                     if not future.done():
@@ -52,3 +49,4 @@ class Outlet:
                         future.set_result(offset)
 
         self._store.submit(batch, done)
+        return batch

@@ -27,14 +27,15 @@ class Pending(msgspec.Struct, frozen=True, array_like=True):
     """An event of a lane without an end yet.
 
     `attempts` counts how often it was handed out, `due` is when it may be again (microseconds, 0: now). It is `out` with the
-    lane's owner. A `suspect` was out when an owner died. What was `revived` has its event in a row of its own.
+    lane's owner. `losses` counts how often in a row it was out when an owner died. What was `revived` has its event in a row of its
+    own.
     """
 
     offset: int
     attempts: int = 0
     due: int = 0
     out: bool = False
-    suspect: bool = False
+    losses: int = 0
     revived: bool = False
 
 

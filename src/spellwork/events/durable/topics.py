@@ -46,6 +46,7 @@ class Topics:
         self.watch = Watch(store)
         self._sweeper = Sweeper(self)
         self._ids = new_id(self.clock), itertools.count(1)
+        self._sweeping: asyncio.Task[None] | None = None
 
     async def topic(
         self,
@@ -104,8 +105,15 @@ class Topics:
         prefix, numbers = self._ids
         return f"{prefix}-{next(numbers):x}"
 
+    def sweep_every(self, pause: Duration) -> None:
+        """Sweep every so often (seconds or a timedelta), until it is closed."""
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().create_task(_sweep(self, seconds(pause)), name="spellwork-topics")
+
     def close(self) -> None:
-        """Before the store is closed: whoever waits for events gets `StoreClosed`."""
+        """Before the store is closed: whoever waits for events gets `StoreClosed`, and nothing is swept any more."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         self.watch.close()
 
     async def names(self) -> list[str]:
@@ -175,17 +183,14 @@ async def open_topics(
     encryption: Encryption | None = None,
 ) -> AsyncGenerator[Topics]:
     """The durable topics of the store at `url`, which is opened, swept every so often, and closed."""
-    pause = None if sweep_every is None else seconds(sweep_every)
     store = open_store(url, durability=durability, clock=clock, create=create, encryption=encryption)
     try:
         topics = Topics(store, codec=codec, clock=clock)
-        sweeping = None if pause is None else asyncio.get_running_loop().create_task(_sweep(topics, pause))
+        if sweep_every is not None:
+            topics.sweep_every(sweep_every)
         try:
             yield topics
         finally:
-            if sweeping is not None:
-                sweeping.cancel()
-                await asyncio.wait([sweeping])
             topics.close()
     finally:
         await store.close()

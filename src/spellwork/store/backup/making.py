@@ -24,8 +24,7 @@ from spellwork.store.backup.manifest import (
     packed,
 )
 from spellwork.store.durable import alone, move, sync_file, sync_folder
-from spellwork.store.encrypted import KEYS
-from spellwork.store.keyspace import REVISION
+from spellwork.store.keyspace import BACKEND_ROWS, KEYS, REVISION
 
 Probe = Callable[[str], None]
 _END = b"\xff" * 64
@@ -103,7 +102,7 @@ def _create(reader: Reader, place: Path, created: int, probe: Probe, *, full: bo
 def _all_rows(reader: Reader) -> Iterator[Row]:
     start = b""
     while page := reader.rows(start, _END, limit=_PAGE):
-        yield from page
+        yield from (row for row in page if row[0] not in BACKEND_ROWS)
         start = page[-1][0] + b"\0"
 
 

@@ -22,9 +22,8 @@ from spellwork.errors import SpellworkError, StoreError
 from spellwork.journal.rows import Keys
 from spellwork.state.scopes import SCHEMAS
 from spellwork.store import Encryption, Reader, open_store
-from spellwork.store.encrypted import KEYS
 from spellwork.store.fsck import ASIDE
-from spellwork.store.keyspace import FEED, FEED_FLOOR, META, PARTITIONS, REVISION
+from spellwork.store.keyspace import FEED, FEED_FLOOR, KEYS, META, PARTITIONS, REVISION
 from spellwork.testing.chaos.damage import Case, Store, hurt, make, write
 from spellwork.testing.chaos.tape import no_more_cuts
 from spellwork.testing.chaos.trial import Deadline, Figure, LawBroken
