@@ -161,8 +161,9 @@ class StateBuilder:
     ) -> StateBuilder:
         """Run a child while the state is active: a `Chart`, or what the host knows by this name (a `@workflow` has one)."""
         chart = src if isinstance(src, Chart) else None
-        if callable(src) and isinstance(getattr(src, "name", None), str):
-            src = src.name
+        name = getattr(src, "name", None)
+        if callable(src) and isinstance(name, str):
+            src = name
         self._invokes.append(
             Invoke(None if chart else src, None, chart, id, params=tuple((data or {}).items()), autoforward=forward)
         )  # fmt: skip

@@ -249,8 +249,8 @@ class _At:
     def monotonic(self) -> float:
         return self._now / 1_000_000
 
-    def call_later(self, _seconds: float, _callback: Callable[[], None]) -> Cancellable:
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Cancellable:  # noqa: ARG002 - the protocol of clocks
         raise UsageError("a moment has no timers")
 
-    def entropy(self, _size: int) -> bytes:
+    def entropy(self, size: int) -> bytes:  # noqa: ARG002 - the same
         raise UsageError("a moment has no randomness")
