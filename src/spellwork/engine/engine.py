@@ -216,7 +216,7 @@ class Engine:
             await self._recovery.partition(partition)
             await self._alarm.peek(partition)
             await self._mail.drain(partition)
-            subscriptions = await self._open_store.scan(*subscription_range(partition.index), limit=1, damaged=b"")
+            subscriptions = await self._host.store.scan(*subscription_range(partition.index), limit=1, damaged=b"")
             if subscriptions or self._dispatch is not None:
                 self._dispatching().wake()
         except StoreError as error:
