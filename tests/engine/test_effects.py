@@ -19,6 +19,7 @@ from spellwork.journal.rows import journal_range
 from spellwork.store import Batch, Reader, open_store
 from spellwork.testing import CRASH_POINTS, TestEngine, check_laws
 from spellwork.workflow.effects import Commit, Write
+from spellwork.workflow.events import publish
 from spellwork.workflow.verbs import current
 from tests.engine.effects_run import COUNTER, LOG, ROUNDS, WRITES, busy, counted, number, seen, written
 
@@ -170,6 +171,30 @@ async def test_a_write_that_nobody_awaited_is_done_before_the_end(tmp_path: Path
         run = await engine.start(hasty)
         assert await run.result() == "over"
         assert number(await engine.store.get(WRITES)) == 30
+        assert await check_laws(engine, run.id) == 1
+
+
+async def test_writes_keep_the_order_in_which_they_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of many tasks, when some of them have to wait for the disk, and those that nobody awaits at the end."""
+    monkeypatch.setattr("spellwork.engine.host._AHEAD", 8)
+    asked: list[int] = []
+
+    @workflow
+    async def many() -> None:
+        async def two(i: int) -> None:
+            for value in (i, i + 1000):
+                asked.append(value)
+                await publish("values", value)
+
+        tasks = [asyncio.create_task(two(i)) for i in range(30)]
+        await asyncio.gather(*tasks[:20])
+
+    async with Engine(f"sqlite:{tmp_path / 'store.db'}", workflows=[many]) as engine:
+        run = await engine.start(many)
+        await run.result(timeout=20)
+        there = [each.event.data async for each in engine.topics.read("values", follow=False)]
+        assert there == asked[: len(there)]
+        assert len(there) >= 50
         assert await check_laws(engine, run.id) == 1
 
 

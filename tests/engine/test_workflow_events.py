@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from spellwork import Engine, Signal, continue_as_new, workflow
+from spellwork import Engine, Signal, activity, continue_as_new, workflow
 from spellwork.engine.triggers import Trigger
-from spellwork.errors import DefinitionError, PayloadError, UsageError
+from spellwork.errors import DefinitionError, PayloadError, StoreUnavailable, UsageError
 from spellwork.events.event import Event as Happened
 from spellwork.testing import TestEngine, check_laws
 from spellwork.workflow.events import Event, publish
+from tests.engine.test_fsck import hurt
 
 go = Signal[int]("go")
 
@@ -180,3 +182,136 @@ async def test_bad_events_are_refused_before_anything_is_written() -> None:
         assert await seen(engine) == []
     with pytest.raises(UsageError):
         await publish("topic", 1)
+
+
+@workflow
+async def three() -> list[int]:
+    numbers = Event[int]("numbers", int)
+    return [(await numbers.receive()).data for _ in range(3)]
+
+
+async def subscribed(engine: Engine, count: int = 1) -> list[bytes]:
+    """The keys of the subscriptions, once there are so many."""
+    while len(found := await engine.store.scan(b"\x41", b"\x42", damaged=b"")) < count:
+        await asyncio.sleep(0.01)
+    return [key for key, _ in found]
+
+
+async def test_a_store_error_while_events_are_brought_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be brought to a run is brought to it a second later, also when the look for news has failed."""
+    async with Engine(f"sqlite:{tmp_path / 'store.db'}", workflows=[three]) as engine:
+        run = await engine.start(three)
+        await subscribed(engine)
+        dispatch = engine._dispatch
+        assert dispatch is not None
+        real, failures = dispatch._post, [StoreUnavailable("not for now")]
+
+        async def post(message: Any) -> Any:
+            if failures:
+                raise failures.pop()
+            return await real(message)
+
+        monkeypatch.setattr(dispatch, "_post", post)
+        topic = await engine.topics.topic("numbers", type=int)
+        await topic.publish(0)
+        while failures:
+            await asyncio.sleep(0.01)
+        engine.topics.watch.close(StoreUnavailable("not for now"))
+        await topic.publish(1)
+        await topic.publish(2)
+        assert await run.result(timeout=10) == [0, 1, 2]
+
+
+async def test_closing_loses_no_event_of_a_trigger(tmp_path: Path) -> None:
+    """An engine that is closed in the middle of a backlog leaves the rest of it to the next one."""
+    url, handled = f"sqlite:{tmp_path / 'store.db'}", set()
+
+    @activity
+    async def slow() -> None:
+        await asyncio.sleep(60)
+
+    @workflow
+    async def handles(event: Happened[int]) -> None:
+        handled.add(event.data)
+
+    @workflow
+    async def works() -> None:
+        await slow()
+
+    triggers = [Trigger("numbers", handles, int)]
+    async with Engine(url, triggers=triggers):
+        pass
+    async with Engine(url) as engine:
+        topic = await engine.topics.topic("numbers", type=int)
+        for i in range(60):
+            await topic.publish(i)
+    async with Engine(url, triggers=triggers, workflows=[works], activities=[slow], grace=0.2) as engine:
+        await engine.start(works)
+        while not handled:
+            await asyncio.sleep(0.001)
+    async with Engine(url, triggers=triggers, workflows=[works], activities=[slow]) as engine:
+        async with asyncio.timeout(20):
+            while len(handled) < 60:
+                await asyncio.sleep(0.01)
+        assert len(await engine.list(workflow="handles")) == 60
+
+
+async def test_a_damaged_subscription_stops_nobody_else(tmp_path: Path) -> None:
+    """The events go to every run but the one whose subscription cannot be read."""
+    path = tmp_path / "store.db"
+
+    @workflow
+    async def waits() -> int:
+        return (await Event[int]("numbers", int).receive()).data
+
+    async with Engine(f"sqlite:{path}", workflows=[waits], partitions=2) as engine:
+        runs = {f"w{i}": await engine.start(waits, id=f"w{i}") for i in range(6)}
+        key = (await subscribed(engine, 6))[0]
+        hurt(path, key)
+        del runs[key.rpartition(b"\0")[2].decode()]
+        await (await engine.topics.topic("numbers", type=int)).publish(7)
+        assert [await run.result(timeout=10) for run in runs.values()] == [7] * 5
+
+
+async def test_whoever_subscribes_second_is_subscribed_too() -> None:
+    """`subscribe` returns when the subscription is durable, also when another task had begun it, and was cancelled."""
+
+    @workflow
+    async def works() -> list[int]:
+        first = asyncio.create_task(Event("numbers", int).subscribe())
+        await asyncio.sleep(0)
+        first.cancel()
+        numbers = Event[int]("numbers", int)
+        await numbers.subscribe()
+        await publish("numbers", 1)
+        found = await numbers.receive(timeout=60)
+        return [] if found is None else [found.data]
+
+    async with TestEngine(workflows=[works]) as engine:
+        run = await engine.start(works)
+        assert await run.result() == [1]
+        assert await check_laws(engine, run.id) == 1
+
+
+async def test_virtual_time_waits_for_events_on_their_way(tmp_path: Path) -> None:
+    """No timeout of a second is reached while what is waited for has been published already."""
+
+    @workflow
+    async def answers(count: int) -> None:
+        questions = Event[int]("questions", int)
+        for _ in range(count):
+            await publish("answers", (await questions.receive()).data)
+
+    @workflow
+    async def asks(count: int) -> int:
+        answered, answers = 0, Event[int]("answers", int)
+        await answers.subscribe()
+        for i in range(count):
+            await publish("questions", i)
+            answered += await answers.receive(timeout=1) is not None
+        return answered
+
+    async with TestEngine(f"sqlite:{tmp_path / 'store.db'}", workflows=[answers, asks]) as engine:
+        await engine.start(answers, 50)
+        await engine.settle()
+        assert await (await engine.start(asks, 50)).result() == 50

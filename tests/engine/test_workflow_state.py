@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from spellwork import Engine, Retry, RunFailed, Signal, activity, workflow
-from spellwork.errors import Conflict, PayloadError, TransactionConflict, UsageError
+from spellwork.errors import Conflict, PayloadError, RowDamaged, TransactionConflict, UsageError
 from spellwork.state import Transaction
 from spellwork.testing import TestEngine, check_laws
+from spellwork.workflow.events import Event
 from spellwork.workflow.state import state
+from tests.engine.test_fsck import hurt
 
 go = Signal[int]("go")
 
@@ -229,3 +232,111 @@ async def test_outside_it_says_where_to_go() -> None:
     async with TestEngine(workflows=[calls], activities=[plain]) as engine:
         with pytest.raises(Exception, match=r"async activity"):
             await (await engine.start(calls)).result()
+
+
+@pytest.mark.parametrize("how", ["lost", "left"])
+async def test_an_activity_that_swallows_the_end_of_its_transaction_fails_alone(how: str) -> None:
+    """A transaction that has lost, or whose block was left by an error, is never committed: the attempt fails, not the engine."""
+
+    @activity(retry=Retry(max_attempts=2, initial=0.01))
+    async def swallows() -> None:
+        tx, numbers = state.on_completion(), state("numbers", int)
+        with contextlib.suppress(TransactionConflict, ValueError):
+            if how == "left":
+                async with tx:
+                    await tx[numbers].set("b", 1)
+                    raise ValueError("no")
+            await tx[numbers].get("a")
+            await tx[numbers].set("b", 1)
+            await numbers.set("a", 7)
+            await tx[numbers].get("c")
+
+    @workflow
+    async def works() -> str:
+        try:
+            await swallows()
+        except (TransactionConflict, UsageError) as error:
+            return type(error).__name__
+        return "fine"
+
+    async with TestEngine(workflows=[works], activities=[swallows]) as engine:
+        run = await engine.start(works)
+        assert await run.result() == {"lost": "TransactionConflict", "left": "UsageError"}[how]
+        assert await engine.state.tree("numbers", int).get("b") is None
+
+
+@pytest.mark.parametrize("who", ["workflow", "activity"])
+async def test_a_commit_that_meets_damage_is_told(tmp_path: Path, who: str) -> None:
+    """A merge into a damaged value raises `RowDamaged` instead of never being answered."""
+
+    @activity(retry=Retry(max_attempts=2, initial=0.01))
+    async def merges() -> None:
+        await state.on_completion()[state("numbers", int)].merge("a", "add", 1)
+
+    @workflow
+    async def works() -> str:
+        try:
+            await (merges() if who == "activity" else state("numbers", int).merge("a", "add", 1))
+        except RowDamaged:
+            return "told"
+        return "done"
+
+    path = tmp_path / "store.db"
+    async with Engine(f"sqlite:{path}", workflows=[works], activities=[merges]) as engine:
+        await engine.state.tree("numbers", int).set("a", 1)
+        [(key, _)] = await engine.store.scan(b"\x80", b"\x81")
+        hurt(path, key)
+        assert await (await engine.start(works)).result(timeout=10) == "told"
+
+
+async def test_what_runs_while_the_engine_closes_has_its_state(tmp_path: Path) -> None:
+    """In the time of `grace` an activity, and the workflow behind it, use state and events as ever."""
+    url, begun = f"sqlite:{tmp_path / 'store.db'}", asyncio.Event()
+
+    @activity(retry=Retry(max_attempts=1))
+    async def slow() -> None:
+        begun.set()
+        await asyncio.sleep(0.05)
+        await state("numbers", int).set("a", 1)
+
+    @workflow
+    async def works() -> None:
+        await slow()
+        await state("numbers", int).set("b", 1, ttl=1000)
+        await Event("numbers", int).subscribe()
+        await state("numbers", int).set("c", 1)
+        await go.receive()
+
+    async with Engine(url, workflows=[works], activities=[slow], grace=5) as engine:
+        await engine.start(works, id="w")
+        await begun.wait()
+    async with Engine(url, workflows=[works], activities=[slow]) as engine:
+        run = await engine.get("w")
+        await run.signal(go, 1)
+        await run.result(timeout=10)
+        assert [key for key, _ in await engine.state.tree("numbers", int).scan()] == ["a", "b", "c"]
+        assert await check_laws(engine, "w") == 1
+
+
+@pytest.mark.parametrize("how", ["on completion", "write", "condition"])
+async def test_what_expires_is_deleted_however_it_was_written(how: str) -> None:
+    """The sweeper looks when the time has come, and not a minute later, or never on virtual time."""
+
+    @activity
+    async def sets() -> None:
+        await state.on_completion()[state("numbers", int)].set("a", 1, ttl=60)
+
+    @workflow
+    async def works() -> None:
+        if how == "on completion":
+            await sets()
+        else:
+            await state("numbers", int).set("a", 1, ttl=60, if_absent=how == "condition")
+
+    async with TestEngine(workflows=[works], activities=[sets]) as engine:
+        assert await engine.state.tree("numbers", int).count() == 0  # the sweeper runs, and has nothing to do
+        await engine.run(works)
+        await engine.settle()
+        assert await engine.store.scan(b"\x80", b"\x81")
+        await engine.advance(61)
+        assert not await engine.store.scan(b"\x80", b"\x81")

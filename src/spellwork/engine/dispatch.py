@@ -5,6 +5,7 @@ It must never lose its place: the cursor moves after what it stands for is durab
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
@@ -17,6 +18,7 @@ from spellwork.engine.host import Host
 from spellwork.engine.partition import Partition
 from spellwork.engine.triggers import Trigger
 from spellwork.errors import (
+    InternalError,
     RowDamaged,
     RunBlocked,
     RunFinished,
@@ -24,6 +26,7 @@ from spellwork.errors import (
     SpellworkError,
     StoreClosed,
     StoreError,
+    UsageError,
 )
 from spellwork.events.durable.decoded import event_of
 from spellwork.events.durable.keys import matcher
@@ -31,13 +34,17 @@ from spellwork.events.durable.reading import Found
 from spellwork.events.durable.record import pack_record
 from spellwork.events.durable.subscription import _LAST, Cursor, found_after, place
 from spellwork.events.durable.topics import Topics
+from spellwork.events.durable.watch import Listener
 from spellwork.events.event import Event
 from spellwork.journal.rows import cursor_key, subscription_of, subscription_range, trigger_key
 from spellwork.store import Batch, Reader
 from spellwork.store.keyspace import REVISION
+from spellwork.supervision import attempt
 
 log = logging.getLogger("spellwork.engine")
 _PAGE = 500
+# What says nothing about the event that could not be brought: the engine fails or is being closed, or the store does.
+_NOT_ITS_FAULT = (StoreError, InternalError, UsageError)
 
 
 class Delivery(msgspec.Struct):
@@ -74,6 +81,8 @@ class Dispatch:
         self._start = start
         self._cursors: dict[Partition, Cursor] = {}
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self._awaited: Listener | None = None
         self._waker: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
@@ -91,33 +100,66 @@ class Dispatch:
 
     def wake(self) -> None:
         """There may be something to do: a subscription, or a partition."""
+        if self._closed:
+            return
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="spellwork-dispatch")
+            self._task.add_done_callback(self._ended)
         self._waker()
 
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._host.broken(error)  # else no run would get an event any more, and nobody would know
+
+    @property
+    def busy(self) -> bool:
+        """Whether events may be on their way: all that was committed is not known to be brought."""
+        if self._task is None or self._task.done():
+            return False
+        return self._awaited is None or self._awaited.woken or self._topics.watch.busy
+
     async def close(self) -> None:
-        """Stop."""
+        """Stop, for good."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
     async def _run(self) -> None:
-        with self._topics.watch.listening(lambda _topic, group: not group) as news:
-            self._waker = news.wake
-            while True:
-                try:
-                    news.clear()
-                    more = [await self._dispatch(partition) for partition in list(self._host.partitions.values())]
-                    more += [await self._trigger(trigger) for trigger in self._triggers]
-                except StoreClosed:
-                    return
-                except StoreError as error:
-                    log.warning("events are not brought to runs for now, once more in a second: %s", error)
-                    await asyncio.sleep(1)
-                    continue
-                if not any(more):
-                    await news.wait()
+        while True:
+            try:
+                with self._topics.watch.listening(lambda _topic, group: not group) as news:
+                    self._waker = news.wake
+                    await self._follow(news)
+            except StoreClosed:
+                return
+            except StoreError as error:  # it has ended what listened
+                log.warning("events are not noticed for now, once more in a second: %s", error)
+                await asyncio.sleep(1)
+
+    async def _follow(self, news: Listener) -> None:
+        while True:
+            news.clear()
+            work = [functools.partial(self._dispatch, partition) for partition in self._host.partitions.values()]
+            work += [functools.partial(self._trigger, trigger) for trigger in self._triggers]
+            more = [await self._tried(each) for each in work]
+            if None in more:
+                await asyncio.sleep(1)
+            elif not any(more):
+                self._awaited = news
+                await news.wait()
+                self._awaited = None
+
+    async def _tried(self, work: Callable[[], Awaitable[bool]]) -> bool | None:
+        """Whether there may be more; None when the store did not let it. The other partitions and triggers go on all the same."""
+        try:
+            return await work()
+        except StoreClosed:
+            raise
+        except StoreError as error:
+            log.warning("events are not brought to runs for now, once more in a second: %s", error)
+            return None
 
     # To runs that wait
 
@@ -127,7 +169,6 @@ class Dispatch:
         plan = await self._store.read(lambda reader: planned(reader, partition.index, before))
         if plan is None or not partition.held:
             return False
-        self._cursors[partition] = plan.cursor
         if plan.runs:
             batch = Batch().require_epoch(partition.index, partition.epoch)
             outcomes = await asyncio.gather(*(self._bring(run_id, delivery) for run_id, delivery in plan.runs.items()))
@@ -135,6 +176,7 @@ class Dispatch:
                 for key in gone:
                     batch.delete(key)
             await self._store.commit(batch.put(cursor_key(partition.index), bytes(plan.cursor)))
+        self._cursors[partition] = plan.cursor  # not before: if that failed, all of it is brought once more
         return plan.more
 
     async def _bring(self, run_id: str, delivery: Delivery) -> set[bytes]:
@@ -176,11 +218,9 @@ class Dispatch:
         try:
             event = event_of(found, self._topics.codec.shape(trigger.type))
             await self._start(trigger, event, f"{name}:{event.id}")
-        except StoreError as error:
-            if not isinstance(error, RowDamaged):
-                raise
-            self._skipped(trigger, found, error)
         except SpellworkError as error:
+            if isinstance(error, _NOT_ITS_FAULT) and not isinstance(error, RowDamaged):
+                raise
             self._skipped(trigger, found, error)
 
     def _skipped(self, trigger: Trigger, found: Found, error: SpellworkError) -> None:
@@ -189,13 +229,29 @@ class Dispatch:
         log.error("event %d of topic %s has not started workflow %s: %s", found.offset, found.topic, name, error)
 
 
+def _subscriptions(reader: Reader, partition: int) -> list[tuple[bytes, int]]:
+    """The subscriptions of a partition, with the revisions that they are as old as."""
+    start, end = subscription_range(partition)
+    try:
+        return [(key, version) for key, _, version in reader.rows(start, end)]
+    except RowDamaged:
+        kept = []
+        for key, _ in reader.scan(start, end, damaged=b""):
+            version, damage = attempt(reader.version, key)
+            if damage is None:
+                kept.append((key, version))
+            else:
+                log.warning("run %s gets no events of %s: %s", *reversed(subscription_of(key)), damage)
+        return kept
+
+
 def planned(reader: Reader, partition: int, before: Cursor | None) -> Plan | None:
     """What is to be brought to the runs of a partition; None when nobody waits.
 
     An event goes to those that had subscribed before it was committed: both are told apart by their revisions.
     """
     subscribed: dict[str, list[tuple[int, str, bytes]]] = defaultdict(list)
-    for key, _, version in reader.rows(*subscription_range(partition)):
+    for key, version in _subscriptions(reader, partition):
         pattern, run_id = subscription_of(key)
         subscribed[pattern].append((version, run_id, key))
     if not subscribed:

@@ -12,12 +12,15 @@ import msgspec
 from spellwork.clock import Clock
 from spellwork.engine.host import Host
 from spellwork.engine.live import LiveRun
-from spellwork.errors import Conflict, MergeRefused, SpellworkError, StoreError
+from spellwork.errors import Conflict, MergeRefused, RowDamaged, SpellworkError, StoreError
 from spellwork.journal import Entry, Failure, Performed, pack_entry
 from spellwork.journal.rows import receipt_key
 from spellwork.store import Batch
 from spellwork.workflow import commands as c
 from spellwork.workflow.effects import Moment, Read
+
+# What refuses one batch and says nothing of the store: whoever asked for it is told.
+_REFUSALS = (Conflict, MergeRefused, RowDamaged)
 
 
 class Effects:
@@ -47,15 +50,15 @@ class Effects:
     async def _commit(self, live: LiveRun, command: c.Perform) -> None:
         batch, at = Batch(), self._at(live)
         command.effect.put(batch, moment(live, command.n, at))
-        if command.effect.expires:
-            self._host.expects(batch)
         entry = Performed(at, command.n, command.name, command.digest)
         try:
             done = await self._committed(live, command.n, batch, entry)
-        except (Conflict, MergeRefused) as error:
+        except _REFUSALS as error:
             self._answer(live, Performed(at, command.n, command.name, command.digest, None, self._told(error)))
             return
         if done:
+            if command.effect.expires:
+                self._host.expects(batch)
             if command.effect.subscribes:
                 self._host.subscribed()
             self.settle(live, command.n, entry)
@@ -67,7 +70,7 @@ class Effects:
         batch.require_epoch(partition.index, partition.epoch).require_absent(key).put(key, pack_entry(key, entry))
         try:
             await self._host.store.commit(batch)
-        except (Conflict, MergeRefused):
+        except _REFUSALS:
             raise
         except StoreError:
             return False  # whoever owns the run next finds the receipt, or does it again
@@ -93,11 +96,12 @@ class Effects:
     async def _bound(self, live: LiveRun, n: int, batch: Batch, entry: Entry, refused: Callable[[StoreError], None]) -> None:
         try:
             done = await self._committed(live, n, batch, entry)
-        except (Conflict, MergeRefused) as error:
+        except _REFUSALS as error:
             if not live.dropped and n in live.execution.pending:
                 refused(error)
             return
         if done:
+            self._host.expects(batch)
             self.settle(live, n, entry)
 
     def _told(self, error: BaseException) -> Failure:

@@ -170,13 +170,15 @@ class Engine:
 
     async def _open(self, store: Store) -> None:
         self._failed = None
+        self._state = self._topics = self._dispatch = None
         self._host = Host(store, self._clock, self.codec, self.registry, self._errors, **self._sizes)  # type: ignore[arg-type]
         self._desk = Desk(self._host, self._clock, self._ask, self._new_number)
         self._waiting = Waiting(self._host, self._row)
         self._host.broken = self._broken
-        self._host.expects = lambda batch: self.state.sweeper.expect_of(batch)  # noqa: PLW0108 - opened when it is needed
-        self._host.steps.state = lambda: self.state
-        self._host.subscribed = lambda: self._dispatching().wake()
+        # these also while the engine is being closed, for what still runs then
+        self._host.expects = lambda batch: self._trees(store).sweeper.expect_of(batch)  # noqa: PLW0108 - opened when it is needed
+        self._host.steps.state = lambda: self._trees(store)
+        self._host.subscribed = self._subscribed
         self._desk.closing.ended = self._waiting.ended
         self._mail = MailRoom(store, self._clock, self._errors, self._host, self._desk)
         self._ownership = Ownership(store, self._clock, self._lease)
@@ -218,7 +220,7 @@ class Engine:
             await self._mail.drain(partition)
             subscriptions = await self._host.store.scan(*subscription_range(partition.index), limit=1, damaged=b"")
             if subscriptions or self._dispatch is not None:
-                self._dispatching().wake()
+                self._subscribed()
         except StoreError as error:
             if not isinstance(error, (Fenced, StoreClosed)):
                 self._fail(error)
@@ -251,6 +253,8 @@ class Engine:
 
     async def _shut(self, store: Store) -> None:
         self._store = None
+        if self._dispatch is not None:
+            await self._dispatch.close()  # first: what can no longer be started must not be taken for done
         if self._maintenance is not None:
             self._maintenance.cancel()
             await asyncio.gather(self._maintenance, return_exceptions=True)
@@ -296,7 +300,9 @@ class Engine:
     @property
     def state(self) -> StateStore:
         """Typed trees of values in the same store; workflows and activities reach them with `spellwork.workflow.state`."""
-        store = self._open_store
+        return self._trees(self._open_store)
+
+    def _trees(self, store: Store) -> StateStore:
         if self._state is None:
             from spellwork.state import StateStore  # noqa: PLC0415 - a tenth of the import time, for who uses state
 
@@ -307,7 +313,9 @@ class Engine:
     @property
     def topics(self) -> Topics:
         """The durable topics of the same store; workflows publish to them and wait for them with `spellwork.workflow.events`."""
-        store = self._open_store
+        return self._logs(self._open_store)
+
+    def _logs(self, store: Store) -> Topics:
         if self._topics is None:
             from spellwork.events.durable import Topics  # noqa: PLC0415 - a tenth of the import time, for who uses topics
 
@@ -320,8 +328,12 @@ class Engine:
         if self._dispatch is None:
             from spellwork.engine.dispatch import Dispatch  # noqa: PLC0415 - as above
 
-            self._dispatch = Dispatch(self._host, self.topics, self._triggers, self._ask, self._pulled)
+            self._dispatch = Dispatch(self._host, self._logs(self._host.store), self._triggers, self._ask, self._pulled)
         return self._dispatch
+
+    def _subscribed(self) -> None:
+        if self._store is not None:  # else it is being closed
+            self._dispatching().wake()
 
     async def _pulled(self, trigger: Trigger, event: Published[Any], run_id: str) -> None:
         await self.start(trigger.workflow, event, id=run_id)
@@ -329,7 +341,8 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way but waiting."""
-        return not (self._host.busy or self._host.store.pending)
+        events = self._dispatch is not None and self._dispatch.busy
+        return not (self._host.busy or self._host.store.pending or events)
 
     @property
     def owned(self) -> int:

@@ -263,17 +263,25 @@ class Host:
             case c.Finish():
                 self._write_held(live)
                 self.closing.finish(live, command)
-            case c.Perform(effect=Write()) if execution.position - live.acked < _AHEAD or execution.finished:
+            case c.Perform(effect=Write()) if self._may_write(live):
                 self._write(live, command)
             case _:
                 if live.parked:
                     self._unpark(live)
                 if isinstance(command, c.CancelChild):
                     live.errands += 1  # parked too early, a crash would lose it: only runs at work are recovered
+                elif isinstance(command, c.Perform) and type(command.effect) is Write:
+                    live.writes += 1
                 self.hold(live, command)
+
+    def _may_write(self, live: LiveRun) -> bool:
+        # once one waits for the disk, those behind it do: writes keep the order in which they were asked for
+        execution = live.execution
+        return not live.writes and (execution.position - live.acked < _AHEAD or execution.finished)
 
     def _do(self, live: LiveRun, command: c.Perform) -> None:
         if type(command.effect) is Write:
+            live.writes -= 1
             self._write(live, command)
             if not live.dropped:
                 self.drain(live)
@@ -288,7 +296,7 @@ class Host:
         batch = live.partition.mark(live)
         command.effect.put(batch, Moment(at, live.row.id, live.partition.index, f"{live.number:x}:{command.n}"))
         if command.effect.expires:
-            self.expects(batch)
+            live.partition.then(lambda: self.expects(batch))  # who looks for it earlier does not find it, and looks much later
         self._enter(live, Performed(at, command.n, command.name, command.digest))
 
     def _write_held(self, live: LiveRun) -> None:

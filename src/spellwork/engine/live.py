@@ -21,7 +21,7 @@ class LiveRun:
     Effects in `held` wait until the entry at their position is durable (`acked` says how far that is). `early` holds news of
     children that ended before the run knew that they had started. `errands` counts what it asked for and no entry will answer:
     until that is done the run is at work. `receipts` has the entries of transactions that were committed before a crash and are not
-    yet in the journal, by command. `continuing` is set when it goes on as a new run.
+    yet in the journal, by command. `writes` counts those in `held`. `continuing` is set when it goes on as a new run.
     """
 
     __slots__ = (
@@ -42,6 +42,7 @@ class LiveRun:
         "timer_key",
         "unacked",
         "update_waiters",
+        "writes",
     )
 
     def __init__(self, row: RunRow, partition: Partition, execution: Execution):
@@ -56,6 +57,7 @@ class LiveRun:
         self.timer_key: bytes | None = None
         self.recoveries = 0
         self.errands = 0
+        self.writes = 0
         self.steps: dict[int, Step] = {}
         self.update_waiters: dict[str, list[Any]] = {}
         self.dropped = False

@@ -382,10 +382,11 @@ class Steps:
                 entry = StepCompleted(at, command.n, name, command.digest, result, step.attempt, step.began)
                 if step.bound is None or not step.bound.writes:
                     self._recorder.append(live, entry)
-                else:
-                    batch = step.bound.into(Batch())
+                    return
+                batch, error = attempt(step.bound.into, Batch())  # it may have lost already, and the activity swallowed that
+                if error is None:
                     self._recorder.complete(live, entry, batch, lambda refusal: self._failed(step, refusal, self._clock.now()))
-                return
+                    return
         self._failed(step, error, at)
 
     def _failed(self, step: Step, error: BaseException, at: int) -> None:

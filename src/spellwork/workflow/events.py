@@ -4,13 +4,14 @@ It must never let an event out before the journal says so, nor miss one that was
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import msgspec
 
 from spellwork.clock import MICROSECONDS, Duration, seconds
-from spellwork.errors import Conflict
+from spellwork.errors import Conflict, StoreError
 from spellwork.events.durable.decoded import event_of
 from spellwork.events.durable.keys import check_name
 from spellwork.events.durable.reading import Found
@@ -23,6 +24,9 @@ from spellwork.store import Batch
 from spellwork.workflow.effects import Commit, Moment, Write
 from spellwork.workflow.signal import Signal
 from spellwork.workflow.verbs import current
+
+if TYPE_CHECKING:
+    from spellwork.workflow.execution import Execution
 
 T = TypeVar("T")
 
@@ -79,9 +83,13 @@ class Event(Generic[T]):
     async def subscribe(self) -> None:
         """From here on no matching event is missed, whenever it is received. `receive` does it if it was not done."""
         execution = current("Event.subscribe()")
-        if self.pattern in execution.subscriptions:
-            return
-        execution.subscriptions.add(self.pattern)
+        asked = execution.subscriptions.get(self.pattern)
+        if asked is None:
+            asked = execution.loop.create_task(self._subscribe(execution))
+            execution.subscriptions[self.pattern] = asked
+        await asyncio.shield(asked)  # who comes second waits as well, also when the first one is cancelled
+
+    async def _subscribe(self, execution: Execution) -> None:
         run_id = execution.started.run_id
 
         def put(batch: Batch, moment: Moment) -> None:
@@ -92,6 +100,9 @@ class Event(Generic[T]):
             await execution.perform(Commit(f"subscribe {self.pattern}", "", put, subscribes=True))
         except Conflict:
             return  # an earlier run of this chain has subscribed, and what came since is on its way
+        except StoreError:
+            del execution.subscriptions[self.pattern]  # there is none: the next one asks again
+            raise
 
     @overload
     async def receive(self, *, where: Callable[[Happened[T]], bool] | None = None) -> Happened[T]: ...

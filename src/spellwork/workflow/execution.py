@@ -63,7 +63,7 @@ class Execution:
         self.started: e.Started
         self.seen: frozenset[str] = frozenset()
         self.signal_ids: dict[str, None] = {}
-        self.subscriptions: set[str] = set()
+        self.subscriptions: dict[str, asyncio.Task[None]] = {}
         self.update_ids: dict[str, e.UpdateCompleted | None] = {}
         self._errors = errors
         self._numbers, self._readonly = 0, False
@@ -523,7 +523,7 @@ class Execution:
         self.loop.close()
         self.loop.timers = CLOSED
         self._root = None
-        for held in (self.pending, self.queries, self.updates, self._receivers, self._children):
+        for held in (self.pending, self.queries, self.updates, self.subscriptions, self._receivers, self._children):
             held.clear()
 
 

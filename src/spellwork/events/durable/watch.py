@@ -41,6 +41,11 @@ class Listener:
         if self._end is not None:
             raise self._end
 
+    @property
+    def woken(self) -> bool:
+        """Whether there are news that were not taken up."""
+        return self._woken.is_set()
+
     async def wait(self) -> None:
         """Wait for news."""
         await self._woken.wait()
@@ -72,6 +77,11 @@ class Watch:
                 self._listeners.remove(listener)
             if not self._listeners:
                 self._rest()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something was committed that was not looked at."""
+        return self._task is not None or self._pause is not None
 
     def close(self, error: StoreError | None = None) -> None:
         """Look no more; who listens gets `error`."""
