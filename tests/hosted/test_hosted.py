@@ -89,6 +89,11 @@ async def test_looking_at_a_machine_never_makes_one() -> None:
         for look in (front.state(), front.history(), front.why_not("open"), front.status()):
             with pytest.raises(RunNotFound):
                 await look
+        with pytest.raises(UnknownEvent):
+            await front.send("paint")
+        with pytest.raises(PayloadError):
+            await front.send("open", object())
+        assert await engine.list() == []
         assert await front is front
         assert (await front.state()).active == ("closed",)
         with pytest.raises(UnknownWorkflow, match="machine 'gate' is not registered"):

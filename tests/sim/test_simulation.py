@@ -69,7 +69,7 @@ def test_users_simulate_their_own_workflows() -> None:
 
 def test_a_lease_that_is_not_waited_for_is_found_and_its_plan_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutant: whoever wants a partition takes it. The account names the law, the seed and the fewest faults that show it."""
-    monkeypatch.setattr(Ownership, "_is_free", lambda _self, _claim: True)
+    monkeypatch.setattr(Ownership, "is_free", lambda _self, _claim: True)
     found = next(tally for seed in range(50) if (tally := check(seed)).broken)
     assert "after its last sign of life" in found.broken[0]
     assert "smallest plan" in found.broken[0]

@@ -504,9 +504,14 @@ class Engine:
             raise RunNotFound(f"there is no run {run_id!r} in {self.url}; `spellwork ps` lists those there are", run_id=run_id)
         return row
 
+    def _take(self, message: m.AskSignal) -> tuple[asyncio.Future[None], bytes | None] | None:
+        """See `Desk.at_once`."""
+        self._open_store  # noqa: B018 - raises when it is closed
+        return self._desk.at_once(message)
+
     async def _ask(self, message: m.AnyMessage) -> bytes | None:
         self._open_store  # noqa: B018 - raises when it is closed
-        if type(message) is m.AskSignal and (taken := self._desk.at_once(message)) is not None:
+        if type(message) is m.AskSignal and (taken := self._take(message)) is not None:
             durable, answer = taken
             try:
                 await durable

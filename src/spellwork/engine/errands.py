@@ -4,6 +4,7 @@ It must never ask twice with different words: each errand is idempotent by (run,
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -50,6 +51,7 @@ class Errands:
         self._clock = clock
         self._post = post
         self._starter = starter
+        self._last: dict[tuple[int, str], asyncio.Future[None]] = {}
 
     def _now(self, live: LiveRun) -> int:
         return max(self._clock.now(), live.execution.now)
@@ -90,8 +92,22 @@ class Errands:
             await self._ask_quietly(m.AskTerminate(command.child_id, reason))
 
     def send_signal(self, live: LiveRun, command: c.SendSignal) -> None:
-        """Send a signal; idempotent by the sender's run and command."""
-        self._host.spawn(self._send_signal(live, command))
+        """Send a signal; idempotent by the sender's run and command. Those to one run go one after the other, in their order."""
+        key, done = (live.number, command.target), asyncio.get_running_loop().create_future()
+        before, self._last[key] = self._last.get(key), done
+        self._host.spawn(self._send_in_turn(live, command, before, done))
+
+    async def _send_in_turn(
+        self, live: LiveRun, command: c.SendSignal, before: asyncio.Future[None] | None, done: asyncio.Future[None]
+    ) -> None:
+        try:
+            if before is not None:
+                await before
+            await self._send_signal(live, command)
+        finally:
+            done.set_result(None)
+            if self._last[live.number, command.target] is done:
+                del self._last[live.number, command.target]
 
     async def _send_signal(self, live: LiveRun, command: c.SendSignal) -> None:
         failure = None

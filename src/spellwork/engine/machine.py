@@ -15,7 +15,7 @@ from spellwork.engine import messages as m
 from spellwork.engine import rows
 from spellwork.engine.desk import check_same
 from spellwork.engine.run import Run, RunInfo
-from spellwork.errors import DefinitionError, InternalError, RunExists, UnknownEvent, UsageError
+from spellwork.errors import DefinitionError, Fenced, InternalError, RunExists, StoreClosed, UnknownEvent, UsageError
 from spellwork.hosted.begin import Begin
 from spellwork.hosted.execution import MachineExecution
 from spellwork.hosted.standing import MachineState, unpack_standing
@@ -110,20 +110,34 @@ class HostedMachine:
             PayloadError: it can't be stored.
             RunFinished: the machine has ended.
         """
-        await self._tell(event, data, id, answer=False)
+        message = self._message(event, data, id, answer=False)
+        if not self._exists:
+            await self.start()
+        # the common way stands here, not in a coroutine of its own: a thousand events may be in flight
+        taken = self._engine._take(message)
+        if taken is not None:
+            try:
+                await taken[0]
+            except (Fenced, StoreClosed):
+                pass  # the long way goes to the new owner, or tells why there is none
+            else:
+                return
+        await self._engine._ask(message)
 
     async def ask(self, event: Any, data: Any = None, *, id: str | None = None) -> MachineState:
         """As `send`; where the machine stands behind this event, durably. The same `id` twice is one event, answered twice."""
-        return self._opened(await self._tell(event, data, id, answer=True))
-
-    async def _tell(self, event: Any, data: Any, id: str | None, *, answer: bool) -> bytes | None:
+        message = self._message(event, data, id, answer=True)
         if not self._exists:
             await self.start()
+        return self._opened(await self._engine._ask(message))
+
+    def _message(self, event: Any, data: Any, id: str | None, *, answer: bool) -> m.AskSignal:
         name, payload = self._stored(event, data)
-        # unique without a new random number for each: the stem is one
-        self._sent += 1
-        key = f"{self._stem}.{self._sent}" if id is None else check_name(id, "id")
-        return await self._engine._ask(m.AskSignal(self.id, name, payload, key, answer))
+        if id is None:
+            # unique without a new random number for each: the stem is one
+            self._sent += 1
+            return m.AskSignal(self.id, name, payload, f"{self._stem}.{self._sent}", answer)
+        return m.AskSignal(self.id, name, payload, check_name(id, "id"), answer)
 
     def _stored(self, event: Any, data: Any) -> tuple[str, bytes]:
         """The event's name and payload; raises what can be known of it before it is sent."""

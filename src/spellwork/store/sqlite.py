@@ -179,9 +179,10 @@ class SqliteBackend:
 
     def _open_schema(self, *, create: bool) -> None:
         with translated(self.path):
-            application = self._writer.pragma("application_id")
-            schema = self._writer.pragma("user_version")
-            empty = not self._writer.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
+            with self._writer:  # one moment: another process may be making the store just now
+                empty = not self._writer.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
+                application = self._writer.pragma("application_id")
+                schema = self._writer.pragma("user_version")
             if application == 0 and empty and not create:
                 raise StoreMissing(f"{self.path} is empty, not a store; check --store, or start a run to create one")
             if application == 0 and empty:
