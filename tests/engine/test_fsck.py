@@ -201,7 +201,7 @@ async def test_a_running_engine_is_checked_without_a_finding(tmp_path: Path) -> 
         await corpus.drive(engine, names, lambda _line: None)
         crashed = {suffix: Path(f"{path}{suffix}").read_bytes() for suffix in ("", "-wal")}
         looking.cancel()
-        assert len(set(seen)) > 2
+        assert max(seen) > 0, "it looked while there was something to see"
     for suffix, content in crashed.items():
         (tmp_path / f"crashed.db{suffix}").write_bytes(content)
     assert (await checked(tmp_path / "crashed.db")).damage == []

@@ -116,8 +116,8 @@ _REPLAY = (
     ),
     Mutant(
         "open-timers-forgotten", "replay is prefix-closed: what is open is asked for again", "workflow/execution.py",
-        "            case c.CancelStep() | c.CancelTimer():\n                return False",
-        "            case c.CancelStep() | c.CancelTimer() | c.StartTimer():\n                return False",
+        "            case c.CancelStep() | c.CancelTimer() | c.CancelRead():\n                return False",
+        "            case c.CancelStep() | c.CancelTimer() | c.CancelRead() | c.StartTimer():\n                return False",
         f"{_LAWS}::test_laws_hold_over_the_corpus[timers]",
     ),
     Mutant(

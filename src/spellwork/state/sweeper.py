@@ -71,7 +71,8 @@ class Sweeper:
 
     def expect(self, due: int) -> None:
         """Something will expire at `due`."""
-        if self._next is None or due < self._next:
+        # also if it is told once more, now that it is committed: a look that began before has not seen it
+        if self._next is None or due <= self._next:
             self._next = due
             self._woken.set()
 
