@@ -173,13 +173,16 @@ async def test_machines_send_to_each_other_by_id_and_hear_of_failures(tmp_path: 
 async def test_forwarded_events_reach_the_child(tmp_path: Path) -> None:
     """`forward=True` hands every external event on."""
     chart = ChartBuilder("front").initial("on")
-    chart.state("on").invoke(worker(), id="w", forward=True).on("done.invoke.w", "off")
+    chart.state("on").invoke(worker(), id="w", forward=True).on(
+        "done.invoke.w", "off", do=Assign(lambda _context, event: {"result": event.data})
+    )
     chart.state("off")
     async with Engine(f"sqlite:{tmp_path}/a.db", machines=[chart.build()]) as engine:
         machine = engine.machine("front", "m")
         await machine.send("add", 2)
         await machine.send("finish")
         await reached(machine, "off")
+        assert (await machine.state()).context == {"result": 2}
 
 
 async def test_what_can_not_be_invoked_is_refused_to_the_sender() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from spellwork.errors import DefinitionError, MailboxFull
+from spellwork.errors import DefinitionError, InternalError, MailboxFull
 
 Overflow = Literal["refuse", "drop-oldest", "drop-newest"]
 _OVERFLOWS = ("refuse", "drop-oldest", "drop-newest")
@@ -97,7 +97,8 @@ class Box:
 
     def take(self) -> Letter:
         """The oldest letter; whoever waits for room gets it."""
-        assert self._kept  # noqa: S101 - the work loop asked
+        if not self._kept:
+            raise InternalError("a letter was taken from an empty mailbox")
         letter = self._kept.popleft()
         if not self._kept:
             self._kept = None

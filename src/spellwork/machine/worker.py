@@ -4,6 +4,7 @@ It must never do two things at a time for one actor.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextvars
 import inspect
@@ -21,7 +22,7 @@ current: contextvars.ContextVar[Any] = contextvars.ContextVar("spellwork_actor",
 Order = Callable[[], Awaitable[None]]
 
 
-class Worker:
+class Worker(abc.ABC):
     """What an actor does, in order. An order is what its supervisor wants of it, and comes before any message."""
 
     __slots__ = ("_doing", "_hurried", "_orders", "_task", "path", "system")
@@ -50,13 +51,13 @@ class Worker:
             raise error
         return (None, error) if error is not None else (doing.result(), None)
 
+    @abc.abstractmethod
     def _ready(self) -> bool:
         """Whether messages may be handled."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     async def _next(self) -> bool:
         """Handle one message; False if there is none."""
-        raise NotImplementedError
 
     async def _work(self) -> None:
         current.set(self)

@@ -17,7 +17,8 @@ from spellwork.store.backend import Row
 from spellwork.store.keyspace import FORMAT, REVISION
 from spellwork.store.longkeys import Found, LongKeys
 from spellwork.store.place import prepare_file
-from spellwork.store.seal import damage, is_whole, names_its_row, seal_rows, version_of
+from spellwork.store.seal import is_whole, names_its_row, seal_rows, version_of
+from spellwork.store.sealed import SealedReader
 from spellwork.store.turn import Turn, WriteLock
 from spellwork.store.views import Views
 
@@ -42,7 +43,7 @@ _STALE_EVERY = 256
 _KEYS = LongKeys(511)
 
 
-class LmdbReader:
+class LmdbReader(SealedReader):
     """Reads through a read transaction, which blocks no writer."""
 
     def __init__(self, backend: LmdbBackend):
@@ -58,33 +59,6 @@ class LmdbReader:
         with translated(self._backend.path):
             row = _KEYS.get(self._open(), key)
         return (row[0], version_of(key, *row)) if row else None
-
-    def get(self, key: bytes) -> bytes | None:
-        row = self._row(key)
-        return row[0] if row else None
-
-    def version(self, key: bytes) -> int:
-        row = self._row(key)
-        return row[1] if row else 0
-
-    def scan(
-        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None, damaged: bytes | None = None
-    ) -> list[tuple[bytes, bytes]]:
-        found = []
-        for key, value, sealed in self._select(start, end, reverse=reverse, limit=limit):
-            if is_whole(key, value, sealed):
-                found.append((key, value))
-            elif damaged is None:
-                raise damage(key)
-            else:
-                found.append((key, damaged))
-        return found
-
-    def rows(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[Row]:
-        return [
-            (key, value, version_of(key, value, sealed))
-            for key, value, sealed in self._select(start, end, reverse=reverse, limit=limit)
-        ]
 
     def _select(self, start: bytes, end: bytes, *, reverse: bool, limit: int | None) -> list[Found]:
         with translated(self._backend.path):

@@ -33,7 +33,8 @@ from spellwork.store.backend import Row
 from spellwork.store.keyspace import FORMAT, LAZY, REVISION
 from spellwork.store.place import prepare_folder
 from spellwork.store.rockspresets import PRESETS
-from spellwork.store.seal import SEAL_BYTES, damage, is_whole, names_its_row, seal_rows, version_of
+from spellwork.store.seal import SEAL_BYTES, is_whole, names_its_row, seal_rows, version_of
+from spellwork.store.sealed import SealedReader
 from spellwork.store.views import Views
 from spellwork.supervision import attempt
 
@@ -45,7 +46,7 @@ _ROOM = 2 << 20
 _SETTINGS = "rocksdict-config.json"
 
 
-class RocksReader:
+class RocksReader(SealedReader):
     """Reads through the iterator that the newest commit has published: it stays at its moment. Readers share it, and so a thread.
 
     (A `Snapshot` would name the same moment, but rocksdict's iterators over one see what came later.)
@@ -69,34 +70,10 @@ class RocksReader:
                 return None
             return _opened(key, view.value())
 
-    def get(self, key: bytes) -> bytes | None:
-        row = self._row(key)
-        return row[0] if row else None
-
-    def version(self, key: bytes) -> int:
-        row = self._row(key)
-        return row[1] if row else 0
-
-    def scan(
-        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None, damaged: bytes | None = None
-    ) -> list[tuple[bytes, bytes]]:
-        found = []
-        for key, data in self._select(start, end, reverse=reverse, limit=limit):
-            value = data[SEAL_BYTES:]
-            if is_whole(key, value, data[:SEAL_BYTES]):
-                found.append((key, value))
-            elif damaged is None:
-                raise damage(key)
-            else:
-                found.append((key, damaged))
-        return found
-
-    def rows(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[Row]:
-        return [(key, *_opened(key, data)) for key, data in self._select(start, end, reverse=reverse, limit=limit)]
-
-    def _select(self, start: bytes, end: bytes, *, reverse: bool, limit: int | None) -> list[tuple[bytes, bytes]]:
+    def _select(self, start: bytes, end: bytes, *, reverse: bool, limit: int | None) -> list[tuple[bytes, bytes, bytes]]:
         with _Translated(self._backend.path):
-            return select(self._open(), start, end, reverse=reverse, limit=limit)
+            found = select(self._open(), start, end, reverse=reverse, limit=limit)
+        return [(key, data[SEAL_BYTES:], data[:SEAL_BYTES]) for key, data in found]
 
     def close(self) -> None:
         if self._view is not None:

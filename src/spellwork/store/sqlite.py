@@ -26,7 +26,8 @@ from spellwork.store import handles
 from spellwork.store.backend import Row
 from spellwork.store.keyspace import LAZY, REVISION
 from spellwork.store.place import prepare_file
-from spellwork.store.seal import SEAL_BYTES, damage, is_whole, names_its_row, seal, version_of
+from spellwork.store.seal import SEAL_BYTES, is_whole, names_its_row, seal, version_of
+from spellwork.store.sealed import SealedReader
 from spellwork.store.turn import Turn
 from spellwork.store.wal import Log
 
@@ -62,7 +63,7 @@ _ONE_ROW = "SELECT CAST(v AS BLOB), CAST(r AS BLOB) FROM kv WHERE k = ?"
 _DELETE = "DELETE FROM kv WHERE k IN (SELECT value FROM carray(?1))"
 
 
-class SqliteReader:
+class SqliteReader(SealedReader):
     """Reads through a connection of its own, each inside one read transaction."""
 
     def __init__(self, connection: apsw.Connection, path: str):
@@ -71,34 +72,9 @@ class SqliteReader:
         with translated(path):
             connection.execute("BEGIN")
 
-    def get(self, key: bytes) -> bytes | None:
+    def _row(self, key: bytes) -> tuple[bytes, int] | None:
         with translated(self._path):
-            row = _row(self._connection, key)
-        return row[0] if row else None
-
-    def version(self, key: bytes) -> int:
-        with translated(self._path):
-            row = _row(self._connection, key)
-        return row[1] if row else 0
-
-    def scan(
-        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None, damaged: bytes | None = None
-    ) -> list[tuple[bytes, bytes]]:
-        found = []
-        for key, value, sealed in self._select(start, end, reverse=reverse, limit=limit):
-            if is_whole(key, value, sealed):
-                found.append((key, value))
-            elif damaged is None:
-                raise damage(key)
-            else:
-                found.append((key, damaged))
-        return found
-
-    def rows(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[Row]:
-        return [
-            (key, value, version_of(key, value, sealed))
-            for key, value, sealed in self._select(start, end, reverse=reverse, limit=limit)
-        ]
+            return _row(self._connection, key)
 
     def _select(self, start: bytes, end: bytes, *, reverse: bool, limit: int | None) -> list[Any]:
         with translated(self._path):

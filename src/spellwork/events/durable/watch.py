@@ -69,7 +69,7 @@ class Watch:
         listener = Listener(wanted)
         self._listeners.append(listener)
         if self._stop is None:
-            self._stop = self._store.on_change(self._changed)
+            self._stop = self._store.on_change(self._changed, calm=True)
         try:
             yield listener
         finally:
