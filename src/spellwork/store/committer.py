@@ -22,6 +22,7 @@ Outcome = int | StoreError
 Done = Callable[[Outcome], None]
 Probe = Callable[[str], None]
 Item = tuple[Batch, Done]
+Change = tuple[bytes, bytes | None, bytes | None]
 
 _GROUP_ROWS = 20_000
 FEED_RETAINED = 10_000
@@ -296,11 +297,16 @@ class _Transaction:
             self.flush()
             self._backend.delete_range(start, end)
         overlay = self._overlay
+        changes: list[Change] = [(start, None, end) for start, end in batch.ranges if start[0] >= WATCHED]
         for key, value in rows.items():
             overlay[key] = None if value is None else (value, revision)
-            if key[0] == PARTITIONS.prefix:
+            space = key[0]
+            if space >= WATCHED:
+                changes.append((key, value, None))
+            elif space == PARTITIONS.prefix:
                 self._epochs.pop(int.from_bytes(key[1:3], "big"), None)
-        self._feed(batch.ranges, rows, revision)
+        if changes:
+            overlay[FEED.key(revision.to_bytes(8, "big"))] = (msgspec.msgpack.encode(changes), revision)
         return revision
 
     def _worked_out(self, batch: Batch) -> dict[bytes, bytes | None]:
@@ -325,14 +331,6 @@ class _Transaction:
             sequences.append(sequence)
         batch.sequences = sequences
         return rows
-
-    def _feed(self, ranges: list[tuple[bytes, bytes]], rows: dict[bytes, bytes | None], revision: int) -> None:
-        changes: list[tuple[bytes, bytes | None, bytes | None]] = [
-            (start, None, end) for start, end in ranges if start[0] >= WATCHED
-        ]
-        changes += [(key, value, None) for key, value in rows.items() if key[0] >= WATCHED]
-        if changes:
-            self._overlay[FEED.key(revision.to_bytes(8, "big"))] = (msgspec.msgpack.encode(changes), revision)
 
     def _check(self, batch: Batch) -> None:
         for partition, epoch in batch.epochs:
