@@ -22,7 +22,8 @@ class SystemEvent:
         for name in ("name", "sendid", "origin", "origintype", "invokeid"):
             setattr(self, name, getattr(event, name))
         self.type = event.kind
-        self.data = Data(event.data) if type(event.data) is dict and event.data else (event.data or None)
+        data = event.data if isinstance(event.data, ET.Element) else event.data or None  # an element's truth is a warning in 3.12
+        self.data = Data(data) if type(data) is dict else data
         self.raw = repr(event)
 
     def __eq__(self, other):

@@ -189,7 +189,8 @@ class AsyncMachine:
 
     async def _rest(self) -> None:
         while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            # not gather(), which from Python 3.12 on returns at once where all are done: they leave only in a turn to come
+            await asyncio.wait(list(self._tasks))
 
     async def _run(self) -> None:
         async with self._lock:
