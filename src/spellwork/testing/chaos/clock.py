@@ -46,7 +46,7 @@ async def sleeper(seconds: float) -> list[float]:
 
 
 def run(place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
-    """Jump `count` times, in five processes: each does little but wait, and five has each of the six jumps come up in all of them."""
+    """Jump `count` times, in five processes: each does little but wait, and in each of five all six jumps come up."""
     found = [Path(where) / "faketime" / "libfaketimeMT.so.1" for where in _PLACES]
     library = next((path for path in found if path.exists()), None)
     if library is None:
