@@ -146,6 +146,18 @@ def test_files_without_workflows_and_missing_files_are_not_found(write, spellwor
     assert not list(folder.glob("*.db*"))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["run", "{}.py"], ["start", "{}"], ["replay", "{}", "--all"], ["machine", "draw", "{}.json"], ["backup", "list", "{}"]],
+)
+def test_a_name_that_can_name_no_file_is_one_that_does_not_exist(spellwork, words):
+    """The file system refuses the question already; found by fuzzing."""
+    outcome = spellwork(*(word.format("x" * 400) for word in words))
+    assert outcome.code in (3, 4)
+    assert "Traceback" not in outcome.err
+    assert "name too long" not in outcome.err
+
+
 def test_bad_json_shows_where_it_breaks(write, spellwork):
     """A forgotten quote is the common mistake, so the message says how to write text."""
     write("echo.py", ECHO)

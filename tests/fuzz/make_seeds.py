@@ -15,6 +15,7 @@ from spellwork.codec import Codec
 from spellwork.engine import messages as m
 from spellwork.journal import Failure
 from spellwork.journal.rows import Keys
+from tests.fuzz import own_data
 from tests.fuzz.base import base_store
 from tests.fuzz.mutate import SEEDS
 
@@ -66,6 +67,15 @@ def main() -> None:
         write("codec", name, codec.untyped.encode(value))
     for name, patches in {"header": [(18, b"\x09")], "cells": [(4096, b"\0\0"), (5000, b"\xff\xff")], "none": []}.items():
         write("store", name, b"".join(place.to_bytes(3, "big") + bytes((len(data) - 1,)) + data for place, data in patches))
+    for target, rows in (("topics", own_data.rows_of_topics()), ("state", own_data.rows_of_state())):
+        for number, (key, value, _) in enumerate(rows):
+            write(target, f"value-{number}", bytes((number, 0)) + value)
+            write(target, f"key-{number}", bytes((number, 1)) + key[1:])
+    write("sealed", "row", own_data.sealed_row())
+    write("sealed", "keys", own_data.listed_keys())
+    hurt = {"manifest": b"\0\0\0\x10\0x", "rows": b"\1\0\0\x08\3abcd", "other": b'\0\1{"format": 1}'}
+    for name, data in hurt.items():
+        write("backup", name, data)
     lines: dict[str, tuple[int, list[str]]] = {
         "ps": (0, ["--status", "running", "--json"]), "show": (1, ["waiting"]), "history": (2, ["ended", "--json"]),
         "signal": (3, ["waiting", "go", "2", "--id", "x"]), "query": (4, ["waiting", "q", "[1]"]),

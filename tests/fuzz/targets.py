@@ -30,6 +30,7 @@ from spellwork.journal import rows as journal_rows
 from spellwork.store.memory import MemoryBackend
 from spellwork.store.sqlite import SqliteBackend
 from spellwork.testing.chaos import corpus
+from tests.fuzz import own_data
 from tests.fuzz.base import base_store
 
 CODEC = Codec()
@@ -175,4 +176,5 @@ def _scratch() -> Path:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "entry": entry, "journal": journal, "row": row, "codec": codec, "store": store, "cli": cli,
+    "topics": own_data.topics, "state": own_data.state, "sealed": own_data.sealed, "backup": own_data.backup,
 }  # fmt: skip

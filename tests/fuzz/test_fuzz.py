@@ -10,6 +10,7 @@ from tests.fuzz.mutate import mutations, seeds
 from tests.fuzz.targets import TARGETS
 
 COUNTS = {"entry": 3000, "journal": 2000, "row": 3000, "codec": 3000, "store": 300, "cli": 200}
+COUNTS |= {"topics": 3000, "state": 1000, "sealed": 3000, "backup": 500}
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import click
 from spellwork.cli.exits import CommandError, Exit, NotFound
 from spellwork.cli.options import TEXT, json_option
 from spellwork.cli.output import duration, note, print_json, print_table
-from spellwork.cli.source import module_of
+from spellwork.cli.source import module_of, names_a_file
 from spellwork.cli.verb import Verb
 from spellwork.errors import DefinitionError, UsageError
 from spellwork.machine import (
@@ -188,7 +188,7 @@ def _chart(target: str, shown: _Shown) -> Chart:
     if ending not in (".json", ".scxml", ".xml"):
         return _declared(target)
     file = Path(target)
-    if not file.is_file():
+    if not names_a_file(target):
         raise NotFound(f"{target} does not exist; give a file that holds a chart")
     if ending == ".json":
         return from_json(file.read_bytes(), actions=shown.actions, guards=shown.guards)

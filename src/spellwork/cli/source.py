@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -71,7 +72,12 @@ class Source:
 
 def is_file(target: str) -> bool:
     """Whether a target names a file (with or without `:workflow`) rather than a registered workflow."""
-    return _split(target)[0].endswith(".py") or Path(target).is_file()
+    return _split(target)[0].endswith(".py") or names_a_file(target)
+
+
+def names_a_file(text: str) -> bool:
+    """Whether there is such a file. Text that can name none (too long, no access) is no error, as it is to `Path.is_file`."""
+    return os.path.isfile(text)  # noqa: PTH113 - see above
 
 
 def load(target: str) -> tuple[Source, str | None]:
@@ -139,8 +145,8 @@ def _once(values: Any) -> list[Any]:
 
 def _load_module(path: str) -> ModuleType:
     file = Path(path)
-    if not file.is_file():
-        what = "is a directory" if file.is_dir() else "does not exist"
+    if not names_a_file(path):
+        what = "is a directory" if os.path.isdir(path) else "does not exist"  # noqa: PTH112 - it may be no name at all
         raise NotFound(f"{path} {what}; give a Python file that declares workflows")
     file = file.resolve()
     name = file.stem

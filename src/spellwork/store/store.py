@@ -63,6 +63,9 @@ class Store:
 
     def _started(self, probe: Probe | None) -> Committer:
         """Start both threads now, so that a lack of them shows here and not at the first read."""
+        if asyncio._get_running_loop() is None:
+            self._backend.close()
+            raise UsageError(f"{self.url}: a store is opened on a running event loop: do it inside a coroutine")
         committer = None
         try:
             committer = Committer(self._backend, self._clock, sync_every=self.durability.sync_every, probe=probe)

@@ -8,7 +8,7 @@ import functools
 import hashlib
 from collections.abc import Callable
 
-from spellwork.errors import DefinitionError
+from spellwork.errors import DefinitionError, StoreCorrupt
 from spellwork.events.pattern import matches, pattern_tokens, topic_name
 from spellwork.store import SEQUENCE_BYTES, successor
 
@@ -80,9 +80,12 @@ def offset_of(key: bytes) -> int:
 
 
 def names_of(key: bytes) -> tuple[str, str]:
-    """Topic and group of a key that begins with them; the group is empty where the key has none."""
+    """Topic and group of a key that begins with them; the group is empty where the key has none. Raises `StoreCorrupt`."""
     topic, _, rest = key[1:].partition(b"\0")
-    return topic.decode(), rest.partition(b"\0")[0].decode()
+    try:
+        return topic.decode(), rest.partition(b"\0")[0].decode()
+    except UnicodeDecodeError as error:
+        raise StoreCorrupt(f"the key {key.hex()} of a topic cannot be read ({error}); restore a backup") from error
 
 
 def row_key(space: int, topic: str, *rest: str | bytes | int) -> bytes:

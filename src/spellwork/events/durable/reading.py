@@ -12,9 +12,10 @@ import msgspec
 from spellwork.errors import Lagged, RowDamaged, StoreCorrupt
 from spellwork.events.durable.keys import Spaces, event_key, events_after, log_key, names_of, offset_of, row_key, space_range
 from spellwork.events.durable.record import Record, unpack_record
-from spellwork.store import Reader
+from spellwork.store import SEQUENCE_BYTES, Reader
 
 PAGE = 500
+_BEYOND = 1 << 63
 
 
 class Found(NamedTuple):
@@ -35,7 +36,13 @@ class Swept(msgspec.Struct, frozen=True, array_like=True, tag=1, tag_field="form
 
 def head(reader: Reader, topic: str) -> int:
     """The newest offset of a topic, 0 if it has no events."""
-    return int.from_bytes(reader.get(log_key(topic)) or b"", "big")
+    data = reader.get(log_key(topic))
+    if data is None:
+        return 0
+    offset = int.from_bytes(data, "big")
+    if len(data) != SEQUENCE_BYTES or offset >= _BEYOND:
+        raise StoreCorrupt(f"the newest offset of topic {topic} cannot be read ({data[:16].hex()}); restore a backup")
+    return offset
 
 
 def swept(reader: Reader, topic: str) -> Swept:
