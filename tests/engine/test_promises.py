@@ -118,6 +118,24 @@ async def test_no_timer_fires_early() -> None:
         assert [ms for ms, at in sorted(woke.items()) if at - began < ms / 1000 - 1e-6] == []
 
 
+async def test_a_timer_of_a_lost_life_does_not_fire_for_the_run_that_was_loaded_anew() -> None:
+    """Its partition was lost and taken again: what the same process remembers of the run's earlier life is not due now."""
+
+    @workflow
+    async def sleeps() -> float:
+        began = now()
+        await asyncio.sleep(60)
+        return (now() - began).total_seconds()
+
+    async with TestEngine(workflows=[sleeps]) as engine:
+        run = await engine.start(sleeps)
+        await engine.advance(1)
+        live = next(iter(engine._host.runs.values()))
+        (n,) = live.execution.pending
+        engine._host.timers.add(engine.clock.now() + 2_000_000, live.number, n)
+        assert await run.result() == 60
+
+
 async def test_a_run_that_one_timer_wakes_leaves_the_others_asleep() -> None:
     """A run comes back into memory for the timer that is due; those that are not keep their moment."""
     woke: list[tuple[int, float]] = []

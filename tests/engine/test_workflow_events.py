@@ -12,6 +12,7 @@ import pytest
 from spellwork import Engine, Signal, activity, continue_as_new, workflow
 from spellwork.engine.triggers import Trigger
 from spellwork.errors import DefinitionError, PayloadError, StoreUnavailable, UsageError
+from spellwork.events.durable.keys import event_key, log_key, touched_key
 from spellwork.events.event import Event as Happened
 from spellwork.testing import TestEngine, check_laws
 from spellwork.workflow.events import Event, publish
@@ -325,3 +326,33 @@ def test_two_triggers_that_are_one_are_refused() -> None:
 
     with pytest.raises(DefinitionError, match="two triggers"):
         Engine(triggers=[Trigger("a.*", handles, int), Trigger("a.*", handles)])
+
+
+@pytest.mark.parametrize("events_too", [False, True])
+async def test_a_damaged_counter_of_a_topic_stops_nobody(tmp_path: Path, events_too: bool) -> None:
+    """The rows that count a topic's events are worked out anew from its log: workflows publish there, others receive."""
+
+    @workflow
+    async def places(number: int) -> None:
+        await publish("orders.placed", number)
+
+    @workflow
+    async def receives(count: int) -> list[int]:
+        event = Event("orders.*", int)
+        await event.subscribe()
+        return [(await event.receive()).data for _ in range(count)]
+
+    path = tmp_path / "store.db"
+    async with Engine(f"sqlite:{path}", workflows=[places, receives]) as engine:
+        for number in range(3):
+            await engine.run(places, number)
+    hurt(path, log_key("orders.placed"), touched_key("orders.placed"), *([event_key("orders.placed", 3)] if events_too else ()))
+    async with Engine(f"sqlite:{path}", workflows=[places, receives]) as engine:
+        topic = await engine.topics.stored("orders.placed", type=int)
+        waits = await engine.start(receives, 2)
+        await subscribed(engine, 1)
+        assert (await engine.topics.stats("orders.placed")).newest == 3
+        await engine.run(places, 3)
+        assert await topic.publish(4) == 5
+        assert [event.sequence async for event in topic.read(4, follow=False)] == [4, 5]
+        assert await waits.result(timeout=20) == [3, 4]

@@ -131,11 +131,16 @@ def _read_topic(reader: Any, name: str) -> None:
         lambda: require_kept(reader, name, 1),
         lambda: before_time(reader, name, 1),
         lambda: before_revision(reader, name, 1),
-        lambda: [_read_group(reader, name, group) for group in group_names(reader, name)],
+        lambda: _read_groups(reader, name),
     ]
     for read in reads:
         with contextlib.suppress(SpellworkError):
             read()
+
+
+def _read_groups(reader: Any, name: str) -> None:
+    for group in group_names(reader, name):
+        _read_group(reader, name, group)
 
 
 def _read_group(reader: Any, name: str, group: str) -> None:

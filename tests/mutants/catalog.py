@@ -31,6 +31,22 @@ _RANDOM = "tests/events/test_random.py"
 
 _EFFECTS = (
     Mutant(
+        "merge-without-receipt",
+        "state and topics are what the journals say, each time once",
+        "engine/effects.py",
+        ".require_absent(key).put(key, pack_entry(key, entry))",
+        ".require_absent(key)",
+        "-m spellwork.testing.sim --from 600000 --seeds 400",
+    ),
+    Mutant(
+        "damaged-counter-of-a-log-begins-anew",
+        "damage to one row stops nobody else",
+        "store/committer.py",
+        "                sequence = self._counted(log) + 1\n",
+        "                sequence = 1\n",
+        "tests/engine/test_workflow_events.py -k damaged_counter",
+    ),
+    Mutant(
         "due-timers-beside-a-trial",
         "a run is not quarantined for what another did",
         "engine/alarm.py",
@@ -211,8 +227,13 @@ _ENGINE = (
     ),
     Mutant(
         "due-timers-before-they-are-due", "no timer fires early", "workflow/execution.py",
-        'if p.kind == "timer" and p.due <= now]', 'if p.kind == "timer"]',
+        'if p.kind == "timer" and p.due <= now)', 'if p.kind == "timer")',
         f"{_PROMISES} -k leaves_the_others_asleep",
+    ),
+    Mutant(
+        "timer-of-an-earlier-life-fires", "no timer fires early", "engine/host.py",
+        'pending.kind == "timer" and pending.due == due', 'pending.kind == "timer"',
+        f"{_PROMISES} -k lost_life",
     ),
     Mutant(
         "timer-of-parked-run-not-written", "no timer is lost", "engine/host.py",
@@ -429,7 +450,7 @@ _COMMITS = (
     ),
     Mutant(
         "feed-out-of-order", "watchers see changes in their order", "store/committer.py",
-        'self._overlay[FEED.key(revision.to_bytes(8, "big"))]', 'self._overlay[FEED.key((revision ^ 3).to_bytes(8, "big"))]',
+        'overlay[FEED.key(revision.to_bytes(8, "big"))]', 'overlay[FEED.key((revision ^ 3).to_bytes(8, "big"))]',
         f"{_STORE} -k watchers_see",
     ),
     Mutant(

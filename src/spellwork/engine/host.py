@@ -404,21 +404,21 @@ class Host:
 
     # Timers
 
-    def _wants_timer(self, number: int, n: int) -> bool:
+    def _wants_timer(self, number: int, n: int, due: int) -> bool:
         live = self.runs.get(number)
-        return live is not None and n in live.execution.pending
+        pending = None if live is None or live.dropped else live.execution.pending.get(n)
+        # with its due: a run that was lost and loaded anew may wait at the same command for another moment
+        return pending is not None and pending.kind == "timer" and pending.due == due
 
-    def _fire(self, number: int, n: int) -> None:
-        live = self.runs.get(number)
-        if live is not None and not live.dropped:
-            pending = live.execution.pending.get(n)
-            if pending is not None and pending.kind == "timer":
-                self.append(live, TimerFired(max(self._now(live), pending.due), n, pending.digest))
+    def _fire(self, number: int, n: int, due: int) -> None:
+        if self._wants_timer(number, n, due):
+            live = self.runs[number]
+            self.append(live, TimerFired(max(self._now(live), due), n, live.execution.pending[n].digest))
 
     def fire_due(self, live: LiveRun) -> None:
         """Fire every timer of a run that is due."""
-        for n in live.execution.due_timers(self.clock.now()):
-            self._fire(live.number, n)
+        for due, n in live.execution.due_timers(self.clock.now()):
+            self._fire(live.number, n, due)
 
     def _sweep(self) -> None:
         self.sweep_due()

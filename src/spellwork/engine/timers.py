@@ -11,14 +11,14 @@ from spellwork.clock import MICROSECONDS, Cancellable, Clock
 
 
 class Timers:
-    """Calls `fire(number, n)` for timers in memory, and `sweep()` when a parked run's timer in the store is due."""
+    """Calls `fire(number, n, due)` for timers in memory, and `sweep()` when a parked run's timer in the store is due."""
 
     def __init__(
         self,
         clock: Clock,
-        fire: Callable[[int, int], None],
+        fire: Callable[[int, int, int], None],
         sweep: Callable[[], None],
-        is_wanted: Callable[[int, int], bool],
+        is_wanted: Callable[[int, int, int], bool],
     ):
         self._clock = clock
         self._fire = fire
@@ -40,7 +40,7 @@ class Timers:
         """Timers in memory were cancelled or dropped; they are swept out when they are the majority."""
         self._dead += count
         if self._dead > 1000 and self._dead * 2 > len(self._heap):
-            self._heap = [item for item in self._heap if self._is_wanted(item[1], item[2])]
+            self._heap = [item for item in self._heap if self._is_wanted(item[1], item[2], item[0])]
             heapq.heapify(self._heap)
             self._dead = 0
 
@@ -66,8 +66,8 @@ class Timers:
         self._handle, self._armed_for = None, None
         now = self._clock.now()
         while self._heap and self._heap[0][0] <= now:
-            _, number, n = heapq.heappop(self._heap)
-            self._fire(number, n)
+            due, number, n = heapq.heappop(self._heap)
+            self._fire(number, n, due)
         if self._stored is not None and self._stored <= now:
             self._stored = None
             self._sweep()

@@ -16,6 +16,8 @@ from spellwork.errors import Conflict, Fenced, MergeRefused, RowDamaged, StoreCl
 from spellwork.store.backend import Backend
 from spellwork.store.batch import SEQUENCE_BYTES, Batch, fingerprint
 from spellwork.store.keyspace import FEED, FEED_FLOOR, PARTITIONS, REVISION, WATCHED
+from spellwork.store.logs import last_number
+from spellwork.store.seal import damage
 from spellwork.supervision import attempt
 
 Outcome = int | StoreError
@@ -325,12 +327,28 @@ class _Transaction:
                 raise MergeRefused(f"the merge into {key!r} was refused: {problem}", key=key) from problem
         sequences = []
         for log, value in batch.appends:
-            sequence = int.from_bytes(value_of(log) or b"", "big") + 1
+            try:
+                sequence = int.from_bytes(value_of(log) or b"", "big") + 1
+            except RowDamaged:
+                sequence = self._counted(log) + 1
             rows[log] = number = sequence.to_bytes(SEQUENCE_BYTES, "big")
             rows[log + number] = value
             sequences.append(sequence)
         batch.sequences = sequences
         return rows
+
+    def _counted(self, log: bytes) -> int:
+        """The newest number of a log whose counter is damaged. What this transaction has appended is not there yet, nor need it
+        be: its first append has made the counter whole again.
+        """
+        reader = self._backend.reader()
+        try:
+            number = last_number(reader, log)
+        finally:
+            reader.dispose()
+        if number is None:
+            raise damage(log)
+        return number
 
     def _check(self, batch: Batch) -> None:
         for partition, epoch in batch.epochs:

@@ -509,10 +509,9 @@ class Execution:
             return None
         return min((p.due for p in self.pending.values() if p.kind == "timer"), default=None)
 
-    def due_timers(self, now: int) -> list[int]:
-        """Numbers of the timers that are due, earliest first."""
-        due = [(p.due, n) for n, p in self.pending.items() if p.kind == "timer" and p.due <= now]
-        return [n for _, n in sorted(due)]
+    def due_timers(self, now: int) -> list[tuple[int, int]]:
+        """When and by which command each timer is due that is due now, earliest first."""
+        return sorted((p.due, n) for n, p in self.pending.items() if p.kind == "timer" and p.due <= now)
 
     def open_children(self) -> list[tuple[str, str]]:
         """Id and parent-close policy of each child that has not ended."""

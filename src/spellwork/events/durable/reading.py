@@ -13,6 +13,7 @@ from spellwork.errors import Lagged, RowDamaged, StoreCorrupt
 from spellwork.events.durable.keys import Spaces, event_key, events_after, log_key, names_of, offset_of, row_key, space_range
 from spellwork.events.durable.record import Record, unpack_record
 from spellwork.store import SEQUENCE_BYTES, Reader
+from spellwork.store.logs import last_number
 
 PAGE = 500
 _BEYOND = 1 << 63
@@ -35,8 +36,14 @@ class Swept(msgspec.Struct, frozen=True, array_like=True, tag=1, tag_field="form
 
 
 def head(reader: Reader, topic: str) -> int:
-    """The newest offset of a topic, 0 if it has no events."""
-    data = reader.get(log_key(topic))
+    """The newest offset of a topic, 0 if it has no events. If the row that says so is damaged, the log itself tells."""
+    try:
+        data = reader.get(log_key(topic))
+    except RowDamaged:
+        number = last_number(reader, log_key(topic))
+        if number is None:
+            raise
+        return number
     if data is None:
         return 0
     offset = int.from_bytes(data, "big")
@@ -56,8 +63,22 @@ def swept(reader: Reader, topic: str) -> Swept:
 
 def topics_with_events(reader: Reader) -> dict[str, int]:
     """Each topic that ever had an event, with the revision of its newest."""
-    rows = reader.rows(*space_range(Spaces.TOUCHED))
-    return {topic: version for (topic, group), version in ((names_of(key), version) for key, _, version in rows) if not group}
+    span = space_range(Spaces.TOUCHED)
+    try:
+        found = [(key, version) for key, _, version in reader.rows(*span)]
+    except RowDamaged:
+        found = [(key, _touched(reader, key)) for key, _ in reader.scan(*span, damaged=b"")]
+    return {topic: version for (topic, group), version in ((names_of(key), version) for key, version in found) if not group}
+
+
+def _touched(reader: Reader, key: bytes) -> int:
+    """The version of such a row; a damaged one has lost it, but the topic's newest event has the same."""
+    try:
+        return reader.version(key)
+    except RowDamaged:
+        topic, group = names_of(key)
+        newest = [] if group else page(reader, topic, head(reader, topic) - 1)
+        return newest[-1].revision if newest else 0
 
 
 def page(reader: Reader, topic: str, after: int, limit: int = PAGE) -> list[Found]:

@@ -40,6 +40,7 @@ from spellwork.store import Batch
 from spellwork.store.keyspace import PARTITIONS
 from spellwork.supervision import attempt
 from spellwork.testing import linear
+from spellwork.testing.sim.data import differences
 from spellwork.testing.sim.process import LEASE
 from spellwork.workflow.activity import ActivityContext
 from spellwork.workflow.execution import AFTER_THE_END
@@ -79,6 +80,7 @@ class Witness:
         self._errors = ErrorRegistry()
         self._effects = 0
         self._letters: set[bytes] = set()
+        self._receipts: dict[bytes, str] = {}
 
     # At every commit
 
@@ -98,11 +100,15 @@ class Witness:
                 self._world.letter(key, value)
             elif kind == Keys.TIMERS:
                 self._world.mark("a run with a timer was parked")
+            elif kind == Keys.RECEIPTS:
+                self._receipts[key] = writer
             elif kind == Keys.ACTIVE and value not in (b"", b"\0"):
                 self._world.mark("an active run was recovered")
         for key in deletes:
             if key[0] == Keys.JOURNAL:
                 self._violated(f"{writer} deleted a journal entry {key.hex()}")
+            elif key[0] == Keys.RECEIPTS and self._receipts.pop(key, writer) != writer:
+                self._world.mark("a receipt was found by another process")
 
     def _entry(self, writer: str, key: bytes, frame: bytes, fresh: dict[bytes, bytes]) -> None:
         number, position = int.from_bytes(key[1:9], "big"), int.from_bytes(key[9:13], "big")
@@ -246,6 +252,9 @@ class Witness:
             )
             if error is not None:
                 self._violated(f"run {row.id} does not replay: {error}")
+
+        for difference in differences(self._world.disk.reader, (journal.entries for journal in self.journals.values())):
+            self._violated(difference)
 
     def linearizable(self) -> None:
         """What clients were told about runs by their ids has an explanation as one thing after the other."""

@@ -29,13 +29,13 @@ OFTEN = frozenset({
     "fault slow", "fault isolate", "fault freeze", "fault clock", "fault evict", "fault power",
     "entry AttemptFailed", "entry StepFailed", "entry TimerFired", "entry SignalReceived", "entry SignalSent",
     "entry UpdateAccepted", "entry ChildStarted", "entry ChildEnded", "entry CancelRequested", "entry Cancelled",
-    "entry Continued", "entry Failed", "entry Patched",
+    "entry Continued", "entry Failed", "entry Patched", "entry Performed",
 })  # fmt: skip
 """Branches that a few hundred seeds must have reached."""
 
 RARE = frozenset({
     "an owner that was replaced began an effect", "log: a message for run %s waits: %s",
-    "log: the partitions were not released: %s",
+    "log: the partitions were not released: %s", "a receipt was found by another process",
 })  # fmt: skip
 """Branches that some thousand seeds must have reached as well."""
 

@@ -19,6 +19,7 @@ from spellwork.machine import Assign, Chart, ChartBuilder, Send
 from spellwork.testing import shapes
 from spellwork.testing.chaos import corpus
 from spellwork.testing.linear import History
+from spellwork.testing.sim import data
 from spellwork.workflow import Workflow, workflow
 
 Drive = Callable[[Engine], Awaitable[Any]]
@@ -67,7 +68,11 @@ def mixed(seed: int) -> Workload:
         errands += [_contest(history, f"contested-{rng.randint(0, 1)}", rng.randint(0, 1), i) for i in range(rng.randint(2, 5))]
     if rng.random() < 0.5:
         errands += [_machine(f"machine-{i}", rng.randint(0, 4)) for i in range(rng.randint(1, 3))]
-    return Workload([*corpus.WORKFLOWS, *shapes.WORKFLOWS, contested, *MACHINE.family], errands, history)
+    if rng.random() < 0.4:
+        errands += [_counts(f"counts-{i}", rng.randint(1, 3)) for i in range(rng.randint(1, 3))]
+    if rng.random() < 0.3:
+        errands += [_hears(f"hears-{i}", rng.randint(0, 4)) for i in range(rng.randint(1, 2))]
+    return Workload([*corpus.WORKFLOWS, *shapes.WORKFLOWS, *data.WORKFLOWS, contested, *MACHINE.family], errands, history)
 
 
 @workflow(name="sim.contested")
@@ -111,9 +116,17 @@ def _machine(name: str, hits: int) -> Errand:
     return Errand(name, errand, [list(range(hits)), _TICKS])
 
 
-async def _told(machine: HostedMachine, event: str, data: int, id: str) -> None:
+async def _told(machine: HostedMachine, event: str, number: int, id: str) -> None:
     with contextlib.suppress(RunFinished):  # another process has told it all, and it has ended
-        await machine.send(event, data, id=id)
+        await machine.send(event, number, id=id)
+
+
+def _counts(name: str, times: int) -> Errand:
+    return Errand(name, lambda engine: data.count(engine, name, times), times)
+
+
+def _hears(name: str, times: int) -> Errand:
+    return Errand(name, lambda engine: data.hear(engine, name, times), list(range(times)))
 
 
 def _contest(history: History, run_id: str, number: int, client: int) -> Errand:
