@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from spellwork import Engine, Signal, activity, continue_as_new, workflow
+from spellwork.engine.ownership import partition_of
 from spellwork.engine.triggers import Trigger
 from spellwork.errors import DefinitionError, PayloadError, StoreUnavailable, UsageError
+from spellwork.events.durable import Retention, open_topics
 from spellwork.events.durable.keys import event_key, log_key, touched_key
 from spellwork.events.event import Event as Happened
 from spellwork.testing import TestEngine, check_laws
@@ -356,3 +358,80 @@ async def test_a_damaged_counter_of_a_topic_stops_nobody(tmp_path: Path, events_
         assert await topic.publish(4) == 5
         assert [event.sequence async for event in topic.read(4, follow=False)] == [4, 5]
         assert await waits.result(timeout=20) == [3, 4]
+
+
+async def test_retention_waits_for_runs_that_wait_and_for_triggers(tmp_path: Path) -> None:
+    """What comes while no engine runs is swept only when the runs and triggers have had it; unless the topic says otherwise."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+
+    @workflow
+    async def collects(pattern: str, count: int) -> list[int]:
+        event = Event(pattern, int)
+        return [(await event.receive()).data for _ in range(count)]
+
+    @workflow
+    async def handles(event: Happened[int]) -> int:
+        return event.data
+
+    def engine() -> Engine:
+        return Engine(url, workflows=[collects, handles], triggers=[Trigger("handled.*", handles, int)])
+
+    names = ("waited.for", "handled.here", "lossy.one", "nobody.waits")
+    async with engine() as first:
+        for name in names:
+            topic = await first.topics.topic(name, retention=Retention(count=1, beyond_groups=name == "lossy.one"))
+            await topic.publish(0)
+        await first.start(collects, "waited.*", 3, id="w")
+        await first.start(collects, "lossy.*", 1, id="l")
+        await subscribed(first, 2)
+    async with open_topics(url, sweep_every=None) as topics:
+        for name in names:
+            await (await topics.stored(name)).publish_many([1, 2, 3])
+        await topics.sweep()
+        kept = {name: [event.data async for event in (await topics.stored(name)).read(follow=False)] for name in names}
+        assert kept == {"waited.for": [1, 2, 3], "handled.here": [1, 2, 3], "lossy.one": [3], "nobody.waits": [3]}
+    async with engine() as second:
+        assert await (await second.get("w")).result(timeout=20) == [1, 2, 3]
+        assert await (await second.get("l")).result(timeout=20) == [3]
+        while len(runs := await second.list(workflow="handles", status="completed")) < 4:
+            await asyncio.sleep(0.01)
+        assert len(runs) == 4
+        await second.topics.sweep()
+        assert [event.data async for event in (await second.topics.stored("waited.for")).read(follow=False)] == [3]
+        assert [event.data async for event in (await second.topics.stored("handled.here")).read(follow=False)] == [3]
+
+
+async def test_a_run_whose_partition_nobody_owns_holds_up_no_other(tmp_path: Path) -> None:
+    """What one trigger starts waits for an owner; other triggers and the runs that wait get their events meanwhile."""
+
+    @workflow
+    async def handles(event: Happened[int]) -> int:
+        return event.data
+
+    @workflow
+    async def tends(event: Happened[int]) -> int:
+        return event.data
+
+    @workflow
+    async def waits() -> int:
+        return (await Event("b.*", int).receive()).data
+
+    def placed(prefix: str, partition: int) -> str:
+        return next(name for n in range(100) if partition_of(prefix + (name := f"e{n}"), 2) == partition)
+
+    async with Engine(
+        f"sqlite:{tmp_path / 'store.db'}", workflows=[handles, tends, waits], partitions=2, max_partitions=1,
+        triggers=[Trigger("a.*", handles, int), Trigger("b.*", tends, int)],
+    ) as engine:  # fmt: skip
+        (mine,) = engine._host.partitions
+        assert mine == 0  # the owner of the first partition pulls the triggers
+        await engine.start(waits, id=placed("", 0))
+        await subscribed(engine)
+        await (await engine.topics.topic("a.x", type=int)).publish(1, id=placed("handles:", 1))
+        await asyncio.sleep(0.2)
+        event_id = placed("tends:", 0)
+        await (await engine.topics.topic("b.x", type=int)).publish(2, id=event_id)
+        assert await (await engine.get(placed("", 0))).result(timeout=20) == 2
+        while not await engine.list(workflow="tends", status="completed"):
+            await asyncio.sleep(0.01)
+        assert not await engine.list(workflow="handles")

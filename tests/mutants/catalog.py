@@ -31,6 +31,11 @@ _RANDOM = "tests/events/test_random.py"
 
 _EFFECTS = (
     Mutant(
+        "retention-forgets-who-waits", "no event that a run waits for is missed", "events/durable/sweep.py",
+        "            done = (slowest(reader, topic), brought(reader, topic))\n", "            done = (slowest(reader, topic),)\n",
+        "tests/engine/test_workflow_events.py -k retention_waits",
+    ),
+    Mutant(
         "merge-without-receipt",
         "state and topics are what the journals say, each time once",
         "engine/effects.py",

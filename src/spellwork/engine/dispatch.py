@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from spellwork.engine import messages as m
+from spellwork.engine.follower import Follower
 from spellwork.engine.host import Host
 from spellwork.engine.partition import Partition
 from spellwork.engine.triggers import Trigger
@@ -32,9 +33,8 @@ from spellwork.events.durable.decoded import event_of
 from spellwork.events.durable.keys import matcher
 from spellwork.events.durable.reading import Found
 from spellwork.events.durable.record import pack_record
-from spellwork.events.durable.subscription import _LAST, Cursor, found_after, place
+from spellwork.events.durable.subscription import LAST, Cursor, found_after, place
 from spellwork.events.durable.topics import Topics
-from spellwork.events.durable.watch import Listener
 from spellwork.events.event import Event
 from spellwork.journal.rows import cursor_key, subscription_of, subscription_range, trigger_key
 from spellwork.store import Batch, Reader
@@ -63,7 +63,7 @@ class Plan(msgspec.Struct):
 
 
 class Dispatch:
-    """One task that follows the topics, as soon as somebody here subscribes or an engine has triggers."""
+    """Follows the topics, as soon as somebody here subscribes or an engine has triggers."""
 
     def __init__(
         self,
@@ -80,17 +80,20 @@ class Dispatch:
         self._post = post
         self._start = start
         self._cursors: dict[Partition, Cursor] = {}
-        self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self._awaited: Listener | None = None
-        self._waker: Callable[[], None] = lambda: None
+        # each trigger has its own, since a run that it starts may have to wait for the owner of its partition
+        looks: list[Callable[[], Awaitable[bool | None]]] = [
+            self._dispatch_all,
+            *(functools.partial(self._tried, functools.partial(self._trigger, each)) for each in self._triggers),
+        ]
+        self._followers = [Follower(topics, look, host.broken) for look in looks]  # else no run would get an event any more
 
     async def open(self) -> None:
         """Give each new trigger its place: behind everything that was published up to now."""
         for trigger in self._triggers:
             key = trigger_key(trigger.name)
             if await self._store.get(key) is None:
-                here = Cursor(await self._store.revision(), _LAST)
+                here = Cursor(await self._store.revision(), LAST)
                 try:
                     await self._store.commit(Batch().put(key, bytes(here)).require_absent(key))
                 except StoreError as error:
@@ -100,56 +103,25 @@ class Dispatch:
 
     def wake(self) -> None:
         """There may be something to do: a subscription, or a partition."""
-        if self._closed:
-            return
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="spellwork-dispatch")
-            self._task.add_done_callback(self._ended)
-        self._waker()
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._host.broken(error)  # else no run would get an event any more, and nobody would know
+        if not self._closed:
+            for follower in self._followers:
+                follower.wake()
 
     @property
     def busy(self) -> bool:
         """Whether events may be on their way: all that was committed is not known to be brought."""
-        if self._task is None or self._task.done():
-            return False
-        return self._awaited is None or self._awaited.woken or self._topics.watch.busy
+        awake = [each for each in self._followers if each.is_awake]
+        return any(each.busy for each in awake) or (bool(awake) and self._topics.watch.busy)
 
     async def close(self) -> None:
         """Stop, for good."""
         self._closed = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        for follower in self._followers:
+            await follower.close()
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                with self._topics.watch.listening(lambda _topic, group: not group) as news:
-                    self._waker = news.wake
-                    await self._follow(news)
-            except StoreClosed:
-                return
-            except StoreError as error:  # it has ended what listened
-                log.warning("events are not noticed for now, once more in a second: %s", error)
-                await asyncio.sleep(1)
-
-    async def _follow(self, news: Listener) -> None:
-        while True:
-            news.clear()
-            work = [functools.partial(self._dispatch, partition) for partition in self._host.partitions.values()]
-            work += [functools.partial(self._trigger, trigger) for trigger in self._triggers]
-            more = [await self._tried(each) for each in work]
-            if None in more:
-                await asyncio.sleep(1)
-            elif not any(more):
-                self._awaited = news
-                await news.wait()
-                self._awaited = None
+    async def _dispatch_all(self) -> bool | None:
+        more = [await self._tried(functools.partial(self._dispatch, each)) for each in list(self._host.partitions.values())]
+        return None if None in more else any(more)
 
     async def _tried(self, work: Callable[[], Awaitable[bool]]) -> bool | None:
         """Whether there may be more; None when the store did not let it. The other partitions and triggers go on all the same."""
@@ -258,7 +230,7 @@ def planned(reader: Reader, partition: int, before: Cursor | None) -> Plan | Non
         return None
     stored = reader.get(cursor_key(partition))
     first = min(version for each in subscribed.values() for version, _, _ in each)
-    cursor = max(before or Cursor(), Cursor.of(stored) if stored else Cursor(), Cursor(first, _LAST))
+    cursor = max(before or Cursor(), Cursor.of(stored) if stored else Cursor(), Cursor(first, LAST))
     matchers = {pattern: matcher(pattern) for pattern in subscribed}
     found = found_after(reader, lambda topic: any(wanted(topic) for wanted in matchers.values()), cursor, _PAGE)
     runs: dict[str, Delivery] = {}
@@ -273,4 +245,4 @@ def planned(reader: Reader, partition: int, before: Cursor | None) -> Plan | Non
     if found:
         return Plan(runs, place(found[-1]), len(found) == _PAGE)
     newest = int.from_bytes(reader.get(REVISION) or b"", "big")
-    return Plan(runs, max(cursor, Cursor(newest, _LAST)), False)
+    return Plan(runs, max(cursor, Cursor(newest, LAST)), False)

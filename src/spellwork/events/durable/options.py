@@ -15,7 +15,8 @@ MOST_PARTITIONS = 1024
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
     """How much of a topic is kept: at most `count` events, none older than `age`, at most `bytes` of stored events.
 
-    What a group has not finished yet is kept in any case, unless `beyond_groups`. A `Retention()` without limits keeps everything.
+    What a group has not finished yet, or a run that waits or a trigger was not brought, is kept in any case, unless
+    `beyond_groups`. A `Retention()` without limits keeps everything.
     """
 
     count: int | None = None

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from spellwork.events.durable.topics import Topics
 
 
-_LAST = "\U0010ffff"  # behind the name of every topic
+LAST = "\U0010ffff"
+"""Behind the name of every topic."""
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -64,7 +65,7 @@ def found_after(reader: Reader, wanted: Callable[[str], bool], cursor: Cursor, l
     pages = []
     for topic, newest in topics_with_events(reader).items():
         if newest >= cursor.revision and wanted(topic):
-            after = _offset_behind(reader, topic, cursor)
+            after = offset_behind(reader, topic, cursor)
             pages.append([found for found in _in_order(page(reader, topic, after, limit)) if place(found) > cursor])
     return list(heapq.merge(*pages, key=place))[:limit]
 
@@ -74,7 +75,8 @@ def place(found: Found) -> Cursor:
     return Cursor(found.revision, found.topic, found.offset)
 
 
-def _offset_behind(reader: Reader, topic: str, cursor: Cursor) -> int:
+def offset_behind(reader: Reader, topic: str, cursor: Cursor) -> int:
+    """The last offset of a topic that lies before a cursor."""
     if topic == cursor.topic:
         return cursor.offset
     # of the cursor's own commit, topics up to its own have been handed out, those behind it have not
@@ -113,11 +115,11 @@ def _beginning(reader: Reader, wanted: Callable[[str], bool], start: str | dt.da
     if start == "earliest":
         return Cursor()
     newest = topics_with_events(reader)
-    behind = Cursor(max(newest.values(), default=0), _LAST)
+    behind = Cursor(max(newest.values(), default=0), LAST)
     if start == "latest":
         return behind
     if not isinstance(start, dt.datetime):
         raise DefinitionError(f'events are read from "earliest", "latest", a time or a cursor, not {start!r}')
     time = microseconds_of(start)
     firsts = [page(reader, topic, before_time(reader, topic, time), 1) for topic in newest if wanted(topic)]
-    return min((Cursor(found[0].revision - 1, _LAST) for found in firsts if found), default=behind)
+    return min((Cursor(found[0].revision - 1, LAST) for found in firsts if found), default=behind)

@@ -1,5 +1,5 @@
 """Owns what is deleted in the course of time: events beyond retention, older events of a key, ids whose window is over.
-It must never delete what a group has not finished, unless the topic is declared so.
+It must never delete what a group has not finished, or a run or trigger that waits was not brought, unless the topic is declared so.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from spellwork.events.durable.keys import Spaces, event_key, events_after, offse
 from spellwork.events.durable.options import Options, unpack_options
 from spellwork.events.durable.reading import PAGE, Found, Swept, head, page, swept
 from spellwork.events.durable.rows import pack_row
+from spellwork.events.durable.waiting import brought
 from spellwork.store import SEQUENCE_BYTES, Batch, Reader
 
 if TYPE_CHECKING:
@@ -167,8 +168,11 @@ class Sweeper:
 def _ground(reader: Reader, topic: str) -> _Ground:
     options, key = unpack_options(topic, reader.get(row_key(Spaces.TOPICS, topic))), row_key(Spaces.SWEPT, topic)
     newest = head(reader, topic)
-    finished = None if options.beyond_groups else slowest(reader, topic)
-    return _Ground(options, swept(reader, topic), reader.version(key), newest, newest if finished is None else finished)
+    bound = newest
+    if not options.beyond_groups and (options.limited or options.compact):
+        done = (slowest(reader, topic), brought(reader, topic))
+        bound = min((each for each in done if each is not None), default=newest)
+    return _Ground(options, swept(reader, topic), reader.version(key), newest, bound)
 
 
 def _step(batch: Batch, topic: str, ground: _Ground, state: Swept) -> Batch:
