@@ -26,13 +26,16 @@ _STATE_TESTS = "tests/state"
 _BROADCAST = "tests/events/test_broadcast.py"
 _BUS = "tests/events/test_bus.py"
 _CHANNEL = "tests/events/test_channel.py"
-_FAILURES = "tests/events/test_failures.py"
+_EVENT_FAILURES = "tests/events/test_failures.py"
 _RANDOM = "tests/events/test_random.py"
 
 _EFFECTS = (
     Mutant(
-        "retention-forgets-who-waits", "no event that a run waits for is missed", "events/durable/sweep.py",
-        "            done = (slowest(reader, topic), brought(reader, topic))\n", "            done = (slowest(reader, topic),)\n",
+        "retention-forgets-who-waits",
+        "no event that a run waits for is missed",
+        "events/durable/sweep.py",
+        "        done = (slowest(reader, topic), brought(reader, topic))\n",
+        "        done = (slowest(reader, topic),)\n",
         "tests/engine/test_workflow_events.py -k retention_waits",
     ),
     Mutant(
@@ -753,17 +756,17 @@ _STREAMS = (
     Mutant(
         "source-left-open", "leaving closes everything upstream", "events/source.py",
         "        close = getattr(iterator, \"aclose\", None)\n", "        close = None\n",
-        f"{_FAILURES} -k 'leaving and map'", core=True,
+        f"{_EVENT_FAILURES} -k 'leaving and map'", core=True,
     ),
     Mutant(
         "error-overtakes-items", "an error comes after what came before it", "events/buffer.py",
         "        self._entries.append(_Finished(task))\n", "        self._entries.appendleft(_Finished(task))\n",
-        f"{_FAILURES} -k what_is_held",
+        f"{_EVENT_FAILURES} -k what_is_held",
     ),
     Mutant(
         "read-ahead-without-bound", "a slow consumer holds the source back", "events/buffer.py",
         "        await self._room.acquire()\n", "        await asyncio.sleep(0)\n",
-        f"{_FAILURES} -k holds_the_source",
+        f"{_EVENT_FAILURES} -k holds_the_source",
     ),
     Mutant(
         "batch-waits-for-ever", "a batch is held back no longer than it says", "events/timed.py",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from tests.mutants.catalog import MUTANTS
@@ -20,9 +22,12 @@ def test_every_core_mutant_is_killed() -> None:
 
 
 def test_every_mutant_fits_the_source() -> None:
-    """Each mutant replaces text that stands exactly once, has a name of its own, and leaves a module that compiles."""
+    """Each mutant replaces text that stands exactly once, has a name of its own, leaves a module that compiles, and has its check."""
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 25
     for mutant in MUTANTS:
         text = (ROOT / "src/spellwork" / mutant.file).read_text()
         assert text.count(mutant.old) == 1, f"{mutant.name}: {text.count(mutant.old)}"
         compile(text.replace(mutant.old, mutant.new), mutant.file, "exec")
+        if not mutant.check.startswith("-m "):
+            file = shlex.split(mutant.check)[0].partition("::")[0]
+            assert (ROOT / file).exists(), f"{mutant.name}: there is no {file}"
