@@ -424,6 +424,11 @@ _COMMITS = (
         f"{_STORE} -k requirements",
     ),
     Mutant(
+        "loop-that-never-gives-way", "a loop that never rests starves no commit and no read", "store/patience.py",
+        "                time.sleep(_GAP)\n", "                pass\n",
+        f"{_FAILURES} -k 'never_rests and rocksdb'",
+    ),
+    Mutant(
         "poisoned-handle-used-again", "after a failed sync the handle is not used again", "store/committer.py",
         "            self._backend.reopen()\n", "            pass\n",
         f"{_FAILURES} -k failed_sync",

@@ -17,6 +17,7 @@ from spellwork.store.backend import Backend
 from spellwork.store.batch import SEQUENCE_BYTES, Batch, fingerprint
 from spellwork.store.keyspace import FEED, FEED_FLOOR, PARTITIONS, REVISION, WATCHED
 from spellwork.store.logs import last_number
+from spellwork.store.patience import Patience
 from spellwork.store.seal import damage
 from spellwork.supervision import attempt
 
@@ -70,6 +71,7 @@ class Committer:
         self._synced_at = clock.monotonic()
         self._unsynced = False
         self._closed = False
+        self._patience = Patience(self._loop, lambda: self._writing and not self._closed)
         self._ready: list[Item] = []
         self._ready_rows = 0
         self._writing = False
@@ -149,6 +151,7 @@ class Committer:
 
     def _hand_over(self, items: list[Item]) -> None:
         self._queue.put(items)
+        self._patience.given()
 
     def _run(self) -> None:
         running = True

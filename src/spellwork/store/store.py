@@ -21,6 +21,7 @@ from spellwork.store.durability import Durability
 from spellwork.store.encrypted import EncryptedBackend
 from spellwork.store.keyspace import FEED, FEED_FLOOR, REVISION
 from spellwork.store.memory import MemoryBackend
+from spellwork.store.patience import Patience
 
 T = TypeVar("T")
 # How often other processes are listened for: by an owner for its mail, by a watcher, and by somebody who waits for an answer.
@@ -50,6 +51,8 @@ class Store:
         self._backend = backend
         self._clock = clock
         self._readers: concurrent.futures.ThreadPoolExecutor | None = None
+        self._patience: Patience | None = None
+        self._reading = 0
         self._committer = self._started(probe)
         self._committer.committed = lambda _revision: self._ring(self._listeners, self._watchers)
         self._connection: Any = None
@@ -72,6 +75,7 @@ class Store:
             if not self._backend.inline:
                 self._readers = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="spellwork-reader")
                 self._readers.submit(int)
+                self._patience = Patience(asyncio.get_running_loop(), lambda: self._reading > 0)
         except (RuntimeError, MemoryError) as error:
             if committer is not None:
                 committer.stop()
@@ -132,7 +136,13 @@ class Store:
             reading = asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
         except RuntimeError as error:  # its thread has ended
             raise StoreClosed("the store is closed; open it again") from error
-        return await reading
+        self._reading += 1
+        if self._patience is not None:
+            self._patience.given()
+        try:
+            return await reading
+        finally:
+            self._reading -= 1
 
     def _live_reader(self) -> Reader:
         backend = self._backend
