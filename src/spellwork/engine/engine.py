@@ -343,8 +343,12 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way but waiting."""
+        return not self._host.steps.busy and self._settled
+
+    @property
+    def _settled(self) -> bool:
         events = self._dispatch is not None and self._dispatch.busy
-        return not (self._host.busy or self._host.store.pending or events)
+        return not (self._host.unsettled or self._host.store.pending or events)
 
     @property
     def owned(self) -> int:

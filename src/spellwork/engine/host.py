@@ -139,9 +139,12 @@ class Host:
     @property
     def busy(self) -> bool:
         """Whether anything is under way that will change the state without a timer or a message."""
-        return bool(self.steps.busy or self._tasks or self._loading) or any(
-            live.unacked or live.held for live in self.runs.values()
-        )
+        return self.steps.busy or self.unsettled
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether anything but activities is under way."""
+        return bool(self._tasks or self._loading) or any(live.unacked or live.held for live in self.runs.values())
 
     # Entries
 

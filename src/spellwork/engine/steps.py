@@ -133,6 +133,12 @@ class Steps:
         """Whether an activity is under way; one that waits for its retry is not."""
         return any(step.retry_handle is None for step in self._running)
 
+    @property
+    def on_the_loop(self) -> bool:
+        """Whether all activities under way run on the event loop."""
+        running = (step.command.activity for step in self._running if step.retry_handle is None)
+        return all(each.executor == "async" or each.name in self.fakes for each in running)
+
     def start(self, live: LiveRun, command: RunStep) -> None:
         """Begin the next attempt of a step, now or when its retry is due."""
         pending = live.execution.pending.get(command.n)

@@ -13,14 +13,16 @@ from spellwork.clock import MICROSECONDS
 from spellwork.engine import Engine
 from spellwork.errors import DefinitionError
 from spellwork.testing.clock import VirtualClock
+from spellwork.testing.stillness import stands_still
 from spellwork.workflow import Activity
 
 
 class TestEngine(Engine):
     """An `Engine` whose time is virtual.
 
-    While something awaits a `result()` and nothing but timers is left, time jumps to the next timer: a sleep of 30 days takes
-    no time. Otherwise it stands still until `advance()`. `fakes` maps activities (or their names) to functions that stand in for
+    While something awaits a `result()` and nothing but timers is left, time jumps to the next timer: a sleep of 30 days takes no
+    time, nor does the timeout of an activity that waits for what never comes (input, a real timer and a thread are waited for).
+    Otherwise it stands still until `advance()`. `fakes` maps activities (or their names) to functions that stand in for
     them; their results are encoded and decoded like real ones.
     """
 
@@ -46,8 +48,12 @@ class TestEngine(Engine):
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         self._host.steps.fakes = dict(self._fakes)
-        self.clock.may_jump = lambda: self.idle and bool(self._waiting)
+        self.clock.may_jump = lambda: bool(self._waiting) and (self.idle or self._is_stuck())
         return self
+
+    def _is_stuck(self) -> bool:
+        """Whether activities are under way that only time can end."""
+        return self._settled and self._host.steps.on_the_loop and stands_still(asyncio.get_running_loop())
 
     async def advance(self, by: float | dt.timedelta) -> None:
         """Move time forward by seconds (or a timedelta), and let everything that becomes due happen."""
