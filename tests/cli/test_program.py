@@ -146,3 +146,9 @@ def test_reading_verbs_start_without_rich_or_other_verbs(write, spellwork, folde
         "('spellwork.cli.worker', 'spellwork.cli.run', 'spellwork.bench', 'spellwork.demo')])"
     )
     assert python(code) == []
+
+
+def test_the_package_can_be_run_as_a_module():
+    """`python -m spellwork` is the command."""
+    done = subprocess.run([sys.executable, "-m", "spellwork", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("spellwork, version")
