@@ -127,7 +127,8 @@ def _row(figure: Figure) -> tuple[str, ...]:
         return (figure.trial, "skipped", f"0/{figure.wanted:,}", "", "", str(figure.seed), figure.law, f"missing: {figure.skipped}")
     facts = ", ".join(f"{name.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
                       for name, value in figure.facts.items())  # fmt: skip
-    result = "broken" if figure.broken else "held" if figure.ok else "nothing ran"
+    held = "held" if figure.count >= figure.wanted else "held so far"
+    result = "broken" if figure.broken else held if figure.ok else "nothing ran"
     faults = f"{figure.count:,}/{figure.wanted:,}"
     return (figure.trial, result, faults, str(len(figure.broken)), f"{figure.seconds:.1f}", str(figure.seed), figure.law, facts)
 

@@ -26,4 +26,6 @@ def run(_place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
         "virtual hours": round(total.virtual_seconds / 3600, 1),
         "branches": len(total.marks),
     }
+    if count >= _RARE_FROM > total.seeds:
+        facts["seeds_too_few_for"] = len(RARE)  # branches that were not asked for
     return Figure("simulation", LAW, seed, count, total.seeds, tuple(broken), facts, round(deadline.spent, 1))
