@@ -27,5 +27,5 @@ def run(_place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
         "branches": len(total.marks),
     }
     if count >= _RARE_FROM > total.seeds:
-        facts["seeds_too_few_for"] = len(RARE)  # branches that were not asked for
+        facts["rare_branches_not_judged"] = len(RARE)
     return Figure("simulation", LAW, seed, count, total.seeds, tuple(broken), facts, round(deadline.spent, 1))
