@@ -425,8 +425,13 @@ _COMMITS = (
     ),
     Mutant(
         "loop-that-never-gives-way", "a loop that never rests starves no commit and no read", "store/patience.py",
-        "                time.sleep(_GAP)\n", "                pass\n",
+        "                self._never.acquire(timeout=_GAP)", "                pass",
         f"{_FAILURES} -k 'never_rests and rocksdb'",
+    ),
+    Mutant(
+        "damaged-salt-ends-the-log", "damaged bytes are refused, named, or change nothing", "store/wal.py",
+        "        if stray is not None and self._is_whole(stray):\n", "        if False:\n",
+        "tests/store/test_damage.py -k salt",
     ),
     Mutant(
         "poisoned-handle-used-again", "after a failed sync the handle is not used again", "store/committer.py",
