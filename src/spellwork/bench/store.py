@@ -164,10 +164,7 @@ def _size(path: Path) -> int:
 
 
 def _batch(pairs: Pairs) -> Batch:
-    batch = Batch()
-    for key, value in pairs:
-        batch.put(key, value)
-    return batch
+    return Batch().put_all(pairs)
 
 
 def _key(number: int) -> bytes:
