@@ -519,6 +519,22 @@ _BACKENDS = (
         "tests/store/test_conformance.py -k 'TestLmdb and order_of_bytes'",
     ),
     Mutant(
+        "lmdb-scan-ends-at-a-long-key", "scans are in the order of keys", "store/longkeys.py",
+        "return found + self._any(txn, place[:direct], end, reverse=False, limit=left)", "return found",
+        "tests/store/test_damage_elsewhere.py -k short_and_long_keys",
+    ),
+    Mutant(
+        "rocksdb-forgets-what-it-wrote", "a transaction reads its own writes", "store/rocksdb.py",
+        "            self._rows.update([(row[0], row) for row in self._newest])\n", "",
+        "tests/store/test_damage_elsewhere.py -k wrote_itself",
+    ),
+    Mutant(
+        "scans-do-not-check-values", "damaged data is detected", "store/seal.py",
+        "            is_as_written = crc(key) == named and crc(value, named ^ (version & low) ^ (version >> 32)) == whole",
+        "            is_as_written = crc(key) == named",
+        "tests/store/test_damage_elsewhere.py -k seal_of_another_length",
+    ),
+    Mutant(
         "rocksdb-view-not-published", "readers see what is committed", "store/rocksdb.py",
         "        self._view = self._viewed()\n        self._lazy = ",
         "        self._lazy = ",
