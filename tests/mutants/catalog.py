@@ -15,6 +15,7 @@ _STORE = "tests/store/test_store.py"
 _FAILURES = "tests/store/test_failures.py"
 _ENCRYPTED = "tests/store/test_encrypted.py"
 _BACKUP = "tests/store/test_backup.py"
+_KILLED_AT_ANY_MOMENT = "tests/sim/test_simulation.py -k killed_at_any_moment"
 _SIM = "-m spellwork.testing.sim --seeds 60 --jobs 1"
 _GROUPS = "tests/events/durable"
 _ASYNCIO = "tests/workflow/test_asyncio.py"
@@ -44,7 +45,44 @@ _EFFECTS = (
         "engine/effects.py",
         ".require_absent(key).put(key, pack_entry(key, entry))",
         ".require_absent(key)",
-        "-m spellwork.testing.sim --from 600000 --seeds 400",
+        _KILLED_AT_ANY_MOMENT,
+    ),
+    Mutant(
+        "place-kept-before-its-events-are-brought",
+        "each event that a run waits for is heard, once",
+        "engine/dispatch.py",
+        "            outcomes = await asyncio.gather(*(self._bring",
+        "            await self._store.commit(Batch().put(cursor_key(partition.index), bytes(plan.cursor)))\n"
+        "            outcomes = await asyncio.gather(*(self._bring",
+        _KILLED_AT_ANY_MOMENT,
+    ),
+    Mutant(
+        "event-brought-again-is-another",
+        "each event that a run waits for is heard, once",
+        "engine/dispatch.py",
+        'f"{found.topic}:{found.offset}:{pattern}")',
+        'f"{found.topic}:{found.offset}:{pattern}:{self._host.clock.now()}")',
+        _KILLED_AT_ANY_MOMENT,
+    ),
+    Mutant(
+        "transaction-commits-whatever-has-changed",
+        "state and topics are what the journals say, each time once",
+        "workflow/state.py",
+        "        batch.versions += own.versions\n        batch.unchanged += own.unchanged\n",
+        "",
+        _KILLED_AT_ANY_MOMENT,
+    ),
+    Mutant(
+        "completion-commits-whatever-has-changed",
+        "state and topics are what the journals say, each time once",
+        "engine/steps.py",
+        "attempt(step.bound.into, Batch())  # it may have lost already, and the activity swallowed that\n"
+        "                if error is None:\n",
+        "attempt(step.bound.into, Batch())\n"
+        "                if error is None:\n"
+        "                    batch.versions.clear()\n"
+        "                    batch.unchanged.clear()\n",
+        _KILLED_AT_ANY_MOMENT,
     ),
     Mutant(
         "damaged-counter-of-a-log-begins-anew",

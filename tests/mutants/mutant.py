@@ -18,6 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _TEST_FAILED = 1
+_TIMEOUT = 150.0
+_FAR_LESS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ def copied(place: Path) -> Path:
     return source
 
 
-def run_check(check: str, source: Path, *, timeout: float = 150.0) -> tuple[int | None, str]:
+def run_check(check: str, source: Path, *, timeout: float = _TIMEOUT) -> tuple[int | None, str]:
     """Run a check against the source in a folder: its exit code (None when it hung) and the end of what it said."""
     nodes = shlex.split(check)
     pytest = [
@@ -87,15 +89,26 @@ def run_check(check: str, source: Path, *, timeout: float = 150.0) -> tuple[int 
     return done.returncode, (done.stdout + done.stderr).strip()[-1500:]
 
 
-def judge(mutant: Mutant) -> Outcome:
-    """Apply a mutant to a copy of the source and run its check."""
+def judge(mutant: Mutant, *, timeout: float = _TIMEOUT) -> Outcome:
+    """Apply a mutant to a copy of the source and run its check.
+
+    A check that hangs has caught its mutant only where it takes far less time without it: on a busy machine each one is slow.
+    """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutant-") as place:
         source = copied(Path(place))
         mutant.apply(source)
-        code, said = run_check(mutant.check, source)
+        code, said = run_check(mutant.check, source, timeout=timeout)
     verdict = "killed" if code in (_TEST_FAILED, None) else "survived" if code == 0 else "invalid"
+    if code is None and not _is_quick(mutant.check, timeout / _FAR_LESS):
+        verdict, said = "invalid", f"it hangs, and without the mutant it takes more than {timeout / _FAR_LESS:.0f} s too"
     return Outcome(mutant, verdict, time.monotonic() - began, said)
+
+
+def _is_quick(check: str, seconds: float) -> bool:
+    with tempfile.TemporaryDirectory(prefix="mutant-") as place:
+        code, _ = run_check(check, copied(Path(place)), timeout=seconds)
+    return code == 0
 
 
 def sound(checks: Iterable[str]) -> dict[str, str]:

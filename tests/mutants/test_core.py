@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from tests.mutants.catalog import MUTANTS
-from tests.mutants.mutant import ROOT, judge_all
+from tests.mutants.mutant import ROOT, Mutant, judge, judge_all
 
 
 @pytest.mark.slow
@@ -31,3 +31,14 @@ def test_every_mutant_fits_the_source() -> None:
         if not mutant.check.startswith("-m "):
             file = shlex.split(mutant.check)[0].partition("::")[0]
             assert (ROOT / file).exists(), f"{mutant.name}: there is no {file}"
+
+
+@pytest.mark.slow
+def test_a_check_that_is_slow_by_itself_catches_no_mutant_by_hanging() -> None:
+    """A hang counts where the check ends soon without the mutant, and not where it would have hung anyway."""
+    hangs = ("MICROSECONDS = 1_000_000\n", "MICROSECONDS = 1_000_000\nwhile True:\n    pass\n")
+    quick = Mutant("quick", "", "clock.py", *hangs, "-m timeit -n 1 -r 1 'import spellwork.clock'")
+    slow = Mutant("slow", "", "clock.py", *hangs, "-m timeit -n 1 -r 1 'import time; time.sleep(60)'")
+    assert judge(quick, timeout=15).verdict == "killed"
+    judged = judge(slow, timeout=3)
+    assert (judged.verdict, "without the mutant" in judged.said) == ("invalid", True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
 from spellwork.engine.ownership import Ownership
 from spellwork.testing.sim import Errand, Fault, Plan, Workload, simulate
+from spellwork.testing.sim.data import WORKFLOWS
 from spellwork.testing.sim.seeds import check, explain
+from spellwork.testing.sim.workload import counting, hearing
 from spellwork.workflow import activity, workflow
 
 
@@ -86,6 +89,22 @@ def test_the_smallest_plan_keeps_only_what_matters(monkeypatch: pytest.MonkeyPat
     account = explain(outcome, lambda _: shouting(["A", "B", "C"]))
     assert "(1 of 3 faults)" in account
     assert "crash" in account.split("what happened last")[0]
+
+
+def test_killed_at_any_moment_a_run_hears_each_event_once_and_data_are_what_the_journals_say() -> None:
+    """One process, killed once, at every other millisecond of what it does: the windows that random plans seldom hit."""
+    reached: Counter[str] = Counter()
+    for at in range(60_000, 180_000, 2_000):
+        for count in (0, 7):
+            plan = Plan(at + count, 1, 0, 1, 1, "full", 256, (Fault(at, "crash", 0, 0.02, count),))
+            outcome = simulate(plan.seed, plan=plan, workload=lambda _: telling())
+            assert outcome.ok, (plan, outcome.broken)
+            reached += outcome.marks
+    assert {"a receipt was found by another process", "a transaction was refused", "an active run was recovered"} <= reached.keys()
+
+
+def telling() -> Workload:
+    return Workload(WORKFLOWS, [hearing("hears", 3), counting("counts-0", 2), counting("counts-1", 2)])
 
 
 async def _nothing() -> None:

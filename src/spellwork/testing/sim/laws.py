@@ -134,6 +134,8 @@ class Witness:
         journal.frames.append(frame)
         journal.entries.append(entry)
         self._world.mark(f"entry {type(entry).__name__}")
+        if isinstance(entry, Performed) and entry.failure is not None:
+            self._world.mark("a transaction was refused")
 
     def _owned(self, writer: str, row: RunRow) -> None:
         claim = self._world.disk.tables.get(partition_key(row.partition))

@@ -29,7 +29,7 @@ OFTEN = frozenset({
     "fault slow", "fault isolate", "fault freeze", "fault clock", "fault evict", "fault power",
     "entry AttemptFailed", "entry StepFailed", "entry TimerFired", "entry SignalReceived", "entry SignalSent",
     "entry UpdateAccepted", "entry ChildStarted", "entry ChildEnded", "entry CancelRequested", "entry Cancelled",
-    "entry Continued", "entry Failed", "entry Patched", "entry Performed",
+    "entry Continued", "entry Failed", "entry Patched", "entry Performed", "a transaction was refused",
 })  # fmt: skip
 """Branches that a few hundred seeds must have reached."""
 

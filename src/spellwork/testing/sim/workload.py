@@ -69,9 +69,9 @@ def mixed(seed: int) -> Workload:
     if rng.random() < 0.5:
         errands += [_machine(f"machine-{i}", rng.randint(0, 4)) for i in range(rng.randint(1, 3))]
     if rng.random() < 0.4:
-        errands += [_counts(f"counts-{i}", rng.randint(1, 3)) for i in range(rng.randint(1, 3))]
+        errands += [counting(f"counts-{i}", rng.randint(1, 3)) for i in range(rng.randint(1, 3))]
     if rng.random() < 0.3:
-        errands += [_hears(f"hears-{i}", rng.randint(0, 4)) for i in range(rng.randint(1, 2))]
+        errands += [hearing(f"hears-{i}", rng.randint(0, 4)) for i in range(rng.randint(1, 2))]
     return Workload([*corpus.WORKFLOWS, *shapes.WORKFLOWS, *data.WORKFLOWS, contested, *MACHINE.family], errands, history)
 
 
@@ -121,11 +121,13 @@ async def _told(machine: HostedMachine, event: str, number: int, id: str) -> Non
         await machine.send(event, number, id=id)
 
 
-def _counts(name: str, times: int) -> Errand:
+def counting(name: str, times: int) -> Errand:
+    """A run that writes state and events in each way there is, so many times."""
     return Errand(name, lambda engine: data.count(engine, name, times), times)
 
 
-def _hears(name: str, times: int) -> Errand:
+def hearing(name: str, times: int) -> Errand:
+    """A run that has another one publish so many events, and hears each of them, once and in order."""
     return Errand(name, lambda engine: data.hear(engine, name, times), list(range(times)))
 
 
