@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,26 @@ def test_command_prints_a_line_a_trial_and_fails_when_a_law_was_broken() -> None
     assert "it did not hold" in done.stdout
     assert "again: spellwork chaos bad --seed 7" in done.stdout
     assert done.return_value == Exit.FAILED
+
+
+def test_trial_that_was_cut_short_gets_the_time_that_others_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It begins anew with more time; the figure that came further is the one that counts, and each trial has one figure."""
+    lives: list[tuple[str, float]] = []
+
+    def run(place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
+        lives.append((place.name, deadline.left))
+        time.sleep(deadline.left + 0.01)
+        return Figure("slow", "it holds", seed, count, count=1 if len(lives) == 1 else 2, seconds=deadline.spent)
+
+    slow, quick = Trial("slow", "nothing", run, 1, 2, 3, 0.2), _trial("quick", count=2)
+    monkeypatch.setattr(command, "TRIALS", (slow, quick))
+    done = CliRunner().invoke(
+        command.chaos, ["--json", "--seed", "7", "--minutes", "0.02", "--keep", str(tmp_path)], standalone_mode=False
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(each["trial"], each["count"]) for each in found] == [("quick", 2), ("slow", 2)]
+    assert [name for name, _ in lives] == ["slow-7", "slow-7-again"]
+    assert lives[1][1] > 2 * lives[0][1]
 
 
 @pytest.mark.usefixtures("trials")

@@ -25,6 +25,7 @@ from spellwork.testing.chaos.trials import TRIALS
 
 _SHORT, _FULL = 10.0, 60.0
 _FULL_TIMES = 6
+_WORTH_IT = 1.2
 _TITLES = ("trial", "result", "faults", "violations", "seconds", "seed", "law", "facts")
 
 
@@ -64,6 +65,7 @@ def chaos(
             if as_json:
                 print_json(_record(figure))
         if not as_json:
+            figures.sort(key=lambda figure: [trial.name for trial in chosen].index(figure.trial))
             _show(figures)
             _explain(figures, chosen, number, full=full)
     return Exit.FAILED if any(figure.broken for figure in figures) else Exit.OK
@@ -107,15 +109,30 @@ def _folder(keep: Path | None, figures: list[Figure]) -> Iterator[Path]:
 
 def _played(trials: list[Trial], place: Path, seed: int, until: Deadline, *, full: bool) -> Iterator[Figure]:
     console = Console(stderr=True)
+    cut_short: list[tuple[Trial, Figure]] = []
+
+    def play(trial: Trial, folder: str, deadline: Deadline) -> Figure:
+        with console.status(f"{trial.name}: {trial.law}, at most {deadline.left:.0f} s"):
+            return trial.run(place / folder, seed, trial.full if full else trial.short, deadline)
+
     # each gets its share of the time that is left, by what it would like to have
     wishes = [trial.seconds * (_FULL_TIMES if full else 1) for trial in trials]
     for index, trial in enumerate(trials):
         share = until.left * wishes[index] / sum(wishes[index:])
         deadline = Deadline(min(share, 1.5 * wishes[index]))
-        count = trial.full if full else trial.short
-        folder = place / f"{trial.name}-{seed}"
-        with console.status(f"{trial.name} ({index + 1} of {len(trials)}): {trial.law}, at most {deadline.left:.0f} s"):
-            yield trial.run(folder, seed, count, deadline)
+        figure = play(trial, f"{trial.name}-{seed}", deadline)
+        if deadline.left or figure.broken or figure.skipped:
+            yield figure
+        else:
+            cut_short.append((trial, figure))
+    # what the others did not need: begun anew with more time, since one figure is of one run
+    for index, (trial, figure) in enumerate(cut_short):
+        deadline = Deadline(until.left / (len(cut_short) - index))
+        if deadline.left > _WORTH_IT * figure.seconds:
+            again = play(trial, f"{trial.name}-{seed}-again", deadline)
+            yield again if again.broken or again.count > figure.count else figure
+        else:
+            yield figure
 
 
 def _show(figures: list[Figure]) -> None:
