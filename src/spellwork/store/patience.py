@@ -5,8 +5,9 @@ It must never stand still for long, nor at all while nothing was given to a thre
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
+
+from spellwork.store.pause import pause
 
 _EVERY = 0.002
 _GAP = 0.0002
@@ -25,8 +26,6 @@ class Patience:
         self._waiting = waiting
         self._given = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._never = threading.Lock()
-        self._never.acquire()
 
     def given(self) -> None:
         """A thread has got something to do."""
@@ -38,5 +37,5 @@ class Patience:
         self._timer = None
         if self._waiting():
             if given == self._given:
-                self._never.acquire(timeout=_GAP)  # not time.sleep, which fails under libfaketime
+                pause(_GAP)
             self._timer = self._loop.call_later(_EVERY, self._look, self._given)

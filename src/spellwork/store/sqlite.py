@@ -25,6 +25,7 @@ from spellwork.errors import (
 from spellwork.store import handles
 from spellwork.store.backend import Row
 from spellwork.store.keyspace import LAZY, REVISION
+from spellwork.store.pause import pause
 from spellwork.store.place import prepare_file
 from spellwork.store.seal import SEAL_BYTES, is_whole, names_its_row, seal_rows, version_of
 from spellwork.store.sealed import SealedReader
@@ -183,7 +184,7 @@ class SqliteBackend:
                 kept, lost = found, log.lost(found)
                 if not lost or self._is_lazy():
                     return
-                time.sleep(0.05)
+                pause(0.05)
             raise StoreCorrupt(
                 f"{log.path}: {lost}; restore a backup, or open the store once with durability='relaxed' to go on without "
                 "what is lost"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 
 from spellwork.errors import StoreUnavailable
+from spellwork.store.pause import pause
 
 if sys.platform == "win32":
     import msvcrt
@@ -70,7 +71,7 @@ class Turn:
             if try_lock(self._handle):
                 unlock(self._handle)
                 return
-            time.sleep(_PAUSE)
+            pause(_PAUSE)
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
@@ -111,7 +112,7 @@ class WriteLock:
         while not try_lock(self._handle):
             if time.monotonic() > deadline:
                 raise _held(what, seconds)
-            time.sleep(_PAUSE)
+            pause(_PAUSE)
 
     def give(self) -> None:
         """Let the next one in."""

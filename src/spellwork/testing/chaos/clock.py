@@ -28,7 +28,7 @@ LAW = "a wall clock that jumps fires no timer early, loses none, and keeps no ow
 YEARS = 10 * 365 * 86_400
 _LIFE = 30.0
 _TICK = 0.1
-_LEASE = 1.5
+_LEASE = 3.0
 _PLACES = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib", "/usr/local/lib", "/usr/lib64")
 
 
