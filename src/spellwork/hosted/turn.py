@@ -176,8 +176,8 @@ class Turns:
                 )
             event = queue.popleft()
             outcome = Step(self._kind.chart, before, self._can_reach).take(event)
-        for kept in before.deferred:
-            self._kind.events.payload(self._codec, kept)  # what could not be stored must not be kept for later
+        for waits in before.deferred:
+            self._kind.events.payload(self._codec, waits)  # what could not be stored must not be kept for later
         kept = None
         if steps:
             context, kept = self._storable(before.context)

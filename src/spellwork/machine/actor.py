@@ -463,7 +463,7 @@ class Actor(Worker):
         return ActorStopped(f"{self.path} has ended or is about to; the message was not handled", actor=self.path)
 
 
-def born(  # noqa: PLR0913 - what both ways of spawning are given
+def born(
     family: Family,
     parent: Actor | None,
     receive: Chart | Receive | None,
