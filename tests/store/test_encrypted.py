@@ -377,6 +377,29 @@ async def test_who_still_seals_with_a_retired_key_is_refused(tmp_path: Path) -> 
     await store.close()
 
 
+async def test_a_key_that_is_gone_never_seals_again(tmp_path: Path) -> None:
+    """A process that knows both keys and still seals with the old one is refused each time, also once the rotation is through."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    late, store = open_store(url, encryption=Encryption(OLD, NEW)), open_store(url, encryption=Encryption(NEW, OLD))
+    await late.commit(Batch().put(key("a"), b"1"))
+    await rotate(store)
+    for _ in range(3):
+        with pytest.raises(KeyRefused, match="was retired by a rotation"):
+            await late.commit(Batch().put(key("b"), b"2"))
+    assert await late.get(key("a")) == b"1"
+    with pytest.raises(KeyRefused, match="was retired by a rotation"):
+        open_store(url, encryption=Encryption(OLD, NEW))
+    await late.close()
+    await rotate(store)
+    assert [(use.id, use.retired, use.rows) for use in await key_uses(store)] == [(Keyring([NEW]).current.hex(), False, 1)]
+    await store.close()
+    with pytest.raises(KeyRefused, match="opens nothing"):
+        open_store(url, encryption=Encryption(OLD))
+    store = open_store(url, encryption=Encryption(NEW))
+    assert await store.scan(*PLAIN.range()) == [(key("a"), b"1")]
+    await store.close()
+
+
 async def test_plain_stores_are_copied_not_converted(tmp_path: Path) -> None:
     """The encrypted copy has the same keys, values and versions, and the plain text is not in it."""
     plain, secret = f"sqlite:{tmp_path / 'plain.db'}", f"sqlite:{tmp_path / 'copy' / 'secret.db'}"
