@@ -818,8 +818,18 @@ _CARE = (
     ),
     Mutant(
         "retired-key-still-seals", "after a rotation nothing is sealed with the old key", "store/encrypted.py",
-        "        if changed:\n", "        if False:\n",
+        "        if changed or not self._judged:\n", "        if not self._judged:\n",
         f"{_ENCRYPTED} -k retired",
+    ),
+    Mutant(
+        "retired-key-refused-once", "a process with a retired key is refused each time", "store/encrypted.py",
+        "        if changed or not self._judged:\n", "        if changed:\n",
+        f"{_ENCRYPTED} -k retired",
+    ),
+    Mutant(
+        "forgotten-key-still-seals", "who slept through a rotation seals nothing with the old key", "store/encrypted.py",
+        "    current = [key for key in every if", "    current = [key for key in keys if",
+        f"{_ENCRYPTED} -k gone",
     ),
     Mutant(
         "increment-by-key-alone", "a chain of backups equals its source", "store/backup/making.py",

@@ -362,16 +362,29 @@ async def test_rotation_goes_on_after_an_interruption_and_beside_writers(tmp_pat
     await store.close()
 
 
-async def test_who_still_seals_with_a_retired_key_is_refused(tmp_path: Path) -> None:
-    """A process that was open with the old key cannot write once a rotation has begun, and what it wrote before was rewritten."""
+@pytest.mark.parametrize("through", [False, True], ids=["retired", "forgotten"])
+@pytest.mark.parametrize("keys", [(OLD,), (OLD, NEW)], ids=["old", "old, new"])
+async def test_who_still_seals_with_a_retired_key_is_refused(tmp_path: Path, keys: tuple[bytes, ...], through: bool) -> None:
+    """A process that was open with the old key cannot write once a rotation has begun, nor once it is through, however often it
+    tries; what it wrote before was rewritten."""
     url = f"sqlite:{tmp_path / 'store.db'}"
-    late = open_store(url, encryption=Encryption(OLD))
+    late = open_store(url, encryption=Encryption(*keys))
     await late.commit(Batch().put(key("a"), b"1"))
     store = open_store(url, encryption=Encryption(NEW, OLD))
-    await rotate(store)
-    with pytest.raises((KeyRefused, KeyMissing)):
-        await late.commit(Batch().put(key("b"), b"2"))
+
+    def interrupt(_rewritten: int) -> None:
+        raise InterruptedError
+
+    if through:
+        await rotate(store)
+    else:
+        with pytest.raises(InterruptedError):
+            await rotate(store, interrupt)
+    for _ in range(3):
+        with pytest.raises((KeyRefused, KeyMissing)):
+            await late.commit(Batch().put(key("b"), b"2"))
     await late.close()
+    await rotate(store)
     assert [use.rows for use in await key_uses(store)] == [1]
     assert await store.get(key("b")) is None
     await store.close()
