@@ -847,6 +847,12 @@ _CARE = (
         f"{_BACKUP} -k restored",
     ),
     Mutant(
+        "store-that-began-meanwhile-overwritten", "a restore never overwrites a store", "store/placing.py",
+        "                _refuse(url, place, replace=replace)  # building takes long: somebody may have begun a store there meanwhile\n",
+        "",
+        f"{_BACKUP} -k begins_while",
+    ),
+    Mutant(
         "causes-not-redacted", "what is redacted is stored nowhere", "journal/failure.py",
         "self.cause.redacted(redaction) if self.cause is not None else None", "self.cause",
         "tests/engine/test_canary.py -k 'redaction_the_canary'",

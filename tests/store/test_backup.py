@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spellwork.errors import BackupDamaged, KeyMissing, RowDamaged, StoreMissing, StoreTooNew, StoreUnavailable
-from spellwork.store import Batch, Encryption, Keyspace, Row, Store, open_store
+from spellwork.store import Batch, Encryption, Keyspace, Row, Store, open_store, turn
 from spellwork.store.backup import Manifest, create_backup, list_backups, restore_backup, verify_backup
 from spellwork.store.backup import blocks as blocks_module
 from spellwork.store.backup import manifest as manifest_module
@@ -348,6 +348,50 @@ async def test_restore_overwrites_nothing_unless_told(tmp_path: Path, backups: P
     for bad in ("memory:", f"sqlite:{tmp_path / 'no' / 'folder.db'}"):
         with pytest.raises(StoreUnavailable):
             restore_backup(backups, bad)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+async def test_a_store_that_begins_while_another_is_restored_there_is_kept(tmp_path: Path, backups: Path, replace: bool) -> None:
+    """Building takes long: what began meanwhile is neither overwritten nor moved away under the hands of who uses it."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    store = open_store("memory:")
+    await backed_up(store, backups)
+    await store.close()
+    begun: list[Store] = []
+
+    def begin(point: str) -> None:
+        if point == "built":
+            begun.append(open_store(url))
+
+    with pytest.raises(StoreUnavailable, match="is in use" if replace else "is there already"):
+        restore_backup(backups, url, replace=replace, probe=begin)
+    await begun[0].commit(Batch().put(key("mine"), b"1"))
+    await begun[0].close()
+    assert [row[0] for row in rows_at(url) if row[0] == key("mine")] == [key("mine")]
+    assert not list(tmp_path.glob("store.db.*"))
+
+
+def test_who_waited_for_a_lock_that_was_removed_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes must not build one store: a lock file that its owner removed in between is another one."""
+    from spellwork.store import durable
+
+    def late(handle: int) -> bool:
+        (tmp_path / "lock").unlink()
+        return turn.try_lock(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "try_lock", late)
+        with pytest.raises(StoreUnavailable, match="another process is testing"), durable.alone(tmp_path / "lock", "testing"):
+            pass
+    with durable.alone(tmp_path / "lock", "testing"):
+        assert (tmp_path / "lock").exists()
+
+
+def test_a_place_that_can_not_be_written_to_is_a_typed_error(tmp_path: Path, backups: Path) -> None:
+    """Names that are too long, and whatever else the system refuses."""
+    asyncio.run(three("memory:", backups))
+    with pytest.raises(StoreUnavailable, match="could not be built"):
+        restore_backup(backups, f"sqlite:{tmp_path / ('x' * 300)}")
 
 
 async def test_what_a_kill_left_beside_the_place_is_moved_aside_too(tmp_path: Path, backups: Path) -> None:

@@ -24,7 +24,7 @@ _SIDES = ("-wal", "-journal", *_HARMLESS)
 def built(url: str, *, replace: bool = False, probe: Callable[[str], None] = lambda _point: None) -> Iterator[Backend]:
     """A new backend, which is at `url` once the block has ended well; otherwise nothing is.
 
-    Raises `StoreUnavailable` if something is there and not to be replaced, or is in use.
+    Raises `StoreUnavailable` if something is there and not to be replaced, or is in use, or the place can't be written to.
     """
     scheme, _, rest = url.partition(":")
     rest, mark, query = rest.partition("?")
@@ -33,27 +33,30 @@ def built(url: str, *, replace: bool = False, probe: Callable[[str], None] = lam
         raise StoreUnavailable(f"{url} keeps nothing; name a file, such as sqlite:restored.db")
     if not place.parent.is_dir():
         raise StoreUnavailable(f"the directory {place.parent} does not exist; create it first")
-    with alone(place.with_name(place.name + _LOCK), f"building {url}"):
-        try:
-            _refuse(url, place, replace=replace)
-            new = place.with_name(place.name + _BUILDING)
-            _remove(new)
-            _, backend = open_backend(f"{scheme}:{new}{mark}{query}")
+    new, lock = place.with_name(place.name + _BUILDING), place.with_name(place.name + _LOCK)
+    try:
+        with alone(lock, f"building {url}"):
             try:
-                yield backend
-            except BaseException:
-                backend.close()
+                _refuse(url, place, replace=replace)
                 _remove(new)
-                raise
-            backend.close()
-            _tidy(new)
-            probe("built")
-            if replace:
-                _move_aside(place, probe)
-            move(new, place)
-            probe("moved")
-        finally:
-            place.with_name(place.name + _LOCK).unlink(missing_ok=True)
+                _, backend = open_backend(f"{scheme}:{new}{mark}{query}")
+                try:
+                    yield backend
+                finally:
+                    backend.close()
+                _tidy(new)
+                probe("built")
+                _refuse(url, place, replace=replace)  # building takes long: somebody may have begun a store there meanwhile
+                if replace:
+                    _move_aside(place, probe)
+                move(new, place)
+                probe("moved")
+            finally:
+                _remove(new)
+                with contextlib.suppress(PermissionError):  # Windows keeps the name of what is open; an empty file does no harm
+                    lock.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"{url} could not be built: {error}") from error
 
 
 def _refuse(url: str, place: Path, *, replace: bool) -> None:
