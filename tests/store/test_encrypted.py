@@ -251,6 +251,17 @@ def test_keys_are_read_when_a_store_is_opened(tmp_path: Path, monkeypatch: pytes
             missing.keyring()
 
 
+def test_an_error_about_keys_holds_none(tmp_path: Path) -> None:
+    """Nor does what caused it: reports of errors show that too."""
+    (tmp_path / "keys").write_bytes(NEW.hex().encode() + b"\xff")
+    with pytest.raises(KeyMissing, match="is no plain text") as caught:
+        Encryption.from_file(tmp_path / "keys").keyring()
+    chain: list[BaseException | None] = [caught.value]
+    while (error := chain[-1]) is not None:
+        chain.append(error.__cause__ or (None if error.__suppress_context__ else error.__context__))
+    assert NEW.hex() not in repr(chain)
+
+
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without cryptography the extra is named."""
     monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)

@@ -157,8 +157,10 @@ def _content(path: str) -> str:
     try:
         with open(path, encoding="ascii") as file:
             return file.read()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise KeyMissing(f"the file of keys {path} cannot be read: {error}") from error
+    except UnicodeDecodeError:  # which holds all that was read
+        raise KeyMissing(f"the file of keys {path} cannot be read: it is no plain text") from None
 
 
 def _several(given: Given | Iterable[Given], source: str) -> list[bytes]:
