@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +21,7 @@ from spellwork.store import Batch, Encryption, Keyspace, Row, Store, open_store,
 from spellwork.store.backup import Manifest, create_backup, list_backups, restore_backup, verify_backup
 from spellwork.store.backup import blocks as blocks_module
 from spellwork.store.backup import manifest as manifest_module
+from spellwork.store.durable import alone
 from spellwork.store.keyspace import BACKEND_ROWS
 from spellwork.store.opening import open_backend
 from spellwork.store.rotation import rotate
@@ -39,15 +41,26 @@ def held(reader) -> list[Row]:
     return [row for row in reader.rows(b"", b"\xff" * 64) if row[0] not in BACKEND_ROWS]
 
 
-def rows_at(url: str) -> list[Row]:
-    """Every row of a store as the medium has it."""
+def looked_at(url: str, look: Callable[[Any], Any]) -> Any:
     _, backend = open_backend(url, create=False)
     reader = backend.reader()
     try:
-        return held(reader)
+        return look(reader)
     finally:
         reader.dispose()
         backend.close()
+
+
+def rows_at(url: str) -> list[Row]:
+    """Every row of a store as the medium has it."""
+    found: list[Row] = looked_at(url, held)
+    return found
+
+
+def own_notes(url: str) -> list[bytes | None]:
+    """What a backend keeps for itself."""
+    found: list[bytes | None] = looked_at(url, lambda reader: [reader.get(row) for row in BACKEND_ROWS])
+    return found
 
 
 async def backed_up(store: Store, place: Path, *, full: bool = False) -> tuple[Manifest, list[Row]]:
@@ -109,6 +122,8 @@ async def test_a_backup_of_any_backend_is_restored_on_any_other(tmp_path: Path, 
         restore_backup(backups, restored, replace=True)
         assert rows_at(restored) == rows
     assert (tmp_path / "restored.replaced-1").exists()
+    open_backend(f"{target}:{tmp_path / 'new'}")[1].close()
+    assert own_notes(restored) == own_notes(f"{target}:{tmp_path / 'new'}")
     store = open_store(restored, encryption=Encryption(OLD))
     assert await store.scan(*PLAIN.range()) == [(key("a"), b"1")]
     assert await store.commit(Batch().put(key("c"), b"4")) > 2
@@ -265,6 +280,37 @@ async def test_a_chain_with_a_hole_is_refused(tmp_path: Path, backups: Path) -> 
         list_backups(tmp_path / "nowhere")
 
 
+async def test_a_backup_under_another_number_is_noticed(tmp_path: Path, backups: Path) -> None:
+    """A link of the chain that was moved behind the others would be taken for the newest."""
+    await three(f"sqlite:{tmp_path / 'store.db'}", backups)
+    second = list_backups(backups)[1]
+    (backups / second.name).rename(backups / second.name.replace("000002", "000004"))
+    with pytest.raises(BackupDamaged, match="belongs in a folder named 000002"):
+        verify_backup(backups)
+    with pytest.raises(BackupDamaged, match="builds on backup 2"):
+        verify_backup(backups, 3)
+
+
+async def test_no_increment_is_built_on_a_damaged_index(tmp_path: Path, backups: Path) -> None:
+    """What it says of rows at its end, too, is compared with its digest; there is no new backup, and a full one can be made."""
+    store = open_store(f"sqlite:{tmp_path / 'store.db'}")
+    await store.commit(Batch().put(key("a"), b"1").put(key("z"), b"1"))
+    first, _ = await backed_up(store, backups)
+    index = backups / first.name / "index"
+    whole = index.read_bytes()
+    await store.commit(Batch().delete(key("z")))
+    second, _ = await backed_up(store, backups)
+    assert second.deleted == 1
+    shutil.rmtree(backups / second.name)
+    for hurt in (whole[:-1] + bytes((whole[-1] ^ 1,)), whole + whole, whole[:-1], b""):
+        index.write_bytes(hurt)
+        with pytest.raises(BackupDamaged, match="index is damaged"):
+            await backed_up(store, backups)
+        assert list_backups(backups) == [first]
+    assert (await backed_up(store, backups, full=True))[0].number == 2
+    await store.close()
+
+
 async def test_newer_backups_are_told_from_damaged_ones(tmp_path: Path, backups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A manifest of a later form asks for a newer Spellwork."""
     store = open_store("memory:")
@@ -316,8 +362,6 @@ async def test_a_damaged_store_is_not_backed_up_silently(tmp_path: Path, backups
 
 async def test_one_backup_at_a_time(tmp_path: Path, backups: Path) -> None:
     """A second process that makes one in the same folder is refused."""
-    from spellwork.store.durable import alone
-
     store = open_store("memory:")
     await backed_up(store, backups)
     with alone(backups / ".lock", "testing"), pytest.raises(StoreUnavailable, match="another process is making a backup"):
@@ -345,6 +389,8 @@ async def test_restore_overwrites_nothing_unless_told(tmp_path: Path, backups: P
         restore_backup(backups, url, replace=True)
         assert rows_at(url) == wanted[2]
         assert rows_at(f"{url}.replaced-{n}") == (later if n == 1 else wanted[2])
+    with alone(tmp_path / "other.db.restore-lock", "testing"), pytest.raises(StoreUnavailable, match="another process is building"):
+        restore_backup(backups, f"sqlite:{tmp_path / 'other.db'}")
     for bad in ("memory:", f"sqlite:{tmp_path / 'no' / 'folder.db'}"):
         with pytest.raises(StoreUnavailable):
             restore_backup(backups, bad)

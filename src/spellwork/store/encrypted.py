@@ -163,7 +163,7 @@ def encrypted(backend: Backend, encryption: Encryption | None) -> Backend:
     """
     reader = backend.reader()
     try:
-        stored, is_new = reader.get(KEYS), reader.get(REVISION) is None
+        stored = reader.get(KEYS)
     finally:
         reader.dispose()
     if encryption is None:
@@ -175,8 +175,6 @@ def encrypted(backend: Backend, encryption: Encryption | None) -> Backend:
     ring = encryption.keyring()
     if stored is not None:
         _judge(ring, stored)
-    elif not is_new:
-        raise _not_encrypted()
     if stored is None or all(key.id != ring.current for key in listed(stored)):
         _enlist(backend, ring)
     return EncryptedBackend(backend, ring)
@@ -199,18 +197,14 @@ def _with_ours(backend: Backend, ring: Keyring) -> list[ListedKey]:
     row = backend.get(KEYS)
     if row is None:
         if backend.get(REVISION) is not None:
-            raise _not_encrypted()  # somebody was quicker, without a key
+            raise NotEncrypted(
+                "the store is not encrypted, and a key was given: nothing was written. Open it without, or make an encrypted copy: "
+                "spellwork key encrypt NEW"
+            )
         return [ListedKey(ring.current, ring.ids[ring.current])]
     _judge(ring, row[0])
     keys = [key for key in listed(row[0]) if key.id != ring.current]
     return [*keys, ListedKey(ring.current, ring.ids[ring.current])]
-
-
-def _not_encrypted() -> NotEncrypted:
-    return NotEncrypted(
-        "the store is not encrypted, and a key was given: nothing was written. Open it without, or make an encrypted copy: "
-        "spellwork key encrypt NEW"
-    )
 
 
 def _judge(ring: Keyring, stored: bytes | None, *, noted: bool = False) -> None:

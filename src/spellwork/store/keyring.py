@@ -84,7 +84,7 @@ class Keyring:
             raise StoreUnavailable("encryption needs the package cryptography: pip install 'spellwork[crypto]'") from error
         self._cipher: Any = AESGCM
         self._invalid = InvalidTag
-        self._by_id = {_tag(key, b"id")[:ID_BYTES]: key for key in reversed(keys)}
+        self._by_id = {_tag(key, b"id")[:ID_BYTES]: key for key in keys}
         if len(self._by_id) != len(set(keys)):
             raise DefinitionError("two keys have the same id; replace one of them by a new one")
         self.current = _tag(keys[0], b"id")[:ID_BYTES]
