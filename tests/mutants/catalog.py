@@ -843,7 +843,7 @@ _CARE = (
     ),
     Mutant(
         "store-in-place-before-it-is-whole", "a kill while restoring leaves nothing or a whole store", "store/placing.py",
-        "            new = place.with_name(place.name + _BUILDING)\n", "            new = place\n",
+        "new, lock = place.with_name(place.name + _BUILDING), ", "new, lock = place, ",
         f"{_BACKUP} -k restored",
     ),
     Mutant(
