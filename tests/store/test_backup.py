@@ -6,6 +6,8 @@ import asyncio
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -16,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spellwork.errors import BackupDamaged, KeyMissing, RowDamaged, StoreMissing, StoreTooNew, StoreUnavailable
+from spellwork.errors import BackupDamaged, KeyMissing, RowDamaged, StoreMissing, StoreTooNew, StoreUnavailable, UsageError
 from spellwork.store import Batch, Encryption, Keyspace, Row, Store, open_store, turn
 from spellwork.store.backup import Manifest, create_backup, list_backups, restore_backup, verify_backup
 from spellwork.store.backup import blocks as blocks_module
@@ -339,6 +341,11 @@ async def test_encrypted_stores_are_backed_up_as_they_are(tmp_path: Path, backup
     with pytest.raises(KeyMissing):
         open_store(restored)
     store = open_store(restored, encryption=Encryption(NEW))
+    with pytest.raises(UsageError, match="raw=True"):
+        await store.examine(lambda reader: create_backup(reader, tmp_path / "plain", created=1))
+    assert not (tmp_path / "plain").exists()
+    await store.close()
+    store = open_store(restored, encryption=Encryption(NEW))
     assert await store.get(key("a")) == b"canary-in-a-backup"
     await store.close()
 
@@ -394,6 +401,30 @@ async def test_restore_overwrites_nothing_unless_told(tmp_path: Path, backups: P
     for bad in ("memory:", f"sqlite:{tmp_path / 'no' / 'folder.db'}"):
         with pytest.raises(StoreUnavailable):
             restore_backup(backups, bad)
+
+
+_RESTORES = "import sys; from spellwork.store.backup import restore_backup; restore_backup(sys.argv[1], sys.argv[2], replace=True)"
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "lmdb", "rocksdb"])
+async def test_a_store_in_use_is_not_replaced(scheme: str, tmp_path: Path, backups: Path) -> None:
+    """By its own process or by another one: whoever goes on writing would write to what was moved aside."""
+    url = f"{scheme}:{tmp_path / 'store'}"
+    store = open_store(url)
+    await store.commit(Batch().put(key("a"), b"1"))
+    await backed_up(store, backups)
+    command = [sys.executable, "-c", _RESTORES, str(backups), url]
+    other = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "is in use; stop what uses it first" in other.stderr
+    with pytest.raises(StoreUnavailable, match="is in use"):
+        restore_backup(backups, url, replace=True)
+    await store.commit(Batch().put(key("b"), b"2"))
+    await store.close()
+    store = open_store(url)
+    assert await store.get(key("b")) == b"2"
+    await store.close()
+    restore_backup(backups, url, replace=True)
+    assert key("b") not in [row[0] for row in rows_at(url)]
 
 
 @pytest.mark.parametrize("replace", [False, True])

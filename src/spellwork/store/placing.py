@@ -5,6 +5,7 @@ It must never overwrite a store: what is replaced is moved aside.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -14,6 +15,7 @@ from spellwork.errors import StoreError, StoreFailed, StoreUnavailable
 from spellwork.store.backend import Backend
 from spellwork.store.durable import alone, move, sync_folder
 from spellwork.store.opening import open_backend
+from spellwork.store.turn import try_record_lock
 
 _BUILDING, _LOCK, _REPLACED = ".building", ".restore-lock", ".replaced-"
 _HARMLESS = ("-shm", "-turn", "-lock", "-writer")
@@ -69,15 +71,17 @@ def _refuse(url: str, place: Path, *, replace: bool) -> None:
 
 
 def _is_used(url: str, place: Path) -> bool:
-    """Whether another process has the store open, as far as its library tells: LMDB does not."""
+    """Whether somebody has the store open."""
     if not url.startswith("sqlite:"):
+        is_lmdb = url.startswith("lmdb:")
         try:
             open_backend(url, create=False)[1].close()
         except StoreUnavailable:
             return True
-        except StoreError:
-            return False  # damaged, so nobody works with it
-        return False
+        except StoreError as error:
+            # LMDB fails so where this process has it open; what is damaged is used by nobody
+            return is_lmdb and isinstance(error, StoreFailed)
+        return is_lmdb and _is_locked(place.with_name(place.name + "-lock"))
     import apsw  # noqa: PLC0415 - a database library
 
     # in this mode SQLite wants the file for itself, which it gets if no other connection is open
@@ -90,6 +94,15 @@ def _is_used(url: str, place: Path) -> bool:
     except apsw.Error:
         return False  # damaged, so nobody works with it
     return False
+
+
+def _is_locked(lock: Path) -> bool:
+    """Whether another process has the LMDB store of this lock file open: each holds a shared lock on its first byte."""
+    handle = os.open(lock, os.O_RDWR)
+    try:
+        return not try_record_lock(handle)
+    finally:
+        os.close(handle)  # this process has no environment open whose own lock would go with it
 
 
 def _sides(place: Path) -> list[Path]:
