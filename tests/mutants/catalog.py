@@ -245,6 +245,11 @@ _ENGINE = (
         f"{_PROMISES} -k lost_life",
     ),
     Mutant(
+        "timer-lost-by-a-clock-set-back", "no timer is lost", "engine/alarm.py",
+        "                self._host.timers.stored(due)  # the clock", "                pass  # the clock",
+        f"{_PROMISES} -k set_back_while",
+    ),
+    Mutant(
         "timer-of-parked-run-not-written", "no timer is lost", "engine/host.py",
         '            batch.put(key, b"")\n', "",
         "tests/engine/test_recovery.py -k timers_due",
