@@ -181,7 +181,8 @@ class Turns:
         kept = None
         if steps:
             context, kept = self._storable(before.context)
-            before = dataclasses.replace(before, context=context)
+            if context is not before.context:
+                before = dataclasses.replace(before, context=context)
         return Turn(before, tuple(wanted), handled, len(steps), tuple(steps), kept)
 
     def _storable(self, context: Any) -> tuple[Any, bytes]:
@@ -220,9 +221,9 @@ class Turns:
     def _prepare_delivery(self, each: action.Deliver, wanted: list[Any]) -> None:
         packed = self._kind.events.pack(self._codec, each.event)
         if each.delay > 0:
-            # as a trim would bring it back
-            waits = dataclasses.replace(each, event=self._kind.events.unpack(self._codec, packed))
-            wanted.append(SetTimer(round(each.delay * MICROSECONDS), waits))
+            if each.event.data is not None:  # as a trim would bring it back
+                each = dataclasses.replace(each, event=self._kind.events.unpack(self._codec, packed))
+            wanted.append(SetTimer(round(each.delay * MICROSECONDS), each))
         else:
             wanted.append(SendOut(str(each.target), each.event, packed, self._kind.events.payload(self._codec, each.event)))
 
