@@ -1,6 +1,7 @@
 """Hosted machines from the command line: with a process that runs them, and without one."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +98,25 @@ def test_without_an_owner_events_wait_and_the_chart_tells(doors, spellwork):
             return [(await engine.machine("door", id).state()).active for id in ("front", "back")]
 
     assert asyncio.run(states()) == [("closed",), ("closed",)]
+
+
+def test_events_are_stored_as_the_codec_says(doors, write, spellwork):
+    """With an owner or without, `--codec` has the rules of redaction; and a store that is encrypted is opened with its key."""
+    write("rules.py", "from spellwork.codec import Redaction\ncodec = Codec(redaction=Redaction(patterns=['canary-[0-9]+']))")
+    sent = spellwork("machine", "send", "back", "unlock", "--data", '{"key": "canary-71"}', "--codec", "rules.py")
+    assert sent.code == 0, sent.err
+    assert [path.name for path in Path().glob("spellwork.db*") if b"canary-71" in path.read_bytes()] == []
+    spellwork("machine", "send", "back", "unlock", "--data", '{"key": "canary-71"}')
+    assert [path.name for path in Path().glob("spellwork.db*") if b"canary-71" in path.read_bytes()]
+
+
+def test_an_encrypted_store_is_opened_with_its_key(doors, spellwork, monkeypatch):
+    """By each verb of machines, as by all others."""
+    monkeypatch.setenv("SPELLWORK_KEY", "07" * 32)
+    assert spellwork("key", "encrypt", "closed.db").code == 0
+    for words in (("ps",), ("show", "front", "--file", "doors.py"), ("send", "front", "close")):
+        done = spellwork("machine", *words, "--store", "closed.db")
+        assert done.code == 0, done.err
 
 
 def test_what_is_no_machine_is_refused(write, spellwork):

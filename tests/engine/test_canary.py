@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from spellwork.codec import Redaction, Secret
 from spellwork.engine.fsck import check
 from spellwork.errors import DefinitionError, PayloadError, RunBlocked, RunFailed, RunTerminated, UpdateRejected
 from spellwork.store import Encryption
+from spellwork.store.backup import create_backup, list_backups
+from spellwork.store.backup.blocks import ROWS, read_blocks
+from spellwork.store.backup.manifest import ROWS_FILE
 from spellwork.workflow import query, update
 
 CANARY = "canary-5e1f77c0"
@@ -96,17 +100,26 @@ def found_in(place: Path) -> list[str]:
     return [path.name for path in place.rglob("*") if path.is_file() and any(form in path.read_bytes() for form in forms)]
 
 
-async def put_everywhere(place: Path, secret: str = CANARY, **options: Any) -> dict[str, Any]:
-    """Arguments, results, attempts, heartbeats, signals, updates, queries, children, errors, reasons, state, log lines."""
+def backed_up(place: Path) -> list[bytes]:
+    """The values in the backup, out of their compressed blocks."""
+    manifest = list_backups(place / "backups")[-1]
+    return [row[1] for row in read_blocks(place / "backups" / manifest.name / ROWS_FILE, manifest.files[ROWS_FILE], ROWS)]
+
+
+async def put_everywhere(place: Path, secret: str = CANARY, scheme: str = "sqlite", **options: Any) -> dict[str, Any]:
+    """Arguments, results, attempts, heartbeats, signals, updates, queries, children, errors, reasons, state, log lines, backups."""
     seen: dict[str, Any] = {}
     log = logging.FileHandler(place / "engine.log")
     logging.getLogger("spellwork").addHandler(log)
     try:
-        async with Engine(f"sqlite:{place / 'store.db'}", workflows=WORKFLOWS, **options) as engine:
+        async with Engine(f"{scheme}:{place / 'store.db'}", workflows=WORKFLOWS, **options) as engine:
             run = await engine.start(everything, secret, {"a": secret, "password": "hunter2-canary"}, secret, id="everything")
             while "echo" not in str(await run.history()) or "ChildEnded" not in {e.kind for e in await run.history()}:
                 await asyncio.sleep(0.01)
-            async with Engine(f"sqlite:{place / 'store.db'}", client=True, **options) as client:  # its mail goes over the disk
+            async with contextlib.AsyncExitStack() as stack:
+                client = engine
+                if scheme == "sqlite":  # its mail goes over the disk
+                    client = await stack.enter_async_context(Engine(f"sqlite:{place / 'store.db'}", client=True, **options))
                 there = await client.get("everything")
                 seen["query"] = await there.query("told")
                 seen["update"] = await there.update("change", secret)
@@ -137,6 +150,7 @@ async def put_everywhere(place: Path, secret: str = CANARY, **options: Any) -> d
                 seen["event"] = [event.data, dict(event.headers or {})]
             seen["files"] = found_in(place)
             assert (await engine.store.examine(check)).findings == []
+            await engine.store.examine(lambda reader: create_backup(reader, place / "backups", created=1), raw=True)
     finally:
         logging.getLogger("spellwork").removeHandler(log)
         log.close()
@@ -148,11 +162,14 @@ async def test_without_care_the_canary_is_found(tmp_path: Path) -> None:
     seen = await put_everywhere(tmp_path)
     assert "store.db-wal" in seen["files"]
     assert found_in(tmp_path)
+    assert any(CANARY.encode() in value for value in backed_up(tmp_path))
 
 
-async def test_with_encryption_the_canary_is_nowhere(tmp_path: Path) -> None:
-    """Not in the database nor in its log, while it runs and afterwards; and everybody gets the true values."""
-    seen = await put_everywhere(tmp_path, encryption=Encryption(KEY))
+@pytest.mark.parametrize("scheme", ["sqlite", "lmdb", "rocksdb"])
+async def test_with_encryption_the_canary_is_nowhere(tmp_path: Path, scheme: str) -> None:
+    """Not in the database nor in its log, while it runs and afterwards, nor in a backup; and everybody gets the true values."""
+    seen = await put_everywhere(tmp_path, scheme=scheme, encryption=Encryption(KEY))
+    assert not any(CANARY.encode() in value for value in backed_up(tmp_path))
     # a file of log lines is the program's own, and takes redaction
     assert set(seen["files"]) | set(found_in(tmp_path)) == {"engine.log"}
     assert seen["result"]["text"] == seen["state"]["text"] == CANARY
@@ -164,7 +181,8 @@ async def test_with_redaction_the_canary_is_nowhere(tmp_path: Path) -> None:
     seen = await put_everywhere(tmp_path, redaction=RULES)
     assert seen["files"] == []
     assert found_in(tmp_path) == []
-    assert not any(b"hunter2" in path.read_bytes() for path in tmp_path.iterdir())
+    assert not any(CANARY.encode() in value or b"hunter2" in value for value in backed_up(tmp_path))
+    assert not any(b"hunter2" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     result = seen["result"]
     assert result == {
         "text": "***", "options": {"a": "***", "password": "***"}, "password": "***", "echo": "*** and ***", "child": "child ***",

@@ -110,6 +110,26 @@ def boss(child: Any) -> Chart:
     return chart.build()
 
 
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_a_child_sent_when_its_state_was_left_is_not_taken(again: bool) -> None:
+    """It is under way in the moment in which the parent goes elsewhere, or begins the same child anew."""
+    child = ChartBuilder("ticker", context=int).initial("on")
+    child.state("on").every("1s", do=[Assign(lambda n: n + 1), Send("tick", data=lambda n: n, target="#_parent")])
+    chart = ChartBuilder("parent", context=list).initial("with")
+    hear = Assign(lambda heard, event: [*heard, event.data])
+    state = chart.state("with").invoke(child.build(), id="t").on("tick", do=hear).on("leave", "without")
+    state.after("3s", "with" if again else "without")
+    chart.state("without").on("tick", do=hear)
+    async with TestEngine(machines=[chart.build()]) as engine:
+        machine = engine.machine("parent", "m")
+        await machine
+        for _ in range(50):
+            await engine.settle()
+            await engine.advance(0.1)
+        assert (await machine.state()).context == ([1, 2, 1, 2] if again else [1, 2])
+        assert all(verdict.ok for verdict in await replays(engine))
+
+
 @pytest.mark.parametrize("inline", [True, False])
 async def test_machines_are_children_of_machines(inline: bool, tmp_path: Path) -> None:
     """A chart that stands in the chart, or one that is registered, by its name; over a restart in the middle."""

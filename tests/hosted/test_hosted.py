@@ -13,6 +13,7 @@ import pytest
 from spellwork import Engine, activity, now, random, sync
 from spellwork.errors import (
     DefinitionError,
+    EndlessStep,
     EventFailed,
     InvalidTransition,
     PayloadError,
@@ -282,6 +283,60 @@ async def test_a_context_that_was_changed_in_place_by_what_then_failed_comes_bac
         assert (await machine.state()).context == {"n": 2}
 
 
+@pytest.mark.parametrize("busy", [False, True])
+async def test_whatever_fails_leaves_the_context_as_the_journal_has_it(busy: bool) -> None:
+    """Also what can't be stored, and while something is under way, so that the machine must stay in memory."""
+
+    def spoil(context: dict[str, Any], how: str) -> dict[str, Any]:
+        context["n"] += 100
+        if how == "raise":
+            raise ValueError("boom")
+        return {**context, "x": object()} if how == "other" else context | {"y": context.setdefault("x", object())}
+
+    def spoilt(how: str) -> Assign:
+        return Assign(lambda context: spoil(context, how))
+
+    chart = ChartBuilder("spoilt", context=lambda: {"n": 0}).initial("a")
+    state = chart.state("a").on("good", do=_more)
+    for how in ("raise", "other", "place"):
+        state.on(how, do=spoilt(how))
+    if busy:
+        state.on_entry(forever)
+    async with TestEngine(machines=[chart.build()]) as engine:
+        machine = engine.machine("spoilt", "m")
+        await machine
+        for count, how in enumerate(("raise", "other", "place"), start=1):
+            bad, good = await asyncio.gather(machine.send(how), machine.ask("good"), return_exceptions=True)
+            assert isinstance(bad, EventFailed if how == "raise" else PayloadError)
+            assert not isinstance(good, BaseException)
+            assert good.context == (await machine.state()).context == {"n": count}
+        assert all(verdict.ok for verdict in await replays(engine))
+        await machine.terminate()
+
+
+@activity
+async def forever() -> None:
+    """Under way until the machine ends."""
+    await asyncio.Event().wait()
+
+
+async def test_a_context_that_is_changed_in_place_must_be_storable_too() -> None:
+    """It is the same object, and not the same value."""
+
+    def spoil(context: dict[str, Any]) -> dict[str, Any]:
+        context["x"] = object()
+        return context
+
+    chart = ChartBuilder("spoilt", context=lambda: {"n": 0}).initial("a")
+    chart.state("a").on("bad", do=Assign(spoil)).on("good", do=_more)
+    async with TestEngine(machines=[chart.build()]) as engine:
+        machine = engine.machine("spoilt", "m")
+        await machine
+        with pytest.raises(PayloadError, match=r"new context cannot be stored: \$\['x'\]"):
+            await machine.send("bad")
+        assert (await machine.ask("good")).context == {"n": 1}
+
+
 _more = Assign(lambda context: {"n": context["n"] + 1})
 
 
@@ -406,6 +461,18 @@ async def test_what_a_machine_publishes_is_there_once_with_its_transition(tmp_pa
     assert [(event.type, event.data) for event in found] == [("shop.sold", 7), ("shop.sold", 7), ("shop.closed", None)]
     assert {event.correlation for event in found} == {"m"}
     assert {event.source for event in found} == {"machine/shop/m"}
+
+
+async def test_a_machine_that_publishes_errors_about_its_publishing_comes_to_an_end() -> None:
+    """A send that can't be published is an error event, and who answers it with such a send goes round in a circle."""
+    chart = ChartBuilder("loop").initial("a")
+    state = chart.state("a").on("go", do=Send("no topic\n", target="#_bus"))
+    state.on("error.execution", do=Send("no topic\n", target="#_bus"))
+    async with asyncio.timeout(20), TestEngine(machines=[chart.build()]) as engine:
+        machine = engine.machine("loop", "m")
+        with pytest.raises(EndlessStep):
+            await machine.send("go")
+        assert (await machine.state()).transitions == 1
 
 
 async def test_an_end_waits_for_its_activities_and_gives_a_result() -> None:

@@ -160,6 +160,24 @@ async def test_a_restart_begins_a_new_life_with_the_same_mailbox():
         assert lives == [["a"], ["b", "c"]]
 
 
+async def test_children_that_the_end_of_a_life_makes_end_with_it():
+    """Whatever is spawned while a life is cleaned up is no part of the next one."""
+    async with system(supervision=Supervision(delay=1)) as (actors, clock):
+        made: list[Any] = []
+
+        def fresh(actor):
+            actor.on_end(lambda: made.append(actor.spawn(print)) if not made else None)
+            return fails_on("bad", [])
+
+        actor = actors.spawn(fresh=fresh)
+        actor.send("bad")
+        await actors.idle()
+        assert (len(made), made[0].running, actor.children) == (1, False, ())
+        clock.advance(1)
+        await actors.idle()
+        assert (actor.alive, actor.children) == (True, ())
+
+
 async def test_back_off_grows_and_gives_up_within_the_window():
     """Restarts wait 1, 2, 4 and 5 seconds; the one after `max_restarts` is escalated; a quiet window forgets."""
     begun: list[Any] = []
@@ -350,6 +368,7 @@ async def test_the_root_may_log_instead(caplog):
         bad.send("bad")
         assert isinstance(await bad.ended(), Boom)
         assert await good.ask("x") == "x"
+        assert not actors._family._escalated, "who has ended must not be kept"
     assert [record.levelname for record in caplog.records if "nothing above it" in record.message] == ["ERROR"]
 
 
@@ -490,6 +509,25 @@ async def test_a_close_that_is_interrupted_leaves_nothing_behind():
         await task
     assert [type(each) for each in await asyncio.gather(*asked, return_exceptions=True)] == [ActorStopped] * 2
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_close_that_was_given_up_can_be_closed_again():
+    """Who waited with a timeout for the end has all actors ended at once, and leaving the system does not wait for them."""
+
+    async def hang(message):
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(5), ActorSystem() as actors:
+        actor = actors.spawn(hang)
+        below = actor.spawn(hang)
+        for each in (actor, below):
+            each.send("x")
+        await rest()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await actors.close()
+        assert (actors.actors, actor.children, below.running) == ((), (), False)
+        await actors.close()
 
 
 async def test_the_error_of_a_body_passes_and_all_ends():

@@ -22,6 +22,7 @@ _ASYNCIO = "tests/workflow/test_asyncio.py"
 _FOUND = "tests/workflow/test_found.py"
 _HOSTED_TESTS = "tests/hosted/test_hosted.py"
 _HOSTED_LAWS = "tests/hosted/test_laws.py"
+_HOSTED_REDACTION = "tests/hosted/test_redaction.py"
 _HOSTED_CHILDREN = "tests/hosted/test_children.py"
 _STATE_TESTS = "tests/state"
 _BROADCAST = "tests/events/test_broadcast.py"
@@ -643,6 +644,38 @@ _HOSTED = (
         f"{_HOSTED_TESTS} -k every_goes_on",
     ),
     Mutant(
+        "left-child-heard",
+        "nothing of a child whose state was left is taken",
+        "hosted/execution.py",
+        "        if self._effects.is_stale(event):\n",
+        "        if False:\n",
+        f"{_HOSTED_CHILDREN} -k left_is_not_taken",
+    ),
+    Mutant(
+        "failed-event-spoils-the-context",
+        "a hosted machine stands where its journal leads, whatever failed in between",
+        "hosted/execution.py",
+        "        if self._kept is not None:  # what failed",
+        "        if False:  # what failed",
+        f"{_HOSTED_TESTS} -k whatever_fails",
+    ),
+    Mutant(
+        "beginning-redacted-as-bytes",
+        "no rule of redaction breaks what a machine is made of",
+        "hosted/type.py",
+        "        found = BeginParameters(",
+        "        found = Parameters(",
+        f"{_HOSTED_REDACTION} -k breaks",
+    ),
+    Mutant(
+        "context-redacted-at-the-trim",
+        "what a machine sees is what is stored",
+        "hosted/turn.py",
+        "shape.annotation is Any and self._codec.redaction is None and is_plain",
+        "shape.annotation is Any and is_plain",
+        f"{_HOSTED_REDACTION} -k guards",
+    ),
+    Mutant(
         "early-stop-forgotten",
         "leaving a state cancels its child, begun or not",
         "hosted/effects.py",
@@ -861,8 +894,18 @@ _CARE = (
     ),
     Mutant(
         "retired-key-still-seals", "after a rotation nothing is sealed with the old key", "store/encrypted.py",
-        "        if changed:\n", "        if False:\n",
+        "        if changed or not self._judged:\n", "        if not self._judged:\n",
         f"{_ENCRYPTED} -k retired",
+    ),
+    Mutant(
+        "retired-key-refused-once", "a process with a retired key is refused each time", "store/encrypted.py",
+        "        if changed or not self._judged:\n", "        if changed:\n",
+        f"{_ENCRYPTED} -k retired",
+    ),
+    Mutant(
+        "forgotten-key-still-seals", "who slept through a rotation seals nothing with the old key", "store/encrypted.py",
+        "    current = [key for key in every if", "    current = [key for key in keys if",
+        f"{_ENCRYPTED} -k gone",
     ),
     Mutant(
         "increment-by-key-alone", "a chain of backups equals its source", "store/backup/making.py",
@@ -876,8 +919,24 @@ _CARE = (
     ),
     Mutant(
         "store-in-place-before-it-is-whole", "a kill while restoring leaves nothing or a whole store", "store/placing.py",
-        "            new = place.with_name(place.name + _BUILDING)\n", "            new = place\n",
+        "new, lock = place.with_name(place.name + _BUILDING), ", "new, lock = place, ",
         f"{_BACKUP} -k restored",
+    ),
+    Mutant(
+        "lmdb-in-use-replaced", "a store in use is not replaced", "store/placing.py",
+        "        return is_lmdb and _is_locked(place.with_name(place.name + \"-lock\"))\n", "        return False\n",
+        f"{_BACKUP} -k in_use",
+    ),
+    Mutant(
+        "backup-of-decrypted-rows", "a backup of an encrypted store is encrypted", "store/backup/making.py",
+        "    if isinstance(reader, EncryptedReader):\n", "    if False:\n",
+        f"{_BACKUP} -k encrypted",
+    ),
+    Mutant(
+        "store-that-began-meanwhile-overwritten", "a restore never overwrites a store", "store/placing.py",
+        "                _refuse(url, place, replace=replace)  # building takes long: somebody may have begun a store there meanwhile\n",
+        "",
+        f"{_BACKUP} -k begins_while",
     ),
     Mutant(
         "causes-not-redacted", "what is redacted is stored nowhere", "journal/failure.py",

@@ -6,20 +6,24 @@ import asyncio
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spellwork.errors import BackupDamaged, KeyMissing, RowDamaged, StoreMissing, StoreTooNew, StoreUnavailable
-from spellwork.store import Batch, Encryption, Keyspace, Row, Store, open_store
+from spellwork.errors import BackupDamaged, KeyMissing, RowDamaged, StoreMissing, StoreTooNew, StoreUnavailable, UsageError
+from spellwork.store import Batch, Encryption, Keyspace, Row, Store, open_store, turn
 from spellwork.store.backup import Manifest, create_backup, list_backups, restore_backup, verify_backup
 from spellwork.store.backup import blocks as blocks_module
 from spellwork.store.backup import manifest as manifest_module
+from spellwork.store.durable import alone
 from spellwork.store.keyspace import BACKEND_ROWS
 from spellwork.store.opening import open_backend
 from spellwork.store.rotation import rotate
@@ -39,15 +43,26 @@ def held(reader) -> list[Row]:
     return [row for row in reader.rows(b"", b"\xff" * 64) if row[0] not in BACKEND_ROWS]
 
 
-def rows_at(url: str) -> list[Row]:
-    """Every row of a store as the medium has it."""
+def looked_at(url: str, look: Callable[[Any], Any]) -> Any:
     _, backend = open_backend(url, create=False)
     reader = backend.reader()
     try:
-        return held(reader)
+        return look(reader)
     finally:
         reader.dispose()
         backend.close()
+
+
+def rows_at(url: str) -> list[Row]:
+    """Every row of a store as the medium has it."""
+    found: list[Row] = looked_at(url, held)
+    return found
+
+
+def own_notes(url: str) -> list[bytes | None]:
+    """What a backend keeps for itself."""
+    found: list[bytes | None] = looked_at(url, lambda reader: [reader.get(row) for row in BACKEND_ROWS])
+    return found
 
 
 async def backed_up(store: Store, place: Path, *, full: bool = False) -> tuple[Manifest, list[Row]]:
@@ -109,6 +124,8 @@ async def test_a_backup_of_any_backend_is_restored_on_any_other(tmp_path: Path, 
         restore_backup(backups, restored, replace=True)
         assert rows_at(restored) == rows
     assert (tmp_path / "restored.replaced-1").exists()
+    open_backend(f"{target}:{tmp_path / 'new'}")[1].close()
+    assert own_notes(restored) == own_notes(f"{target}:{tmp_path / 'new'}")
     store = open_store(restored, encryption=Encryption(OLD))
     assert await store.scan(*PLAIN.range()) == [(key("a"), b"1")]
     assert await store.commit(Batch().put(key("c"), b"4")) > 2
@@ -265,6 +282,37 @@ async def test_a_chain_with_a_hole_is_refused(tmp_path: Path, backups: Path) -> 
         list_backups(tmp_path / "nowhere")
 
 
+async def test_a_backup_under_another_number_is_noticed(tmp_path: Path, backups: Path) -> None:
+    """A link of the chain that was moved behind the others would be taken for the newest."""
+    await three(f"sqlite:{tmp_path / 'store.db'}", backups)
+    second = list_backups(backups)[1]
+    (backups / second.name).rename(backups / second.name.replace("000002", "000004"))
+    with pytest.raises(BackupDamaged, match="belongs in a folder named 000002"):
+        verify_backup(backups)
+    with pytest.raises(BackupDamaged, match="builds on backup 2"):
+        verify_backup(backups, 3)
+
+
+async def test_no_increment_is_built_on_a_damaged_index(tmp_path: Path, backups: Path) -> None:
+    """What it says of rows at its end, too, is compared with its digest; there is no new backup, and a full one can be made."""
+    store = open_store(f"sqlite:{tmp_path / 'store.db'}")
+    await store.commit(Batch().put(key("a"), b"1").put(key("z"), b"1"))
+    first, _ = await backed_up(store, backups)
+    index = backups / first.name / "index"
+    whole = index.read_bytes()
+    await store.commit(Batch().delete(key("z")))
+    second, _ = await backed_up(store, backups)
+    assert second.deleted == 1
+    shutil.rmtree(backups / second.name)
+    for hurt in (whole[:-1] + bytes((whole[-1] ^ 1,)), whole + whole, whole[:-1], b""):
+        index.write_bytes(hurt)
+        with pytest.raises(BackupDamaged, match="index is damaged"):
+            await backed_up(store, backups)
+        assert list_backups(backups) == [first]
+    assert (await backed_up(store, backups, full=True))[0].number == 2
+    await store.close()
+
+
 async def test_newer_backups_are_told_from_damaged_ones(tmp_path: Path, backups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A manifest of a later form asks for a newer Spellwork."""
     store = open_store("memory:")
@@ -293,6 +341,11 @@ async def test_encrypted_stores_are_backed_up_as_they_are(tmp_path: Path, backup
     with pytest.raises(KeyMissing):
         open_store(restored)
     store = open_store(restored, encryption=Encryption(NEW))
+    with pytest.raises(UsageError, match="raw=True"):
+        await store.examine(lambda reader: create_backup(reader, tmp_path / "plain", created=1))
+    assert not (tmp_path / "plain").exists()
+    await store.close()
+    store = open_store(restored, encryption=Encryption(NEW))
     assert await store.get(key("a")) == b"canary-in-a-backup"
     await store.close()
 
@@ -316,8 +369,6 @@ async def test_a_damaged_store_is_not_backed_up_silently(tmp_path: Path, backups
 
 async def test_one_backup_at_a_time(tmp_path: Path, backups: Path) -> None:
     """A second process that makes one in the same folder is refused."""
-    from spellwork.store.durable import alone
-
     store = open_store("memory:")
     await backed_up(store, backups)
     with alone(backups / ".lock", "testing"), pytest.raises(StoreUnavailable, match="another process is making a backup"):
@@ -345,9 +396,79 @@ async def test_restore_overwrites_nothing_unless_told(tmp_path: Path, backups: P
         restore_backup(backups, url, replace=True)
         assert rows_at(url) == wanted[2]
         assert rows_at(f"{url}.replaced-{n}") == (later if n == 1 else wanted[2])
+    with alone(tmp_path / "other.db.restore-lock", "testing"), pytest.raises(StoreUnavailable, match="another process is building"):
+        restore_backup(backups, f"sqlite:{tmp_path / 'other.db'}")
     for bad in ("memory:", f"sqlite:{tmp_path / 'no' / 'folder.db'}"):
         with pytest.raises(StoreUnavailable):
             restore_backup(backups, bad)
+
+
+_RESTORES = "import sys; from spellwork.store.backup import restore_backup; restore_backup(sys.argv[1], sys.argv[2], replace=True)"
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "lmdb", "rocksdb"])
+async def test_a_store_in_use_is_not_replaced(scheme: str, tmp_path: Path, backups: Path) -> None:
+    """By its own process or by another one: whoever goes on writing would write to what was moved aside."""
+    url = f"{scheme}:{tmp_path / 'store'}"
+    store = open_store(url)
+    await store.commit(Batch().put(key("a"), b"1"))
+    await backed_up(store, backups)
+    command = [sys.executable, "-c", _RESTORES, str(backups), url]
+    other = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "is in use; stop what uses it first" in other.stderr
+    with pytest.raises(StoreUnavailable, match="is in use"):
+        restore_backup(backups, url, replace=True)
+    await store.commit(Batch().put(key("b"), b"2"))
+    await store.close()
+    store = open_store(url)
+    assert await store.get(key("b")) == b"2"
+    await store.close()
+    restore_backup(backups, url, replace=True)
+    assert key("b") not in [row[0] for row in rows_at(url)]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+async def test_a_store_that_begins_while_another_is_restored_there_is_kept(tmp_path: Path, backups: Path, replace: bool) -> None:
+    """Building takes long: what began meanwhile is neither overwritten nor moved away under the hands of who uses it."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    store = open_store("memory:")
+    await backed_up(store, backups)
+    await store.close()
+    begun: list[Store] = []
+
+    def begin(point: str) -> None:
+        if point == "built":
+            begun.append(open_store(url))
+
+    with pytest.raises(StoreUnavailable, match="is in use" if replace else "is there already"):
+        restore_backup(backups, url, replace=replace, probe=begin)
+    await begun[0].commit(Batch().put(key("mine"), b"1"))
+    await begun[0].close()
+    assert [row[0] for row in rows_at(url) if row[0] == key("mine")] == [key("mine")]
+    assert not list(tmp_path.glob("store.db.*"))
+
+
+def test_who_waited_for_a_lock_that_was_removed_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes must not build one store: a lock file that its owner removed in between is another one."""
+    from spellwork.store import durable
+
+    def late(handle: int) -> bool:
+        (tmp_path / "lock").unlink()
+        return turn.try_lock(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "try_lock", late)
+        with pytest.raises(StoreUnavailable, match="another process is testing"), durable.alone(tmp_path / "lock", "testing"):
+            pass
+    with durable.alone(tmp_path / "lock", "testing"):
+        assert (tmp_path / "lock").exists()
+
+
+def test_a_place_that_can_not_be_written_to_is_a_typed_error(tmp_path: Path, backups: Path) -> None:
+    """Names that are too long, and whatever else the system refuses."""
+    asyncio.run(three("memory:", backups))
+    with pytest.raises(StoreUnavailable, match="could not be built"):
+        restore_backup(backups, f"sqlite:{tmp_path / ('x' * 300)}")
 
 
 async def test_what_a_kill_left_beside_the_place_is_moved_aside_too(tmp_path: Path, backups: Path) -> None:

@@ -23,9 +23,10 @@ from spellwork.errors import (
     UsageError,
 )
 from spellwork.store import Batch, Encryption, Keyspace, Store, contents, copy_store, open_store
-from spellwork.store.encrypted import EncryptedBackend, encrypted, listed
+from spellwork.store.encrypted import EncryptedBackend, ListedKey, encrypted, listed, pack
 from spellwork.store.keyring import Keyring
-from spellwork.store.keyspace import KEYS, REVISION
+from spellwork.store.keyspace import BACKEND_ROWS, KEYS, REVISION
+from spellwork.store.opening import open_backend
 from spellwork.store.rotation import encrypt_copy, key_uses, rotate
 from spellwork.store.seal import seal
 from spellwork.store.sqlite import SqliteBackend
@@ -133,6 +134,12 @@ async def test_a_store_is_opened_with_its_key_or_not_at_all(tmp_path: Path) -> N
     with pytest.raises(NotEncrypted, match="spellwork key encrypt NEW"):
         open_store(plain, encryption=Encryption(OLD))
     assert everything(tmp_path) == before
+    backend = SqliteBackend(str(tmp_path / "plain.db"))
+    with pytest.raises(NotEncrypted):
+        encrypted(backend, Encryption(OLD))
+    backend.begin(sync=True)  # no transaction was left open
+    backend.rollback()
+    backend.close()
     for url, encryption in ((secret, Encryption(OLD)), (plain, None)):
         store = open_store(url, encryption=encryption)
         assert await store.get(key("a")) == b"1"
@@ -251,6 +258,17 @@ def test_keys_are_read_when_a_store_is_opened(tmp_path: Path, monkeypatch: pytes
             missing.keyring()
 
 
+def test_an_error_about_keys_holds_none(tmp_path: Path) -> None:
+    """Nor does what caused it: reports of errors show that too."""
+    (tmp_path / "keys").write_bytes(NEW.hex().encode() + b"\xff")
+    with pytest.raises(KeyMissing, match="is no plain text") as caught:
+        Encryption.from_file(tmp_path / "keys").keyring()
+    chain: list[BaseException | None] = [caught.value]
+    while (error := chain[-1]) is not None:
+        chain.append(error.__cause__ or (None if error.__suppress_context__ else error.__context__))
+    assert NEW.hex() not in repr(chain)
+
+
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without cryptography the extra is named."""
     monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
@@ -362,19 +380,138 @@ async def test_rotation_goes_on_after_an_interruption_and_beside_writers(tmp_pat
     await store.close()
 
 
-async def test_who_still_seals_with_a_retired_key_is_refused(tmp_path: Path) -> None:
-    """A process that was open with the old key cannot write once a rotation has begun, and what it wrote before was rewritten."""
+@pytest.mark.parametrize("through", [False, True], ids=["retired", "forgotten"])
+@pytest.mark.parametrize("keys", [(OLD,), (OLD, NEW)], ids=["old", "old, new"])
+async def test_who_still_seals_with_a_retired_key_is_refused(tmp_path: Path, keys: tuple[bytes, ...], through: bool) -> None:
+    """A process that was open with the old key cannot write once a rotation has begun, nor once it is through, however often it
+    tries; what it wrote before was rewritten.
+    """
     url = f"sqlite:{tmp_path / 'store.db'}"
-    late = open_store(url, encryption=Encryption(OLD))
+    late = open_store(url, encryption=Encryption(*keys))
     await late.commit(Batch().put(key("a"), b"1"))
     store = open_store(url, encryption=Encryption(NEW, OLD))
-    await rotate(store)
-    with pytest.raises((KeyRefused, KeyMissing)):
-        await late.commit(Batch().put(key("b"), b"2"))
+
+    def interrupt(_rewritten: int) -> None:
+        raise InterruptedError
+
+    if through:
+        await rotate(store)
+    else:
+        with pytest.raises(InterruptedError):
+            await rotate(store, interrupt)
+    for _ in range(3):
+        with pytest.raises((KeyRefused, KeyMissing)):
+            await late.commit(Batch().put(key("b"), b"2"))
     await late.close()
+    await rotate(store)
     assert [use.rows for use in await key_uses(store)] == [1]
     assert await store.get(key("b")) is None
     await store.close()
+
+
+async def test_a_key_that_is_gone_never_seals_again(tmp_path: Path) -> None:
+    """A process that knows both keys and still seals with the old one is refused each time, also once the rotation is through."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    late, store = open_store(url, encryption=Encryption(OLD, NEW)), open_store(url, encryption=Encryption(NEW, OLD))
+    await late.commit(Batch().put(key("a"), b"1"))
+    await rotate(store)
+    for _ in range(3):
+        with pytest.raises(KeyRefused, match="was retired by a rotation"):
+            await late.commit(Batch().put(key("b"), b"2"))
+    assert await late.get(key("a")) == b"1"
+    with pytest.raises(KeyRefused, match="was retired by a rotation"):
+        open_store(url, encryption=Encryption(OLD, NEW))
+    await late.close()
+    await rotate(store)
+    assert [(use.id, use.retired, use.rows) for use in await key_uses(store)] == [(Keyring([NEW]).current.hex(), False, 1)]
+    await store.close()
+    with pytest.raises(KeyRefused, match="opens nothing"):
+        open_store(url, encryption=Encryption(OLD))
+    store = open_store(url, encryption=Encryption(NEW))
+    assert await store.scan(*PLAIN.range()) == [(key("a"), b"1")]
+    await store.close()
+
+
+async def test_a_key_that_is_noted_while_another_one_rotates_is_not_forgotten_before_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody opens the store with a third key between the look at the list and its change: both changes hold."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    await filled(url, 600)
+    store = open_store(url, encryption=Encryption(NEW, OLD, OTHER))
+    read = store.read
+
+    async def slow(look):
+        found = await read(look)
+        monkeypatch.undo()
+        third = open_store(url, encryption=Encryption(OTHER, NEW, OLD))
+        await third.commit(Batch().put(key("third"), b"3"))
+        await third.close()
+        return found
+
+    monkeypatch.setattr(store, "read", slow)
+
+    def interrupt(_rewritten: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        await rotate(store, interrupt)
+    names = {name.hex(): given for given in (OLD, NEW, OTHER) for name in (Encryption(given).keyring().current,)}
+    assert {names[use.id]: (use.retired, use.rows > 0) for use in await key_uses(store)} == {
+        OLD: (True, True), NEW: (False, True), OTHER: (True, True),
+    }  # fmt: skip
+    await rotate(store)
+    await store.close()
+    store = open_store(url, encryption=Encryption(NEW))
+    assert await store.get(key("third")) == b"3"
+    await store.close()
+
+
+@pytest.mark.parametrize("target", ["lmdb", "rocksdb"])
+async def test_what_a_backend_notes_about_itself_is_not_copied(tmp_path: Path, target: str) -> None:
+    """An encrypted copy on another backend says of itself what a new store there says."""
+    plain = open_store(f"rocksdb:{tmp_path / 'plain'}", durability="relaxed")  # which it notes
+    await plain.commit(Batch().put(key("a"), b"1"))
+    await plain.close()
+    encrypt_copy(f"rocksdb:{tmp_path / 'plain'}", f"{target}:{tmp_path / 'copy'}", Encryption(OLD))
+    notes = []
+    for name in ("copy", "new"):
+        _, backend = open_backend(f"{target}:{tmp_path / name}")
+        reader = backend.reader()
+        notes.append([reader.get(row) for row in BACKEND_ROWS])
+        reader.dispose()
+        backend.close()
+    assert notes[0] == notes[1]
+
+
+def test_no_more_openers_are_kept_than_are_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that was opened a million times has as many salts; memory is not for all of them."""
+    from spellwork.store import keyring as module
+
+    monkeypatch.setattr(module, "_DERIVED_KEPT", 4)
+    ring = Encryption(OLD).keyring()
+    sealed = [Encryption(OLD).keyring().seal(b"k", b"%d" % n) for n in range(20)]
+    assert [ring.open(b"k", row) for row in sealed] == [b"%d" % n for n in range(20)]
+    assert len(ring._opened) <= 4
+
+
+def test_keys_of_one_id_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows tell their key by four bytes; of two keys that share them one would open nothing."""
+    from spellwork.store import keyring as module
+
+    monkeypatch.setattr(module, "ID_BYTES", 0)
+    with pytest.raises(DefinitionError, match="the same id"):
+        Encryption(OLD, NEW).keyring()
+    Encryption(OLD, OLD).keyring()
+
+
+async def test_another_key_of_the_same_id_is_a_wrong_one(tmp_path: Path) -> None:
+    """The list of keys holds more of each than its id."""
+    await filled(f"sqlite:{tmp_path / 'store.db'}", 3)
+    mine = Encryption(OLD).keyring().current
+    rewritten(tmp_path / "store.db", lambda rows: {KEYS: pack([ListedKey(mine, b"of another key")])})
+    with pytest.raises(KeyRefused, match="opens nothing"):
+        open_store(f"sqlite:{tmp_path / 'store.db'}", encryption=Encryption(OLD))
 
 
 async def test_plain_stores_are_copied_not_converted(tmp_path: Path) -> None:

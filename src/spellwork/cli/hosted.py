@@ -13,7 +13,8 @@ from spellwork import Codec, Engine, RunInfo, Status
 from spellwork.cli.exits import Unavailable
 from spellwork.cli.given import parse
 from spellwork.cli.messages import NOBODY, SILENT, Delivery
-from spellwork.cli.options import TEXT, common, timeout_option
+from spellwork.cli.opening import codec_of, opened
+from spellwork.cli.options import TEXT, codec_option, common, timeout_option
 from spellwork.cli.output import colour, moment, note, print_json, print_table, run_record, to_json, visible
 from spellwork.cli.owner import answer, find_open_run, find_run, owner_of, post
 from spellwork.cli.source import load_all
@@ -39,16 +40,20 @@ def _name_of(workflow: str) -> str:
 @click.argument("event", type=TEXT)
 @click.option("--data", type=TEXT, metavar="JSON", help="What the event carries; for an event with a class, its fields.")
 @click.option("--event-id", type=TEXT, metavar="ID", help="An event whose id the machine has had already is ignored.")
+@codec_option
 @timeout_option(5)
 @common
-def send(run_id: str, event: str, data: str | None, event_id: str | None, timeout: float, store: str, as_json: bool) -> None:
+def send(
+    run_id: str, event: str, data: str | None, event_id: str | None, codec: str | None, timeout: float, store: str, as_json: bool
+) -> None:
     """Send EVENT to machine ID, and print where it led.
 
     It is durable when this returns. If nobody runs the store, it waits until somebody does.
     """
-    payload = Codec().untyped.encode(None if data is None else parse(data, "--data"))
+    rules = codec_of(codec)
+    payload = rules.untyped.encode(None if data is None else parse(data, "--data"))
     key = event_id or new_id(SystemClock())
-    delivery, state = asyncio.run(_send(store, m.AskSignal(run_id, event, payload, key, answer=True), timeout))
+    delivery, state = asyncio.run(_send(store, m.AskSignal(run_id, event, payload, key, answer=True), timeout, rules))
     if as_json:
         print_json({"id": run_id, "event": event, "sent": delivery, "state": state})
     elif state is None:
@@ -57,11 +62,11 @@ def send(run_id: str, event: str, data: str | None, event_id: str | None, timeou
         click.echo(", ".join(map(visible, state["active"])))
 
 
-async def _send(store: str, message: m.AskSignal, timeout: float) -> tuple[Delivery, dict[str, Any] | None]:
+async def _send(store: str, message: m.AskSignal, timeout: float, codec: Codec) -> tuple[Delivery, dict[str, Any] | None]:
     from spellwork.hosted.questions import plain
     from spellwork.hosted.standing import unpack_standing
 
-    async with Engine(store, client=True, create=False) as engine:
+    async with opened(store, client=True, create=False, codec=codec) as engine:
         row = await find_open_run(engine, message.run_id)
         _name_of(row.workflow)
         silent = m.AskSignal(message.run_id, message.name, message.payload, message.id)
@@ -91,7 +96,7 @@ def ps(name: str | None, status: str | None, limit: int, after: str | None, time
     """List hosted machines, newest first, with their states if somebody runs the store."""
 
     async def work() -> list[tuple[RunInfo, dict[str, Any] | None]]:
-        async with Engine(store, client=True, create=False) as engine:
+        async with opened(store, client=True, create=False) as engine:
             found = await engine.list(status=status, workflow=_STEM + (name or "*"), limit=limit, after=after)
             states = await asyncio.gather(*(_state(engine, info, timeout) for info in found))
             return list(zip(found, states, strict=True))
@@ -160,7 +165,7 @@ def show(run_id: str, files: tuple[str, ...], last: int, timeout: float, store: 
     options = load_all(files).engine_options() if files else {}
 
     async def work() -> tuple[RunInfo, dict[str, Any], list[dict[str, Any]]]:
-        async with Engine(store, client=True, create=False, **options) as engine:
+        async with opened(store, client=True, create=False, **options) as engine:
             row = await find_run(engine, run_id)
             name = _name_of(row.workflow)
             if files:

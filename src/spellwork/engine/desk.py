@@ -21,7 +21,6 @@ from spellwork.engine.live import LiveRun
 from spellwork.engine.partition import Partition
 from spellwork.errors import (
     Conflict,
-    EventFailed,
     InternalError,
     MachineError,
     MigrationMissing,
@@ -253,10 +252,8 @@ class Desk:
             if message.answer:
                 raise RunBlocked(f"run {live.row.id} is blocked: {error}", run_id=live.row.id, reason=str(error)) from error
             raise m.Deferred(f"run {live.row.id} is blocked, the signal waits: {error}") from error
-        except SpellworkError as error:
+        except SpellworkError:
             await self._durable(live)
-            if isinstance(error, EventFailed):
-                self._host.let_go(live)  # whatever the code did to its context before it failed goes, too
             raise
 
     async def _standing_after(self, message: m.AskSignal) -> bytes | None:

@@ -15,6 +15,7 @@ from spellwork.machine.configuration import Configuration
 from spellwork.machine.event import Event
 from spellwork.machine.snapshot import pending_of, restored, snapshot_of
 from spellwork.supervision import attempt
+from spellwork.workflow.parameters import Parameters, pack_call
 
 if TYPE_CHECKING:
     from spellwork.hosted.type import MachineType
@@ -39,6 +40,19 @@ class Begin(msgspec.Struct, frozen=True, array_like=True):
     at: int = 0
     count: int = 0
     left: int = 0
+
+
+class BeginParameters(Parameters):
+    """The argument of a machine's run as it is stored.
+
+    Its parts are payloads already, within the limits and redacted. As mere bytes they must not be redacted again: what seems to
+    match there may reach over the end of a text, and nobody could read what is left.
+    """
+
+    def encode(self, codec: Codec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """The payload of a beginning."""
+        del kwargs
+        return pack_call([codec.pack(args[0])])
 
 
 class Waiting(msgspec.Struct):
@@ -99,7 +113,8 @@ def _stored(kind: "MachineType", codec: Codec, plain: dict[str, Any]) -> bytes:
     whole["context"] = kind.context_shape(codec).encode(plain.get("context"))
     whole["deferred"] = [_bytes(kind, codec, each) for each in plain.get("deferred", ())]
     whole["pending"] = [[_bytes(kind, codec, each[0]), *each[1:]] for each in plain.get("pending", ())]
-    return codec.untyped.encode(whole)
+    # what a user gave has been through redaction above; the rest are names, and bytes that it would break
+    return codec.pack(codec.exact.lower(whole))
 
 
 def _bytes(kind: "MachineType", codec: Codec, plain: dict[str, Any]) -> bytes:

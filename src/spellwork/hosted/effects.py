@@ -17,7 +17,6 @@ from spellwork.hosted.turn import RunActivity, SendOut, SetTimer, StartRun
 from spellwork.hosted.type import BUS, MachineType
 from spellwork.machine import action
 from spellwork.machine.event import Event
-from spellwork.supervision import attempt
 from spellwork.workflow import commands as c
 from spellwork.workflow.pending import Pending
 
@@ -225,10 +224,7 @@ class Effects:
 
         execution, run_id = self._execution, self._execution.started.run_id
         told = Record("", 0, wanted.data, source=f"machine/{execution.chart.name}/{run_id}", correlation=run_id)
-        write, problem = attempt(publication, wanted.event.name, told)
-        if problem is not None:
-            self.arrived(Event("error.execution", str(problem), "platform", sendid=wanted.event.sendid))
-            return
+        write = publication(wanted.event.name, told)
         n, digest = execution.next_number(), execution.codec.digest(write.words)
         answer = Answer(self, None, "error.communication", wanted.event.sendid)
         execution.ask(n, Pending("effect", write.name, digest, answer, None), c.Perform(n, write.name, digest, write))
@@ -287,6 +283,14 @@ class Effects:
         if child is not None:
             codec, events = self._execution.codec, self._execution.type.events
             self._tell(child, SendOut(f"#_{invokeid}", event, events.pack(codec, event), events.payload(codec, event)))
+
+    def is_stale(self, event: Event) -> bool:
+        """Whether it comes from a child whose state was left since: nothing of such a child is taken any more (SCXML, 6.4)."""
+        child = self.children.get(event.invokeid or "")
+        if child is not None:
+            return event.origin not in (None, f"#_scxml_{child.run_id}")
+        children = self._execution.configuration.children
+        return event.invokeid is not None and all(id_ != event.invokeid for id_, _, _ in children)
 
     def can_reach(self, target: str) -> bool:
         """Whether an event to this target would arrive, as far as is known here."""

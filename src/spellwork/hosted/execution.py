@@ -4,6 +4,7 @@ It must never await, log, read time or touch the store.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +47,7 @@ class MachineExecution(Execution):
         self.begin = Begin()
         self.configuration = Configuration(self.chart.table.nowhere)
         self.count = 0
+        self._kept: bytes | None = None
         self.record: list[Transition] = []
         self.recording = False
         self._known = known
@@ -69,8 +71,7 @@ class MachineExecution(Execution):
         if (self._until is None and self._newest is self.type) or not self._leave(entry):
             _DELIVER[type(entry)](self, entry)
             while self._effects.events:
-                event = self._effects.events.pop(0)
-                self._adopt(self._work_out(event.name, self._turns.take, self.configuration, event))
+                self._adopt(self._take(self._effects.events.pop(0)))
         self.position += 1
         if not self.finished:
             self._see_the_end()
@@ -114,6 +115,7 @@ class MachineExecution(Execution):
             self._adopt(self._work_out(None, self._turns.first, begin, entry.run_id))
             return
         self.configuration, waiting = unpack_snapshot(self.type, self.codec, begin.snapshot, begin.at)
+        self._kept = self.type.context_shape(self.codec).encode(self.configuration.context)
         for each in waiting:
             self._effects.set_timer(each.due, each.wanted, each.due - begin.at)
 
@@ -181,7 +183,7 @@ class MachineExecution(Execution):
             self._admit_elsewhere(newest, entry)
             return
         event = self._event_of(entry)
-        turn = self._work_out(event.name, self._turns.take, self.configuration, event)
+        turn = self._take(event)
         if not turn.handled and self.chart.options.strict and entry.name != ENVELOPE:
             raise self.chart.invalid(self.configuration, event.name)
         self._foreseen = (entry, turn)
@@ -194,12 +196,20 @@ class MachineExecution(Execution):
         there.admit(entry)
         there.close()
 
+    def _take(self, event: Event) -> Turn:
+        if self._effects.is_stale(event):
+            return Turn(self.configuration, (), handled=False, macrosteps=0)
+        return self._work_out(event.name, self._turns.take, self.configuration, event)
+
     def _work_out(self, name: str | None, work: Callable[..., Turn], *args: Any) -> Turn:
         self._moment.renew()
         turn, error = attempt(self.loop.enter, work, *args)
         if error is None:
             found: Turn = turn
             return found
+        if self._kept is not None:  # what failed may have changed it in place
+            context = self.type.context_shape(self.codec).decode(self._kept)
+            self.configuration = dataclasses.replace(self.configuration, context=context)
         if isinstance(error, SpellworkError):
             raise error
         raise EventFailed(
@@ -216,6 +226,7 @@ class MachineExecution(Execution):
             ]
         self.count += turn.macrosteps
         self.configuration = turn.configuration
+        self._kept = turn.kept or self._kept
         for wanted in turn.wanted:
             self._effects.perform(wanted)
 

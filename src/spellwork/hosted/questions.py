@@ -25,7 +25,7 @@ def question(machine: MachineExecution, name: str) -> Handler | None:
         return plain_state(machine)
 
     def transitions(limit: int = 20) -> list[dict[str, Any]]:
-        return [plain(each) for each in machine.record[-limit:]]
+        return [plain(each) for each in machine.record[max(0, len(machine.record) - limit) :]]
 
     known: dict[str, Callable[..., Any]] = {STATE: state, TRANSITIONS: transitions}
     found = known.get(name)

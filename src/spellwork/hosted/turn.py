@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from spellwork.codec.exact import is_plain
 from spellwork.errors import EndlessStep, PayloadError, UnknownWorkflow, UsageError
 from spellwork.hosted.begin import MICROSECONDS, Begin
-from spellwork.hosted.type import PREFIX, MachineType
+from spellwork.hosted.type import BUS, PREFIX, MachineType
 from spellwork.machine import action
 from spellwork.machine.configuration import Configuration
 from spellwork.machine.event import Event
 from spellwork.machine.moves import moves_of
 from spellwork.machine.step import Outcome, Step
 from spellwork.machine.table import Node
+from spellwork.supervision import attempt
 from spellwork.workflow.activity import Activity
 from spellwork.workflow.definition import Known, Workflow
 
@@ -73,7 +74,8 @@ class Macrostep(NamedTuple):
 class Turn(NamedTuple):
     """Where the machine stands afterwards and what it asks for, after so many `macrosteps`. `handled` tells of the first event.
 
-    `steps` are those macrosteps; a turn by the short cut has none to show.
+    `steps` are those macrosteps; a turn by the short cut has none to show. `kept` is the stored form of the context, if anything
+    was called that could have changed it.
     """
 
     configuration: Configuration
@@ -81,6 +83,7 @@ class Turn(NamedTuple):
     handled: bool
     macrosteps: int
     steps: tuple[Macrostep, ...] = ()
+    kept: bytes | None = None
 
 
 class Turns:
@@ -141,14 +144,15 @@ class Turns:
                     context = function(context, given)
             for function, seen in wanted:
                 function(seen, given)
-            if context is not before.context:
-                context = self._storable(context)
+            kept = None
+            if pieces:
+                context, kept = self._storable(context)
             after = Configuration(target, context, (), (), before.serial, before.session, before.bound)
-            return Turn(after, (), handled=True, macrosteps=1)
+            return Turn(after, (), handled=True, macrosteps=1, kept=kept)
         return None
 
     def _go_on(self, before: Configuration, event: Event | None, outcome: Outcome) -> Turn:
-        handled, own, first = outcome.handled, f"#_scxml_{before.session}", before.context
+        handled, own = outcome.handled, f"#_scxml_{before.session}"
         queue: deque[Event] = deque()
         wanted: list[Any] = []
         steps: list[Macrostep] = []
@@ -157,8 +161,9 @@ class Turns:
             if outcome.handled:
                 steps.append(Macrostep(event, before.node, outcome))
             for each in outcome.actions:
-                if type(each) is action.Deliver and each.delay <= 0 and each.target in (None, own):
-                    queue.append(each.event)
+                following = _next_event(each, own)
+                if following is not None:
+                    queue.append(following)
                 else:
                     self._prepare(each, wanted)
             before = outcome.configuration
@@ -171,20 +176,23 @@ class Turns:
                 )
             event = queue.popleft()
             outcome = Step(self._kind.chart, before, self._can_reach).take(event)
-        for kept in before.deferred:
-            self._kind.events.payload(self._codec, kept)  # what could not be stored must not be kept for later
-        if before.context is not first:
-            before = dataclasses.replace(before, context=self._storable(before.context))
-        return Turn(before, tuple(wanted), handled, len(steps), tuple(steps))
+        for waits in before.deferred:
+            self._kind.events.payload(self._codec, waits)  # what could not be stored must not be kept for later
+        kept = None
+        if steps:
+            context, kept = self._storable(before.context)
+            if context is not before.context:
+                before = dataclasses.replace(before, context=context)
+        return Turn(before, tuple(wanted), handled, len(steps), tuple(steps), kept)
 
-    def _storable(self, context: Any) -> Any:
-        """The context as it comes back from the store, so that trimming changes nothing."""
+    def _storable(self, context: Any) -> tuple[Any, bytes]:
+        """The context as it comes back from the store, so that trimming changes nothing; and its stored form."""
         shape = self._shape
         try:
             payload = shape.encode(context)
-            if shape.annotation is Any and is_plain(context):
-                return context  # nothing could be different
-            return shape.decode(payload)
+            if shape.annotation is Any and self._codec.redaction is None and is_plain(context):
+                return context, payload  # nothing could be different
+            return shape.decode(payload), payload
         except PayloadError as error:
             raise PayloadError(
                 f"machine {self._kind.chart.name!r}: its new context cannot be stored: {error}", path=error.path
@@ -213,6 +221,8 @@ class Turns:
     def _prepare_delivery(self, each: action.Deliver, wanted: list[Any]) -> None:
         packed = self._kind.events.pack(self._codec, each.event)
         if each.delay > 0:
+            if each.event.data is not None:  # as a trim would bring it back
+                each = dataclasses.replace(each, event=self._kind.events.unpack(self._codec, packed))
             wanted.append(SetTimer(round(each.delay * MICROSECONDS), each))
         else:
             wanted.append(SendOut(str(each.target), each.event, packed, self._kind.events.payload(self._codec, each.event)))
@@ -254,3 +264,17 @@ class Turns:
             if kind:
                 raise
         return self._known.find(name)
+
+
+def _next_event(wanted: Any, own: str) -> Event | None:
+    """The event that the machine takes next because of this: what it sends itself, or the error of what can't be published."""
+    if type(wanted) is not action.Deliver:
+        return None
+    if wanted.delay <= 0 and wanted.target in (None, own):
+        return wanted.event
+    if wanted.target != BUS:
+        return None
+    from spellwork.events.durable.keys import check_name  # noqa: PLC0415 - for machines that publish
+
+    _, problem = attempt(check_name, wanted.event.name)
+    return None if problem is None else Event("error.execution", str(problem), "platform", sendid=wanted.event.sendid)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from spellwork.codec import Codec, Shape
 from spellwork.errors import DefinitionError, UsageError
-from spellwork.hosted.begin import Begin
+from spellwork.hosted.begin import Begin, BeginParameters
 from spellwork.hosted.events import Events
 from spellwork.hosted.structure import structure_of
 from spellwork.machine import Assign, Chart
@@ -129,7 +129,7 @@ class MachineType(Workflow[[Begin], Any]):
     @functools.cached_property
     def parameters(self) -> Parameters:
         """How a run's argument and result are stored."""
-        found = Parameters(self.fn, f"machine {self.chart.name}")
+        found = BeginParameters(self.fn, f"machine {self.chart.name}")
         found.result = self.result
         return found
 

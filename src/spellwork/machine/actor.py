@@ -203,8 +203,7 @@ class Actor(Worker):
             raise self._stopped()
         if self._family is None:
             self._family = Family(self.system, self, self._supervision)
-        stem, recipe = recipe_of(receive, fresh)
-        return born(self._family, self, name or self.system.new_name(stem), recipe, mailbox, supervision)
+        return born(self._family, self, receive, fresh, name, mailbox, supervision)
 
     def monitor(self, other: Actor) -> None:
         """Get a `Down` message when the other has ended, at once if it has already. A restart is no end."""
@@ -312,6 +311,7 @@ class Actor(Worker):
         if self._doing is not None:
             self._doing.cancel()
         self._closing = self._over = True
+        self._siblings.left(self)  # who closes the system again must not wait for it
         self._box.empty(self._stopped)
         self._farewell()
 
@@ -386,12 +386,16 @@ class Actor(Worker):
             await self._look_after(self._life, None)
 
     async def _end_life(self) -> None:
-        if self._family is not None:
-            await self._family.stop()
+        await self._end_children()
         life, self._life = self._life, None
         if life is not None:
             for error in await life.end():
                 log.warning("the end of a life of %s failed: %r", self.path, error, exc_info=error, extra={"actor": self.path})
+            await self._end_children()  # those that the end itself made
+
+    async def _end_children(self) -> None:
+        if self._family is not None:
+            await self._family.stop()
 
     async def _end(self) -> None:
         if self._over:
@@ -403,7 +407,7 @@ class Actor(Worker):
             log.warning("%s ended with %d messages that it had not handled", self.path, lost, extra={"actor": self.path})
         if self._restarts is not None:
             self._restarts.clear()
-        self._siblings.children.pop(self.name, None)
+        self._siblings.left(self)
         for watched in tuple(self._watches or ()):
             self.unmonitor(watched)
         for watcher in tuple(self._watchers or ()):
@@ -460,13 +464,21 @@ class Actor(Worker):
 
 
 def born(
-    family: Family, parent: Actor | None, name: str, recipe: Recipe, mailbox: Mailbox | None, supervision: Supervision | None
+    family: Family,
+    parent: Actor | None,
+    receive: Chart | Receive | None,
+    fresh: Callable[..., Any] | None,
+    name: str | None,
+    mailbox: Mailbox | None,
+    supervision: Supervision | None,
 ) -> Actor:
     """Make an actor of a family and let it begin.
 
     Raises:
-        DefinitionError: the family has one of this name.
+        DefinitionError: the family has one of this name, or it is not said what the actor is made of.
     """
+    stem, recipe = recipe_of(receive, fresh)
+    name = name or family.system.new_name(stem)
     if name in family.children:
         raise DefinitionError(f"{family.children[name].path} is there already; give the actor another name")
     actor = Actor(parent, family, name, recipe, mailbox=mailbox or Mailbox(), supervision=supervision or Supervision())

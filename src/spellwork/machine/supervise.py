@@ -145,6 +145,12 @@ class Family:
             case "resume":
                 child.go_on()
 
+    def left(self, child: Actor) -> None:
+        """A child has ended."""
+        self.children.pop(child.name, None)
+        if child in self._escalated:
+            self._escalated.remove(child)
+
     def resume(self) -> None:
         """The supervisor goes on after what was escalated to it; so do those who escalated."""
         escalated, self._escalated = self._escalated, []

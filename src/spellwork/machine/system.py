@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spellwork.errors import ActorFailed, ActorStopped, DefinitionError, UsageError
 from spellwork.machine.actor import Actor, born
-from spellwork.machine.life import recipe_of
 from spellwork.machine.mailbox import Mailbox
 from spellwork.machine.supervise import Family, Supervision, log
 from spellwork.machine.tasks import LoopTimers
@@ -122,8 +121,7 @@ class ActorSystem:
         if self._closed:
             raise ActorStopped(f"the actors of {self.name!r} have ended", actor=self.name)
         _ = self.loop
-        stem, recipe = recipe_of(receive, fresh)
-        return born(self._family, None, name or self.new_name(stem), recipe, mailbox, supervision)
+        return born(self._family, None, receive, fresh, name, mailbox, supervision)
 
     async def idle(self) -> None:
         """Wait until no message is under way or can be; what waits for a time to come does not count."""

@@ -40,10 +40,14 @@ def move(old: Path, new: Path) -> None:
 
 @contextlib.contextmanager
 def alone(path: Path, what: str) -> Iterator[None]:
-    """Be the only process in this block for the lock file `path`; raises `StoreUnavailable` if another one is."""
+    """Be the only process in this block for the lock file `path`; raises `StoreUnavailable` if another one is.
+
+    Who is in the block may remove the file.
+    """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        if not try_lock(handle):
+        # one that was removed after it was opened here locks out nobody: the next process makes another one
+        if not try_lock(handle) or not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
             raise StoreUnavailable(f"another process is {what}; wait for it, or stop it")
         yield
     finally:

@@ -19,11 +19,14 @@ _PAGE = 500
 
 
 class ListedKey(msgspec.Struct, frozen=True, array_like=True):
-    """A key with which rows of the store are sealed. One that is `retired` seals no more."""
+    """A key with which rows of the store are sealed. One that is `retired` seals no more; one that is `gone` has sealed no row
+    that is left. It stays in the list, so that who still seals with it is refused.
+    """
 
     id: bytes
     check: bytes
     retired: bool = False
+    gone: bool = False
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -93,6 +96,7 @@ class EncryptedBackend:
         self.inner = inner
         self.ring = ring
         self.inline, self.checked = inner.inline, inner.checked
+        self._judged = False
 
     def check(self, after: bytes) -> bytes:
         last = self.inner.check(after)
@@ -101,10 +105,12 @@ class EncryptedBackend:
 
     def begin(self, *, sync: bool) -> tuple[int, bool]:
         revision, changed = self.inner.begin(sync=sync)
-        if changed:
+        if changed or not self._judged:
             # another process may have retired our key: inside this transaction it cannot any more
+            self._judged = False  # that it changed is told once, and a refusal must not be the only one
             row = self.inner.get(KEYS)
-            _judge(self.ring, None if row is None else row[0])
+            _judge(self.ring, None if row is None else row[0], noted=True)
+            self._judged = True
         return revision, changed
 
     def get(self, key: bytes) -> tuple[bytes, int] | None:
@@ -157,20 +163,18 @@ def encrypted(backend: Backend, encryption: Encryption | None) -> Backend:
     """
     reader = backend.reader()
     try:
-        stored, is_new = reader.get(KEYS), reader.get(REVISION) is None
+        stored = reader.get(KEYS)
     finally:
         reader.dispose()
     if encryption is None:
         if stored is not None:
-            names = ", ".join(key.id.hex() for key in listed(stored))
+            names = ", ".join(key.id.hex() for key in listed(stored) if not key.gone)
             raise KeyMissing(f"the store is encrypted (with key {names}), and no key was given: pass encryption=, or set "
                              "SPELLWORK_KEY for the command line", key_id=names)  # fmt: skip
         return backend
     ring = encryption.keyring()
     if stored is not None:
         _judge(ring, stored)
-    elif not is_new:
-        raise _not_encrypted()
     if stored is None or all(key.id != ring.current for key in listed(stored)):
         _enlist(backend, ring)
     return EncryptedBackend(backend, ring)
@@ -193,25 +197,22 @@ def _with_ours(backend: Backend, ring: Keyring) -> list[ListedKey]:
     row = backend.get(KEYS)
     if row is None:
         if backend.get(REVISION) is not None:
-            raise _not_encrypted()  # somebody was quicker, without a key
+            raise NotEncrypted(
+                "the store is not encrypted, and a key was given: nothing was written. Open it without, or make an encrypted copy: "
+                "spellwork key encrypt NEW"
+            )
         return [ListedKey(ring.current, ring.ids[ring.current])]
     _judge(ring, row[0])
     keys = [key for key in listed(row[0]) if key.id != ring.current]
     return [*keys, ListedKey(ring.current, ring.ids[ring.current])]
 
 
-def _not_encrypted() -> NotEncrypted:
-    return NotEncrypted(
-        "the store is not encrypted, and a key was given: nothing was written. Open it without, or make an encrypted copy: "
-        "spellwork key encrypt NEW"
-    )
-
-
-def _judge(ring: Keyring, stored: bytes | None) -> None:
-    """Raise unless every key of the store is there, and ours may seal."""
+def _judge(ring: Keyring, stored: bytes | None, *, noted: bool = False) -> None:
+    """Raise unless every key of the store is there, and ours may seal; if it must be `noted` already, unless it is."""
     if stored is None:
         raise StoreCorrupt("the list of the store's keys is missing; restore a backup")
-    keys, ours = listed(stored), ring.ids
+    every, ours = listed(stored), ring.ids
+    keys = [key for key in every if not key.gone]
     known = [key for key in keys if ours.get(key.id) == key.check]
     names = ", ".join(key.id.hex() for key in keys)
     if not known:
@@ -225,7 +226,8 @@ def _judge(ring: Keyring, stored: bytes | None) -> None:
             "`spellwork key rotate` is through",
             key_id=lacking,
         )
-    if any(key.retired and key.id == ring.current for key in keys):
+    current = [key for key in every if key.id == ring.current]
+    if any(key.retired for key in current) or (noted and not current):
         name = ring.current.hex()
         raise KeyRefused(f"key {name} was retired by a rotation; open the store with the new key first", key_id=name)
 

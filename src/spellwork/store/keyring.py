@@ -84,7 +84,7 @@ class Keyring:
             raise StoreUnavailable("encryption needs the package cryptography: pip install 'spellwork[crypto]'") from error
         self._cipher: Any = AESGCM
         self._invalid = InvalidTag
-        self._by_id = {_tag(key, b"id")[:ID_BYTES]: key for key in reversed(keys)}
+        self._by_id = {_tag(key, b"id")[:ID_BYTES]: key for key in keys}
         if len(self._by_id) != len(set(keys)):
             raise DefinitionError("two keys have the same id; replace one of them by a new one")
         self.current = _tag(keys[0], b"id")[:ID_BYTES]
@@ -157,8 +157,10 @@ def _content(path: str) -> str:
     try:
         with open(path, encoding="ascii") as file:
             return file.read()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise KeyMissing(f"the file of keys {path} cannot be read: {error}") from error
+    except UnicodeDecodeError:  # which holds all that was read
+        raise KeyMissing(f"the file of keys {path} cannot be read: it is no plain text") from None
 
 
 def _several(given: Given | Iterable[Given], source: str) -> list[bytes]:

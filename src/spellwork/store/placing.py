@@ -5,6 +5,7 @@ It must never overwrite a store: what is replaced is moved aside.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -14,6 +15,7 @@ from spellwork.errors import StoreError, StoreFailed, StoreUnavailable
 from spellwork.store.backend import Backend
 from spellwork.store.durable import alone, move, sync_folder
 from spellwork.store.opening import open_backend
+from spellwork.store.turn import try_record_lock
 
 _BUILDING, _LOCK, _REPLACED = ".building", ".restore-lock", ".replaced-"
 _HARMLESS = ("-shm", "-turn", "-lock", "-writer")
@@ -24,7 +26,7 @@ _SIDES = ("-wal", "-journal", *_HARMLESS)
 def built(url: str, *, replace: bool = False, probe: Callable[[str], None] = lambda _point: None) -> Iterator[Backend]:
     """A new backend, which is at `url` once the block has ended well; otherwise nothing is.
 
-    Raises `StoreUnavailable` if something is there and not to be replaced, or is in use.
+    Raises `StoreUnavailable` if something is there and not to be replaced, or is in use, or the place can't be written to.
     """
     scheme, _, rest = url.partition(":")
     rest, mark, query = rest.partition("?")
@@ -33,27 +35,30 @@ def built(url: str, *, replace: bool = False, probe: Callable[[str], None] = lam
         raise StoreUnavailable(f"{url} keeps nothing; name a file, such as sqlite:restored.db")
     if not place.parent.is_dir():
         raise StoreUnavailable(f"the directory {place.parent} does not exist; create it first")
-    with alone(place.with_name(place.name + _LOCK), f"building {url}"):
-        try:
-            _refuse(url, place, replace=replace)
-            new = place.with_name(place.name + _BUILDING)
-            _remove(new)
-            _, backend = open_backend(f"{scheme}:{new}{mark}{query}")
+    new, lock = place.with_name(place.name + _BUILDING), place.with_name(place.name + _LOCK)
+    try:
+        with alone(lock, f"building {url}"):
             try:
-                yield backend
-            except BaseException:
-                backend.close()
+                _refuse(url, place, replace=replace)
                 _remove(new)
-                raise
-            backend.close()
-            _tidy(new)
-            probe("built")
-            if replace:
-                _move_aside(place, probe)
-            move(new, place)
-            probe("moved")
-        finally:
-            place.with_name(place.name + _LOCK).unlink(missing_ok=True)
+                _, backend = open_backend(f"{scheme}:{new}{mark}{query}")
+                try:
+                    yield backend
+                finally:
+                    backend.close()
+                _tidy(new)
+                probe("built")
+                _refuse(url, place, replace=replace)  # building takes long: somebody may have begun a store there meanwhile
+                if replace:
+                    _move_aside(place, probe)
+                move(new, place)
+                probe("moved")
+            finally:
+                _remove(new)
+                with contextlib.suppress(PermissionError):  # Windows keeps the name of what is open; an empty file does no harm
+                    lock.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"{url} could not be built: {error}") from error
 
 
 def _refuse(url: str, place: Path, *, replace: bool) -> None:
@@ -66,15 +71,17 @@ def _refuse(url: str, place: Path, *, replace: bool) -> None:
 
 
 def _is_used(url: str, place: Path) -> bool:
-    """Whether another process has the store open, as far as its library tells: LMDB does not."""
+    """Whether somebody has the store open."""
     if not url.startswith("sqlite:"):
+        is_lmdb = url.startswith("lmdb:")
         try:
             open_backend(url, create=False)[1].close()
         except StoreUnavailable:
             return True
-        except StoreError:
-            return False  # damaged, so nobody works with it
-        return False
+        except StoreError as error:
+            # LMDB fails so where this process has it open; what is damaged is used by nobody
+            return is_lmdb and isinstance(error, StoreFailed)
+        return is_lmdb and _is_locked(place.with_name(place.name + "-lock"))
     import apsw  # noqa: PLC0415 - a database library
 
     # in this mode SQLite wants the file for itself, which it gets if no other connection is open
@@ -87,6 +94,15 @@ def _is_used(url: str, place: Path) -> bool:
     except apsw.Error:
         return False  # damaged, so nobody works with it
     return False
+
+
+def _is_locked(lock: Path) -> bool:
+    """Whether another process has the LMDB store of this lock file open: each holds a shared lock on its first byte."""
+    handle = os.open(lock, os.O_RDWR)
+    try:
+        return not try_record_lock(handle)
+    finally:
+        os.close(handle)  # this process has no environment open whose own lock would go with it
 
 
 def _sides(place: Path) -> list[Path]:

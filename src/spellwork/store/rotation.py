@@ -44,7 +44,7 @@ async def key_uses(store: Store) -> list[KeyUse]:
         while page := cast("EncryptedReader", reader).keys_of(start, _END, _PAGE):
             counted.update(key_id for _, key_id in page if key_id)
             start = page[-1][0] + b"\0"
-        return [KeyUse(key.id.hex(), key.retired, counted[key.id]) for key in listed(reader.get(KEYS) or b"")]
+        return [KeyUse(key.id.hex(), key.retired, counted[key.id]) for key in listed(reader.get(KEYS) or b"") if not key.gone]
 
     return await store.examine(count)
 
@@ -74,7 +74,7 @@ async def rotate(store: Store, progress: Progress | None = None) -> int:
                 progress(rewritten)
         start = page[-1][0] + b"\0"
     # nobody could seal with a retired key since the first step, so what was not found is not there
-    await _relist(store, lambda keys: [key for key in keys if not key.retired])
+    await _relist(store, lambda keys: [msgspec.structs.replace(key, gone=key.retired) for key in keys])
     return rewritten
 
 

@@ -30,6 +30,8 @@ if sys.platform == "win32":
         os.lseek(handle, 0, os.SEEK_SET)
         msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
 
+    try_record_lock = try_lock
+
 else:
     import fcntl
 
@@ -44,6 +46,14 @@ else:
     def unlock(handle: int) -> None:
         """Let others in."""
         fcntl.flock(handle, fcntl.LOCK_UN)
+
+    def try_record_lock(handle: int) -> bool:
+        """Lock the first byte of an open file, in the way that database libraries lock theirs, unless another process has."""
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+        except OSError:
+            return False
+        return True
 
 
 _LOOK_EVERY = 0.002

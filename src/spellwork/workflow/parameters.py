@@ -106,6 +106,11 @@ def encode_call(codec: Codec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return _packed(codec, call)
 
 
+def pack_call(positional: list[bytes]) -> bytes:
+    """A stored call with these payloads."""
+    return _encode(_Call(positional, {}))
+
+
 def _packed(codec: Codec, call: _Call) -> bytes:
     try:
         data = _encode(call)

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from spellwork.errors import StoreUnavailable
+from spellwork.errors import StoreUnavailable, UsageError
 from spellwork.store.backend import Reader, Row
 from spellwork.store.backup.blocks import MARKS, BlockWriter, Mark, digest_of, read_blocks
 from spellwork.store.backup.manifest import (
@@ -24,6 +24,7 @@ from spellwork.store.backup.manifest import (
     packed,
 )
 from spellwork.store.durable import alone, move, sync_file, sync_folder
+from spellwork.store.encrypted import EncryptedReader
 from spellwork.store.keyspace import BACKEND_ROWS, KEYS, REVISION
 
 Probe = Callable[[str], None]
@@ -38,9 +39,12 @@ def create_backup(
     """Back up all rows of `reader` into a new folder in `place`; an increment if there is a backup already and not `full`.
 
     Give it the raw rows: `await store.examine(lambda reader: create_backup(reader, ...), raw=True)`. `created` is the time
-    (microseconds UTC). Raises `RowDamaged` for a damaged store (`spellwork fsck` sets such rows aside), `BackupDamaged` if the
-    backup before is damaged (make a full one). Interrupted at any point, it leaves no backup; the next one tidies up.
+    (microseconds UTC). Raises `UsageError` for rows that are not raw, `RowDamaged` for a damaged store (`spellwork fsck` sets such
+    rows aside), `BackupDamaged` if the backup before is damaged (make a full one). Interrupted at any point, it leaves no backup;
+    the next one tidies up.
     """
+    if isinstance(reader, EncryptedReader):
+        raise UsageError("a backup of these rows would hold them decrypted; make it of raw ones: store.examine(..., raw=True)")
     place = Path(place)
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -112,10 +112,14 @@ def chain(place: Path, number: int | None) -> list[Manifest]:
     newest = read_manifest(by_number[max(by_number) if number is None else number])
     found = [newest]
     while (base := found[-1].base) is not None:
-        if base not in by_number or base >= found[-1].number:
-            raise BackupDamaged(f"backup {found[-1].number} in {place} builds on backup {base}, which is not there")
+        if base not in by_number:
+            raise BackupDamaged(
+                f"backup {found[-1].number} in {place} builds on backup {base}, which is not there; use an older one"
+            )
         manifest = read_manifest(by_number[base])
         if digest(manifest) != found[-1].base_digest:
-            raise BackupDamaged(f"backup {found[-1].number} in {place} builds on another backup {base} than the one there")
+            raise BackupDamaged(
+                f"backup {found[-1].number} in {place} builds on another backup {base} than the one there; use an older one"
+            )
         found.append(manifest)
     return found

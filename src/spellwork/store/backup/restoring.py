@@ -71,20 +71,17 @@ def _write(backend: Backend, rows: list[Row], revision: int) -> None:
 def _rows(place: Path, manifests: list[Manifest]) -> Iterator[Row]:
     """The rows of the newest of a chain, in key order; each is compared with its index."""
     newest = manifests[0]
-    sources = [
-        ((row[0], age, row) for row in read_blocks(place / manifest.name / ROWS_FILE, manifest.files[ROWS_FILE], ROWS))
-        for age, manifest in enumerate(manifests)
-    ]
-    merged = heapq.merge(*sources, key=lambda item: item[:2])
-    count, item = 0, next(merged, None)
+    sources = [read_blocks(place / each.name / ROWS_FILE, each.files[ROWS_FILE], ROWS) for each in manifests]
+    merged = heapq.merge(*sources, key=lambda row: row[0])  # of equal keys that of the newest comes first
+    count, row = 0, next(merged, None)
     for key, mark in read_blocks(place / newest.name / INDEX_FILE, newest.files[INDEX_FILE], MARKS):
-        while item is not None and item[0] < key:  # deleted since, or an older version
-            item = next(merged, None)
-        if item is None or item[0] != key or digest_of(item[2]) != mark:
+        while row is not None and row[0] < key:  # deleted since, or an older version
+            row = next(merged, None)
+        if row is None or row[0] != key or digest_of(row) != mark:
             raise BackupDamaged(f"{place / newest.name}: the row at {key.hex()} is missing or another one; use another backup")
-        yield item[2]
+        yield row
         count += 1
-        item = next(merged, None)
+        row = next(merged, None)
     for _ in merged:  # to the end of each file, since only there a damage shows for sure
         pass
     if count != newest.rows:
