@@ -530,6 +530,11 @@ _BACKENDS = (
         "tests/store/test_damage_elsewhere.py -k seal_of_another_length",
     ),
     Mutant(
+        "quiet-watchers-never-hurry-again", "changes between processes come soon", "store/store.py",
+        "self._heard, self._quiet = heard, 0", "self._heard = heard",
+        "tests/store/test_processes.py -k looks_less_often",
+    ),
+    Mutant(
         "rocksdb-view-not-published", "readers see what is committed", "store/rocksdb.py",
         "        self._view = self._viewed()\n        self._lazy = ",
         "        self._lazy = ",

@@ -93,6 +93,7 @@ class EncryptedBackend:
         self.inner = inner
         self.ring = ring
         self.inline, self.checked = inner.inline, inner.checked
+        self.alone = bool(getattr(inner, "alone", False))
 
     def check(self, after: bytes) -> bytes:
         last = self.inner.check(after)

@@ -94,6 +94,7 @@ class RocksBackend:
     """
 
     inline = False
+    alone = True
 
     def __init__(self, path: str, *, create: bool = True, strict: bool = True, preset: str = "default"):
         if preset not in PRESETS:
