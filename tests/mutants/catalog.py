@@ -535,6 +535,21 @@ _BACKENDS = (
         "tests/store/test_processes.py -k looks_less_often",
     ),
     Mutant(
+        "fsck-passes-over-lost-events", "damaged data is detected", "events/durable/fsck.py",
+        "        first = max(before, state.compacted) + 1\n", "        first = offset\n",
+        "tests/events/durable/test_fsck.py -k gone",
+    ),
+    Mutant(
+        "fsck-takes-compacted-events-for-lost", "fsck is silent over what is sound", "events/durable/fsck.py",
+        "        first = max(before, state.compacted) + 1\n", "        first = before + 1\n",
+        "tests/events/durable/test_fsck.py -k what_topics_leave",
+    ),
+    Mutant(
+        "fsck-believes-cursors", "damaged data is detected", "events/durable/fsck.py",
+        "        if newest is not None and offset > newest:\n", "        if False:\n",
+        "tests/events/durable/test_fsck.py -k ahead",
+    ),
+    Mutant(
         "rocksdb-view-not-published", "readers see what is committed", "store/rocksdb.py",
         "        self._view = self._viewed()\n        self._lazy = ",
         "        self._lazy = ",
