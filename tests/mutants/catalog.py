@@ -550,6 +550,16 @@ _BACKENDS = (
         "tests/events/durable/test_fsck.py -k ahead",
     ),
     Mutant(
+        "closed-store-keeps-its-snapshots", "a closed store holds nothing", "store/store.py",
+        "            view.dispose()\n        if self._connection", "            pass\n        if self._connection",
+        "tests/store/test_store.py -k closes_its_snapshots",
+    ),
+    Mutant(
+        "rocksdb-iterator-in-two-threads", "a read gives its own rows", "store/rocksdb.py",
+        "        self.lock = threading.Lock()\n", "        self.lock = contextlib.nullcontext()\n",
+        "tests/store/test_store.py -k disturb_each_other",
+    ),
+    Mutant(
         "rocksdb-view-not-published", "readers see what is committed", "store/rocksdb.py",
         "        self._view = self._viewed()\n        self._lazy = ",
         "        self._lazy = ",
