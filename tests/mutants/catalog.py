@@ -244,6 +244,11 @@ _ENGINE = (
         f"{_PROMISES} -k lost_life",
     ),
     Mutant(
+        "timer-lost-by-a-clock-set-back", "no timer is lost", "engine/alarm.py",
+        "                self._host.timers.stored(due)  # the clock", "                pass  # the clock",
+        f"{_PROMISES} -k set_back_while",
+    ),
+    Mutant(
         "timer-of-parked-run-not-written", "no timer is lost", "engine/host.py",
         '            batch.put(key, b"")\n', "",
         "tests/engine/test_recovery.py -k timers_due",
@@ -425,8 +430,13 @@ _COMMITS = (
     ),
     Mutant(
         "loop-that-never-gives-way", "a loop that never rests starves no commit and no read", "store/patience.py",
-        "                time.sleep(_GAP)\n", "                pass\n",
-        f"{_FAILURES} -k 'never_rests and rocksdb'",
+        "                self._never.acquire(timeout=_GAP)", "                pass",
+        f"{_FAILURES} -k stands_still",
+    ),
+    Mutant(
+        "damaged-salt-ends-the-log", "damaged bytes are refused, named, or change nothing", "store/wal.py",
+        "        if stray is not None and self._is_whole(stray):\n", "        if False:\n",
+        "tests/store/test_damage.py -k salt",
     ),
     Mutant(
         "poisoned-handle-used-again", "after a failed sync the handle is not used again", "store/committer.py",
