@@ -88,8 +88,14 @@ async def test_a_watcher_that_hears_nothing_looks_less_often_until_it_does(url: 
     monkeypatch.setattr("spellwork.store.store._QUIET_EVERY", 0.3)
     monkeypatch.setattr("spellwork.store.store._QUIET_AFTER", 5)
     store = open_store(url)
-    looks, look = [], store._backend.doorbell
-    monkeypatch.setattr(store._backend, "doorbell", lambda: looks.append(1) or look())
+    looks: list[int] = []
+    look = store._backend.doorbell
+
+    def counted() -> int:
+        looks.append(1)
+        return look()
+
+    monkeypatch.setattr(store._backend, "doorbell", counted)
     rung = asyncio.Event()
     store.on_change(rung.set, calm=True)
     await asyncio.sleep(0.5)
@@ -109,8 +115,8 @@ async def test_nobody_looks_for_other_processes_where_there_are_none(tmp_path: P
     for name, encryption in (("plain", None), ("sealed", Encryption(b"k" * 32))):
         store = open_store(f"rocksdb:{tmp_path / name}", encryption=encryption)
         looks: list[int] = []
-        monkeypatch.setattr(store._backend, "doorbell", lambda looks=looks: looks.append(1) or 0)
-        watch = store.watch(CHANGED, since=0)
+        monkeypatch.setattr(store._backend, "doorbell", lambda looks=looks: len(looks.append(1) or looks))
+        watch: Any = store.watch(CHANGED, since=0)
         waiting = asyncio.ensure_future(anext(watch))
         await asyncio.sleep(0.1)
         await store.commit(Batch().put(CHANGED, b"1"))
