@@ -579,6 +579,36 @@ _BACKENDS = (
         "tests/store/test_damage_elsewhere.py -k seal_of_another_length",
     ),
     Mutant(
+        "quiet-watchers-never-hurry-again", "changes between processes come soon", "store/store.py",
+        "self._heard, self._quiet = heard, 0", "self._heard = heard",
+        "tests/store/test_processes.py -k looks_less_often",
+    ),
+    Mutant(
+        "fsck-passes-over-lost-events", "damaged data is detected", "events/durable/fsck.py",
+        "        first = max(before, state.compacted) + 1\n", "        first = offset\n",
+        "tests/events/durable/test_fsck.py -k gone",
+    ),
+    Mutant(
+        "fsck-takes-compacted-events-for-lost", "fsck is silent over what is sound", "events/durable/fsck.py",
+        "        first = max(before, state.compacted) + 1\n", "        first = before + 1\n",
+        "tests/events/durable/test_fsck.py -k what_topics_leave",
+    ),
+    Mutant(
+        "fsck-believes-cursors", "damaged data is detected", "events/durable/fsck.py",
+        "        if newest is not None and offset > newest:\n", "        if False:\n",
+        "tests/events/durable/test_fsck.py -k ahead",
+    ),
+    Mutant(
+        "closed-store-keeps-its-snapshots", "a closed store holds nothing", "store/store.py",
+        "            view.dispose()\n        if self._connection", "            pass\n        if self._connection",
+        "tests/store/test_store.py -k closes_its_snapshots",
+    ),
+    Mutant(
+        "rocksdb-iterator-in-two-threads", "a read gives its own rows", "store/rocksdb.py",
+        "        self.lock = threading.Lock()\n", "        self.lock = contextlib.nullcontext()\n",
+        "tests/store/test_store.py -k disturb_each_other",
+    ),
+    Mutant(
         "rocksdb-view-not-published", "readers see what is committed", "store/rocksdb.py",
         "        self._view = self._viewed()\n        self._lazy = ",
         "        self._lazy = ",

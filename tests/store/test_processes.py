@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from spellwork.errors import StoreUnavailable
-from spellwork.store import Batch, open_store
+from spellwork.store import Batch, Encryption, open_store
 from spellwork.store.lmdb import LmdbBackend
 from tests.store.faulty import store_over
 
@@ -80,6 +80,50 @@ async def test_changes_of_another_process_are_heard_in_order(url: str) -> None:
         await asyncio.sleep(0.2)
         assert len(rings) == heard
     await store.close()
+
+
+async def test_a_watcher_that_hears_nothing_looks_less_often_until_it_does(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks are what an idle watcher costs: they become rare, and frequent again with the first change of another process."""
+    monkeypatch.setattr("spellwork.store.store._WATCH_EVERY", 0.001)
+    monkeypatch.setattr("spellwork.store.store._QUIET_EVERY", 0.3)
+    monkeypatch.setattr("spellwork.store.store._QUIET_AFTER", 5)
+    store = open_store(url)
+    looks: list[int] = []
+    look = store._backend.doorbell
+
+    def counted() -> int:
+        looks.append(1)
+        return look()
+
+    monkeypatch.setattr(store._backend, "doorbell", counted)
+    rung = asyncio.Event()
+    store.on_change(rung.set, calm=True)
+    await asyncio.sleep(0.5)
+    assert 5 <= len(looks) <= 7
+    async with Other(url) as other:
+        rung.clear()
+        assert await other.ask("put 1") == "ok"
+        await asyncio.wait_for(rung.wait(), 5)
+        looks.clear()
+        await asyncio.sleep(0.1)
+        assert len(looks) >= 3
+    await store.close()
+
+
+async def test_nobody_looks_for_other_processes_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rocksdb: store is its process's own: watching costs nothing between commits, encrypted or not, and hears of each."""
+    for name, encryption in (("plain", None), ("sealed", Encryption(b"k" * 32))):
+        store = open_store(f"rocksdb:{tmp_path / name}", encryption=encryption)
+        looks: list[int] = []
+        monkeypatch.setattr(store._backend, "doorbell", lambda looks=looks: len(looks.append(1) or looks))
+        watch: Any = store.watch(CHANGED, since=0)
+        waiting = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0.1)
+        await store.commit(Batch().put(CHANGED, b"1"))
+        assert (await asyncio.wait_for(waiting, 5)).value == b"1"
+        assert looks == []
+        await watch.aclose()
+        await store.close()
 
 
 async def test_the_bell_never_rings_before_the_commit_can_be_read(tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+from collections.abc import Awaitable
 from pathlib import Path
 
 import apsw
 import pytest
 
 from spellwork.errors import Conflict, Fenced, Lagged, MergeRefused, StoreClosed, StoreError, StoreFailed, StoreUnavailable
-from spellwork.store import Batch, Durability, Keyspace, Store, fingerprint, open_store
+from spellwork.store import Batch, Durability, Keyspace, Reader, Store, fingerprint, open_store
 from spellwork.store.committer import FEED_RETAINED
 from spellwork.store.keyspace import PARTITIONS, successor
 from spellwork.store.sqlite import SqliteBackend
@@ -402,4 +404,87 @@ async def test_rows_come_with_their_versions(url: str) -> None:
     everything = [(key(name), name.encode(), version) for name, version in zip("abc", versions, strict=True)]
     assert await store.read(lambda reader: reader.rows(*PLAIN.range())) == everything
     assert await store.read(lambda reader: reader.rows(*PLAIN.range(), reverse=True, limit=2)) == everything[:0:-1]
+    await store.close()
+
+
+async def test_closing_a_store_closes_its_snapshots(url: str) -> None:
+    """Who still has one is told so in the library's words, leaves its block quietly, and the store can be opened again at once."""
+    store = open_store(url)
+    await store.commit(Batch().put(key("a"), b"1"))
+    async with store.snapshot() as view:
+        assert await view.get(key("a")) == b"1"
+        await store.close()
+        for read in (view.get(key("a")), view.scan(*PLAIN.range()), view.read(lambda reader: reader.version(key("a")))):
+            with pytest.raises(StoreClosed):
+                await read
+    again = open_store(url)
+    assert await again.get(key("a")) == (None if url == "memory:" else b"1")
+    await again.close()
+
+
+async def test_an_error_of_ones_own_in_a_snapshot_is_not_taken_for_a_closed_store(url: str) -> None:
+    """Whatever a query raises comes out as it was."""
+    store = open_store(url)
+
+    def query(_reader: object) -> None:
+        raise RuntimeError("mine")
+
+    async with store.snapshot() as view:
+        with pytest.raises(RuntimeError, match="mine"):
+            await view.read(query)
+        assert await view.get(key("a")) is None
+    await store.close()
+
+
+async def test_a_closed_store_does_nothing_more(url: str) -> None:
+    """Every way in says that it is closed; none of them opens the file once more."""
+    store = open_store(url)
+    await store.close()
+    ways: list[Awaitable[object]] = [
+        store.get(key("a")),
+        store.commit(Batch().put(key("a"), b"1")),
+        store.examine(lambda reader: reader.get(key("a"))),
+        store.check_now(),
+        store.load([], 0),
+        store.snapshot().__aenter__(),
+    ]
+    for way in ways:
+        with pytest.raises(StoreClosed):
+            await way
+
+
+async def test_a_snapshot_that_was_given_up_while_it_was_opened_keeps_nothing(url: str) -> None:
+    """It was cancelled before it had its view: an LMDB map can move, a RocksDB folder is free, a SQLite file has no reader."""
+    store = open_store(url)
+
+    async def open_and_leave() -> None:
+        async with store.snapshot():
+            pass
+
+    opening = asyncio.ensure_future(open_and_leave())
+    await asyncio.sleep(0)
+    opening.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await opening
+    await store.commit(Batch().put(key("a"), b"1"))
+    assert await store.get(key("a")) == b"1"
+    assert not store._snapshots
+    await store.close()
+    await open_store(url).close()
+
+
+async def test_a_long_look_and_short_reads_do_not_disturb_each_other(url: str) -> None:
+    """They are in threads of their own: each has its own rows, as for a check beside a program."""
+    store = open_store(url)
+    rows = [(key(f"{n:05}"), b"v%d" % n) for n in range(2000)]
+    await store.commit(Batch().put_all(rows))
+
+    def look(reader: Reader) -> int:
+        return sum(reader.scan(*PLAIN.range()) != rows for _ in range(30))
+
+    def gets(reader: Reader) -> int:
+        return sum(reader.get(name) != value for name, value in rows)
+
+    looked, *got = await asyncio.gather(store.examine(look), store.examine(gets), *(store.read(gets) for _ in range(6)))
+    assert (looked, sum(got)) == (0, 0)
     await store.close()

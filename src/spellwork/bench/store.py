@@ -16,6 +16,8 @@ from typing import TypeVar
 
 from spellwork.bench.conditions import Result, filesystem, load, machine, scratch
 from spellwork.bench.raw_stores import RAW, Pairs, Raw
+from spellwork.state import Migration
+from spellwork.state import open_store as open_state
 from spellwork.store import Batch, Store, open_store
 
 T = TypeVar("T")
@@ -26,6 +28,7 @@ _VALUE = b"x" * 100
 _BATCHES = {1: 20, 10: 10, 100: 5, 1000: 2}
 _GETS, _SCANS, _SCANNED = 200, 40, 100
 _FILL = 10_000
+_MIGRATED = 20_000
 _END = b"\x41"
 
 
@@ -36,6 +39,7 @@ def run_store(backends: tuple[str, ...] = (), *, big: bool = False, rounds: int 
     for name in chosen:
         with scratch() as folder:
             figures = asyncio.run(_measured(name, Path(folder), rounds))
+            figures |= asyncio.run(_migrated(name, Path(folder)))
             figures |= asyncio.run(_reopened(name, Path(folder), keys or (BIG if big else KEYS)))
             where: Result = {**machine(), "load": load(), "filesystem": filesystem(folder)}
             results.append({"bench": "store", "backend": name, **figures, **where})
@@ -133,6 +137,24 @@ async def _in_turns(rounds: int, work: Callable[[], T], ways: tuple[Callable[[T]
             if number:
                 seconds[index].append(time.perf_counter() - began)
     return [statistics.median(each) for each in seconds]
+
+
+async def _migrated(name: str, folder: Path) -> Result:
+    """Values of a tree that are migrated in a second, tried before and kept aside, and rolled back."""
+    plan = Migration("values", to=2, change=len, old=str, new=int)
+    async with open_state(f"{name}:{folder / 'migrated'}") as state:
+        tree = state.tree("values", str)
+        for start in range(0, _MIGRATED, _FILL):
+            batch = state.batch()
+            for number in range(start, start + _FILL):
+                batch.put(tree, number, "x" * 100)
+            await batch.commit()
+        began = time.perf_counter()
+        await state.migrate(plan)
+        migrated = time.perf_counter()
+        await state.rollback_migration(plan)
+        back = time.perf_counter()
+    return {"migrated_per_second": _MIGRATED / (migrated - began), "rolled_back_per_second": _MIGRATED / (back - migrated)}
 
 
 async def _reopened(name: str, folder: Path, keys: int) -> Result:

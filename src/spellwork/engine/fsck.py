@@ -13,6 +13,7 @@ import msgspec
 from spellwork.engine import messages as m
 from spellwork.engine.ownership import COUNT, Owner
 from spellwork.errors import StoreCorrupt
+from spellwork.events.durable.fsck import SPACES, check_topics
 from spellwork.journal import (
     Cancelled,
     ChildStarted,
@@ -63,6 +64,7 @@ KNOWN = {
     SCHEMAS.prefix: "schemas",
     MIGRATED.prefix: "values before a migration",
     ASIDE.prefix: "set aside",
+    **SPACES,
 }
 _LAST = {Status.COMPLETED: Completed, Status.FAILED: Failed, Status.CANCELLED: Cancelled, Status.CONTINUED: Continued}
 _INDEX_BYTES = 11
@@ -112,7 +114,7 @@ class _Check:
             self._checksum(row)
         self.report.rows = {KNOWN[prefix]: count for prefix, count in sorted(counts.items()) if prefix in KNOWN}
         self.report.unknown = {prefix: count for prefix, count in sorted(counts.items()) if prefix not in KNOWN}
-        for finding in chain(check_feed(self._reader, self.report.revision), check_state(self._reader)):
+        for finding in chain(check_feed(self._reader, self.report.revision), check_state(self._reader), check_topics(self._reader)):
             self._note(finding)
         self._partitions()
         self._read_runs()

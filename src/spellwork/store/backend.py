@@ -57,7 +57,10 @@ class Compacting(Protocol):
 
 
 class Backend(Protocol):
-    """Ordered bytes on some medium. Write methods are called from one thread; readers from another."""
+    """Ordered bytes on some medium. Write methods are called from one thread; readers from another.
+
+    A backend of which one process at most has a store open may say so by an attribute `alone`: then nobody looks at its doorbell.
+    """
 
     inline: bool
     """Whether commits are so cheap that they run on the event loop."""

@@ -96,6 +96,7 @@ class EncryptedBackend:
         self.inner = inner
         self.ring = ring
         self.inline, self.checked = inner.inline, inner.checked
+        self.alone = bool(getattr(inner, "alone", False))
         self._judged = False
 
     def check(self, after: bytes) -> bytes:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from types import TracebackType
 
 from rocksdict import (
@@ -46,33 +47,49 @@ _ROOM = 2 << 20
 _SETTINGS = "rocksdict-config.json"
 
 
+class View:
+    """The iterator that a commit has published. Readers in any thread share it, so each read has it for itself.
+
+    Two threads that move one iterator give each other's rows, or end the process.
+    """
+
+    __slots__ = ("iterator", "lock")
+
+    def __init__(self, iterator: RdictIter):
+        self.iterator = iterator
+        self.lock = threading.Lock()
+
+
 class RocksReader(SealedReader):
-    """Reads through the iterator that the newest commit has published: it stays at its moment. Readers share it, and so a thread.
+    """Reads through the iterator that the newest commit has published: it stays at its moment.
 
     (A `Snapshot` would name the same moment, but rocksdict's iterators over one see what came later.)
     """
 
     def __init__(self, backend: RocksBackend):
         self._backend = backend
-        self._view: RdictIter | None = backend.view()
+        self._view: View | None = backend.view()
 
-    def _open(self) -> RdictIter:
+    def _open(self) -> View:
         if self._view is None:
             raise StoreClosed("this view was closed")
         return self._view
 
     def _row(self, key: bytes) -> tuple[bytes, int] | None:
         view = self._open()
-        with _Translated(self._backend.path):
-            view.seek(key)
-            if not view.valid() or view.key() != key:
-                view.status()
+        iterator = view.iterator
+        with view.lock, _Translated(self._backend.path):
+            iterator.seek(key)
+            if not iterator.valid() or iterator.key() != key:
+                iterator.status()
                 return None
-            return _opened(key, view.value())
+            data = iterator.value()
+        return _opened(key, data)
 
     def _select(self, start: bytes, end: bytes, *, reverse: bool, limit: int | None) -> list[tuple[bytes, bytes, bytes]]:
-        with _Translated(self._backend.path):
-            found = select(self._open(), start, end, reverse=reverse, limit=limit)
+        view = self._open()
+        with view.lock, _Translated(self._backend.path):
+            found = select(view.iterator, start, end, reverse=reverse, limit=limit)
         return [(key, data[SEAL_BYTES:], data[:SEAL_BYTES]) for key, data in found]
 
     def close(self) -> None:
@@ -94,6 +111,7 @@ class RocksBackend:
     """
 
     inline = False
+    alone = True
 
     def __init__(self, path: str, *, create: bool = True, strict: bool = True, preset: str = "default"):
         if preset not in PRESETS:
@@ -114,7 +132,7 @@ class RocksBackend:
         self._db = self._opened(create=create)
         try:
             self._open_format()
-            self._view: RdictIter | None = self._viewed()
+            self._view: View | None = self._viewed()
             # by rows and not by bytes, which are compressed
             if (self._db.property_int_value("rocksdb.estimate-num-keys") or 0) <= _CHECKED_AT_ONCE:
                 after = b""
@@ -187,8 +205,8 @@ class RocksBackend:
     def check(self, after: bytes) -> bytes:
         view = self.view()
         try:
-            with _Translated(self.path):
-                found = select(view, after + b"\0", b"\xff" * 64, reverse=False, limit=_ROWS_A_LOOK)
+            with view.lock, _Translated(self.path):
+                found = select(view.iterator, after + b"\0", b"\xff" * 64, reverse=False, limit=_ROWS_A_LOOK)
         finally:
             self.end_view()
         rows = [(key, data[SEAL_BYTES:], data[:SEAL_BYTES]) for key, data in found]
@@ -306,11 +324,11 @@ class RocksBackend:
 
     # Reading
 
-    def _viewed(self) -> RdictIter:
+    def _viewed(self) -> View:
         with _Translated(self.path):
-            return self._db.iter()
+            return View(self._db.iter())
 
-    def view(self) -> RdictIter:
+    def view(self) -> View:
         """What the newest commit has published; the database stays open until `end_view`."""
         self._views.enter()
         if self._view is None:

@@ -27,10 +27,14 @@ T = TypeVar("T")
 # How often other processes are listened for: by an owner for its mail, by a watcher, and by somebody who waits for an answer.
 _LISTEN_EVERY = 0.05
 _WATCH_EVERY = 0.03
+# A timer at 33 Hz alone takes a third of a percent of a processor: who has heard nothing for two seconds may look less often.
+_QUIET_EVERY = 0.05
+_QUIET_AFTER = 60
 _AWAIT_EVERY = 0.005
 _FEED_PAGE = 1000
 _REST = 300.0
 _LONGEST_REST = 2.0
+_CLOSED = "the store is closed; open it again"
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -61,7 +65,10 @@ class Store:
         self._foreign: list[Callable[[], None]] = []
         self._poll: Cancellable | None = None
         self._heard = backend.doorbell()
+        self._quiet = 0
+        self._is_alone = bool(getattr(backend, "alone", False))
         self._looks: set[asyncio.Future[Any]] = set()
+        self._snapshots: set[Snapshot] = set()
         self._closed = False
 
     def _started(self, probe: Probe | None) -> Committer:
@@ -129,13 +136,12 @@ class Store:
     async def read(self, query: Callable[[Reader], T]) -> T:
         """Run `query` on a consistent view, off the event loop; it must not block on anything else."""
         if self._readers is None:
-            if self._closed:
-                raise StoreClosed("the store is closed; open it again")
+            self._require_open()
             return query(self._live_reader())
         try:
             reading = asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
         except RuntimeError as error:  # its thread has ended
-            raise StoreClosed("the store is closed; open it again") from error
+            raise StoreClosed(_CLOSED) from error
         self._reading += 1
         if self._patience is not None:
             self._patience.given()
@@ -143,6 +149,10 @@ class Store:
             return await reading
         finally:
             self._reading -= 1
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreClosed(_CLOSED)
 
     def _live_reader(self) -> Reader:
         backend = self._backend
@@ -161,6 +171,7 @@ class Store:
 
         With `raw` it sees the rows of an encrypted store as they lie there.
         """
+        self._require_open()
         backend = self._backend
         if raw and isinstance(backend, EncryptedBackend):
             backend = backend.inner
@@ -190,24 +201,22 @@ class Store:
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:
         """A view that stays as it is while others write. Hold it briefly: it keeps old versions alive."""
-        if self._readers is None:
-            view = Snapshot(self._backend.reader(), None)
-        else:
-            loop = asyncio.get_running_loop()
-            reader = await loop.run_in_executor(self._readers, self._backend.reader)
-            # the first read fixes what a SQLite read transaction sees
-            await loop.run_in_executor(self._readers, reader.get, REVISION)
-            view = Snapshot(reader, self._readers)
+        self._require_open()
+        view = Snapshot(self._readers)
+        self._snapshots.add(view)
         try:
+            await view.open(self._backend)
             yield view
         finally:
             await view.close()
+            self._snapshots.discard(view)
 
     def on_change(self, callback: Callable[[], None], *, foreign_only: bool = False, calm: bool = False) -> Callable[[], None]:
         """Call back (on the loop) when something may have been committed; returns how to stop.
 
         With `foreign_only` it is called for commits of other processes alone. Those are noticed within 5 ms, with `calm` within
-        30 ms, which costs a process that merely watches some tenths of a percent of a processor.
+        30 ms (50 ms after two seconds without any), which costs a process that merely watches some tenths of a percent of a
+        processor.
         """
         listeners = self._foreign if foreign_only else self._watchers if calm else self._listeners
         listeners.append(callback)
@@ -227,9 +236,10 @@ class Store:
             callback()
 
     def _ensure_polling(self) -> None:
-        if self._poll is None and self._readers is not None and not self._closed:
+        if self._poll is None and self._readers is not None and not self._closed and not self._is_alone:
             # an owner that only looks for mail may sleep longer than somebody who waits for an answer
-            pause = _AWAIT_EVERY if self._listeners else _WATCH_EVERY if self._watchers else _LISTEN_EVERY
+            watching = _WATCH_EVERY if self._quiet < _QUIET_AFTER else _QUIET_EVERY
+            pause = _AWAIT_EVERY if self._listeners else watching if self._watchers else _LISTEN_EVERY
             self._poll = asyncio.get_running_loop().call_later(pause, self._listen)
 
     def _listen(self) -> None:
@@ -237,8 +247,9 @@ class Store:
         if self._closed or not (self._listeners or self._watchers or self._foreign):
             return
         heard = self._backend.doorbell()
+        self._quiet += 1
         if heard != self._heard:
-            self._heard = heard
+            self._heard, self._quiet = heard, 0
             self._ring(self._listeners, self._watchers, self._foreign)
         self._ensure_polling()
 
@@ -268,12 +279,14 @@ class Store:
         await self._off_loop(backend.compact)
 
     async def _off_loop(self, work: Callable[[], T]) -> T:
+        self._require_open()
         if self._readers is None:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     async def check_now(self) -> None:
         """Look at the whole store at once, however long it takes; raises `StoreCorrupt`."""
+        self._require_open()
         backend: Any = self._backend.inner if isinstance(self._backend, EncryptedBackend) else self._backend
         structure: Callable[[], None] = getattr(backend, "check_structure", lambda: None)
 
@@ -330,11 +343,19 @@ class Store:
             await asyncio.wait(self._looks)  # whoever asked may have gone, its thread reads on
         if self._readers is not None:
             await loop.run_in_executor(self._readers, self._committer.join)  # no further thread: there may be none to be had
-            if self._connection is not None:
-                await loop.run_in_executor(self._readers, self._connection.dispose)
+            await loop.run_in_executor(self._readers, self._let_go)
             self._readers.shutdown()
+        else:
+            self._let_go()
         await asyncio.sleep(0)  # the last acknowledgements
         self._backend.close()
+
+    def _let_go(self) -> None:
+        """In the thread of the readers: who has a snapshot still finds it closed, and it keeps nothing of the store."""
+        for view in list(self._snapshots):
+            view.dispose()
+        if self._connection is not None:
+            self._connection.dispose()
 
 
 def _load(backend: Backend, rows: list[Row], revision: int) -> None:
@@ -355,30 +376,55 @@ def no_thread(error: BaseException) -> str:
 class Snapshot:
     """A consistent view over time."""
 
-    def __init__(self, reader: Reader, executor: concurrent.futures.Executor | None):
-        self._reader = reader
+    def __init__(self, executor: concurrent.futures.Executor | None):
+        self._reader: Reader | None = None
         self._executor = executor
+
+    async def open(self, backend: Backend) -> None:
+        """Fix the moment; done by the store."""
+        await self._call(lambda: self._open(backend))
+
+    def _open(self, backend: Backend) -> None:
+        self._reader = backend.reader()
+        if self._executor is not None:
+            self._reader.get(REVISION)  # the first read fixes what a SQLite read transaction sees
 
     async def _call(self, function: Callable[[], T]) -> T:
         if self._executor is None:
             return function()
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+        try:
+            calling = asyncio.get_running_loop().run_in_executor(self._executor, function)
+        except RuntimeError as error:  # its thread has ended
+            raise StoreClosed(_CLOSED) from error
+        return await calling
+
+    def _use(self) -> Reader:
+        if self._reader is None:
+            raise StoreClosed("this view was closed, by itself or with its store; open another one")
+        return self._reader
 
     async def read(self, query: Callable[[Reader], T]) -> T:
         """Run `query` on the view, off the event loop."""
-        return await self._call(lambda: query(self._reader))
+        return await self._call(lambda: query(self._use()))
 
     async def get(self, key: bytes) -> bytes | None:
         """The value of `key` when the snapshot was made."""
-        return await self._call(lambda: self._reader.get(key))
+        return await self._call(lambda: self._use().get(key))
 
     async def scan(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[tuple[bytes, bytes]]:
         """The pairs with start <= key < end when the snapshot was made."""
-        return await self._call(lambda: self._reader.scan(start, end, reverse=reverse, limit=limit))
+        return await self._call(lambda: self._use().scan(start, end, reverse=reverse, limit=limit))
 
     async def close(self) -> None:
         """Let the view go."""
-        await self._call(self._reader.dispose)
+        with contextlib.suppress(StoreClosed):  # then its store has done it
+            await self._call(self.dispose)
+
+    def dispose(self) -> None:
+        """The same in the thread of the readers."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.dispose()
 
 
 def _changes(reader: Reader, prefix: bytes, after: int) -> tuple[list[Change], int, bool]:
