@@ -680,6 +680,26 @@ _TOPICS = (
         f"{_GROUPS}/test_sweep.py -k slowest",
     ),
     Mutant(
+        "waiting-key-holds-up-the-others", "a key that waits holds up no other one", "events/durable/lane.py",
+        "self._may_go_now < ahead", "len(self.entries) - self.out < ahead",
+        f"{_GROUPS}/test_attacked.py -k waits_long",
+    ),
+    Mutant(
+        "flush-misses-what-is-under-way", "what was acknowledged before a flush is durable after it", "events/durable/consumer.py",
+        "            if held.writing and held not in changed:", "            if False:",
+        f"{_GROUPS}/test_attacked.py -k flush",
+    ),
+    Mutant(
+        "whole-pages-retired", "retention deletes no more than it must", "events/durable/sweep.py",
+        "_too_big([each for each in rows if each[0] <= last], left)", "last, left",
+        f"{_GROUPS}/test_attacked.py -k bytes_deletes",
+    ),
+    Mutant(
+        "pattern-reader-not-told", "a reader whose events are gone is told", "events/durable/subscription.py",
+        "        _require_kept(_trimmed(reader, wanted), began, cursor)\n", "",
+        f"{_GROUPS}/test_attacked.py -k is_told",
+    ),
+    Mutant(
         "cursor-loses-its-commit", "from a cursor exactly the later events follow", "events/durable/subscription.py",
         "cursor.revision if topic < cursor.topic else cursor.revision - 1", "cursor.revision",
         f"{_GROUPS}/test_topics.py -k order_of_their_commits",

@@ -4,14 +4,16 @@ It must never hand anything out.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from typing import TYPE_CHECKING
 
-from spellwork.errors import Conflict, DefinitionError, TopicError, TopicNotFound
+from spellwork.clock import Clock
+from spellwork.errors import Conflict, DefinitionError, RowDamaged, TopicError, TopicNotFound
 from spellwork.events.durable.holding import progress_key
 from spellwork.events.durable.keys import Spaces, check_name, names_of, offset_of, row_key, rows_of, touched_key
 from spellwork.events.durable.lane import Entry, Lane
-from spellwork.events.durable.membership import has_ended
+from spellwork.events.durable.membership import has_ended, runs_here
 from spellwork.events.durable.options import unpack_options
 from spellwork.events.durable.reading import Found, head, single
 from spellwork.events.durable.record import unpack_record
@@ -71,6 +73,12 @@ class GroupOptions:
             return partitions
 
 
+async def _pause(clock: Clock, length: float) -> None:
+    over = asyncio.Event()
+    clock.call_later(length, over.set)
+    await over.wait()
+
+
 def read_group(reader: Reader, topic: str, group: str) -> GroupRow | None:
     """The row of a group."""
     key = row_key(Spaces.GROUPS, topic, group)
@@ -117,36 +125,53 @@ def restored(reader: Reader, topic: str, group: str, partition: int) -> Lane:
     row = read_group(reader, topic, group)
     if row is None:
         raise TopicNotFound(f"group {group} of topic {topic} was dropped; consume again to begin a new one", topic=topic)
-    again = {found.offset: found for found in revived(reader, topic, group)}
+    progress = read_progress(reader, topic, group, row)[partition]
+    again = {each.offset for each in progress.pending if each.revived}
 
     def find(offset: int) -> Entry | None:
         if offset in again:
-            return Entry(offset, again[offset].record, revived=True)
+            rows = reader.scan(*_from_to(row_key(Spaces.REVIVED, topic, group, offset)), damaged=b"")
+            return Entry(offset, _again(topic, *rows[0]).record, revived=True) if rows else None
         found = single(reader, topic, offset)
         return None if found is None else Entry(offset, found.record)
 
-    return Lane.restored(partition, read_progress(reader, topic, group, row)[partition], find)
+    return Lane.restored(partition, progress, find)
 
 
 def revived(reader: Reader, topic: str, group: str) -> list[Found]:
-    """Dead letters that are to be delivered again."""
+    """Dead letters that are to be delivered again. One that is damaged has no record, and is a dead letter again at once."""
     start, end = rows_of(Spaces.REVIVED, topic, group)
-    rows = reader.scan(start, end, limit=_REVIVED_AT_ONCE)
-    return [Found(topic, offset_of(key), 0, unpack_record(key, data)) for key, data in rows]
+    return [_again(topic, key, data) for key, data in reader.scan(start, end, limit=_REVIVED_AT_ONCE, damaged=b"")]
 
 
-async def drop_group(store: Store, topic: str, group: str) -> None:
+def _again(topic: str, key: bytes, data: bytes) -> Found:
+    try:
+        return Found(topic, offset_of(key), 0, unpack_record(key, data))
+    except RowDamaged:
+        return Found(topic, offset_of(key), 0, None)
+
+
+def _from_to(key: bytes) -> tuple[bytes, bytes]:
+    return key, key + b"\0"
+
+
+async def drop_group(store: Store, clock: Clock, topic: str, group: str) -> None:
     """Delete the rows of a group; raises `TopicNotFound`, and `TopicError` while it has members."""
     members = rows_of(Spaces.MEMBERS, topic, group)
 
-    def look(reader: Reader) -> tuple[bytes, bool]:
+    def look(reader: Reader) -> tuple[bytes, list[Member]]:
         require_group(reader, topic, group)
         rows = reader.rows(*members)
         lives = [unpack_row(Member, key, data) for key, data, _ in rows]
-        return fingerprint((key, version) for key, _, version in rows), all(map(has_ended, lives))
+        return fingerprint((key, version) for key, _, version in rows), [each for each in lives if not has_ended(each)]
 
-    seen, abandoned = await store.read(look)
-    if not abandoned:
+    seen, left = await store.read(look)
+    if left and not any(runs_here(each) for each in left):
+        # of other machines one knows only whether they show life; whoever does has another row after a lease
+        await _pause(clock, max(each.lease for each in left))
+        before, (seen, left) = seen, await store.read(look)
+        left = left if seen != before else []
+    if left:
         raise TopicError(f"group {group} of topic {topic} has consumers; stop them first", topic=topic)
     batch = Batch().delete(row_key(Spaces.GROUPS, topic, group)).put(touched_key(topic, group), b"")
     for space in (Spaces.LANES, Spaces.CLAIMS, Spaces.MEMBERS, Spaces.DEAD, Spaces.REVIVED):

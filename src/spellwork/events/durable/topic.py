@@ -89,7 +89,8 @@ class DurableTopic(Generic[T]):
         """The stored form of an event, for `append_event` into a batch of one's own. Raises `PayloadError`."""
         topics = self._topics
         # the short ways for what most events have: a key, and nothing else
-        if id is not None or headers is not None or attributes or (key is not None and (type(key) is not str or not key)):
+        plain = key is None or (type(key) is str and key and key.isascii())
+        if id is not None or headers is not None or attributes or not plain:
             check_attributes(key=key, id=id, headers=headers, **attributes)  # type: ignore[arg-type]
         event_id = topics.new_id() if id is None else id
         record = Record(event_id, topics.clock.now(), self._shape.encode(payload), key, topics.source)
@@ -116,6 +117,8 @@ class DurableTopic(Generic[T]):
                     await self._topics.store.commit(batch)
             except MergeRefused as error:
                 duplicate = duplicate_of(error)
+                # whoever publishes many again has many duplicates: one look finds those that are there by now
+                known |= await self._topics.store.read(lambda reader: once.known(reader, fresh))  # noqa: B023 - called before
                 known[duplicate.event_id] = duplicate.offset
                 continue
             known |= zip(fresh, batch.sequences, strict=True)
