@@ -4,21 +4,18 @@ It must never hand anything out.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from typing import TYPE_CHECKING
 
-from spellwork.clock import Clock
-from spellwork.errors import Conflict, DefinitionError, RowDamaged, TopicError, TopicNotFound
+from spellwork.errors import Conflict, DefinitionError, RowDamaged, TopicNotFound
 from spellwork.events.durable.holding import progress_key
 from spellwork.events.durable.keys import Spaces, check_name, names_of, offset_of, row_key, rows_of, touched_key
 from spellwork.events.durable.lane import Entry, Lane
-from spellwork.events.durable.membership import has_ended, runs_here
 from spellwork.events.durable.options import unpack_options
-from spellwork.events.durable.reading import Found, head, single
+from spellwork.events.durable.reading import Found, head, single, swept
 from spellwork.events.durable.record import unpack_record
-from spellwork.events.durable.rows import GroupRow, Member, Progress, pack_row, unpack_row
-from spellwork.store import Batch, Reader, Store, fingerprint
+from spellwork.events.durable.rows import GroupRow, Progress, pack_row, unpack_row
+from spellwork.store import Batch, Reader
 
 if TYPE_CHECKING:
     from spellwork.events.durable.topics import Topics
@@ -58,25 +55,21 @@ class GroupOptions:
         while True:
 
             def look(reader: Reader) -> tuple[bytes | None, bytes | None, int, int]:
-                return reader.get(key), reader.get(options_key), reader.version(options_key), head(reader, topic)
+                # not before what is trimmed: of a topic that is just being deleted, events may lie there that are nobody's
+                start = head(reader, topic) if self.start == "latest" else swept(reader, topic).trimmed
+                return reader.get(key), reader.get(options_key), reader.version(options_key), start
 
-            data, options, version, newest = await topics.store.read(look)
+            data, options, version, start = await topics.store.read(look)
             if data is not None:
                 return unpack_row(GroupRow, key, data).partitions
             partitions = unpack_options(topic, options).partitions
-            row = GroupRow(partitions, newest if self.start == "latest" else 0, topics.clock.now())
+            row = GroupRow(partitions, start, topics.clock.now())
             batch = Batch().put(key, pack_row(row)).put(touched_key(topic, group), b"")
             try:
                 await topics.store.commit(batch.require_absent(key).require_version(options_key, version))
             except Conflict:
                 continue
             return partitions
-
-
-async def _pause(clock: Clock, length: float) -> None:
-    over = asyncio.Event()
-    clock.call_later(length, over.set)
-    await over.wait()
 
 
 def read_group(reader: Reader, topic: str, group: str) -> GroupRow | None:
@@ -153,30 +146,3 @@ def _again(topic: str, key: bytes, data: bytes) -> Found:
 
 def _from_to(key: bytes) -> tuple[bytes, bytes]:
     return key, key + b"\0"
-
-
-async def drop_group(store: Store, clock: Clock, topic: str, group: str) -> None:
-    """Delete the rows of a group; raises `TopicNotFound`, and `TopicError` while it has members."""
-    members = rows_of(Spaces.MEMBERS, topic, group)
-
-    def look(reader: Reader) -> tuple[bytes, list[Member]]:
-        require_group(reader, topic, group)
-        rows = reader.rows(*members)
-        lives = [unpack_row(Member, key, data) for key, data, _ in rows]
-        return fingerprint((key, version) for key, _, version in rows), [each for each in lives if not has_ended(each)]
-
-    seen, left = await store.read(look)
-    if left and not any(runs_here(each) for each in left):
-        # of other machines one knows only whether they show life; whoever does has another row after a lease
-        await _pause(clock, max(each.lease for each in left))
-        before, (seen, left) = seen, await store.read(look)
-        left = left if seen != before else []
-    if left:
-        raise TopicError(f"group {group} of topic {topic} has consumers; stop them first", topic=topic)
-    batch = Batch().delete(row_key(Spaces.GROUPS, topic, group)).put(touched_key(topic, group), b"")
-    for space in (Spaces.LANES, Spaces.CLAIMS, Spaces.MEMBERS, Spaces.DEAD, Spaces.REVIVED):
-        batch.delete_range(*rows_of(space, topic, group))
-    try:
-        await store.commit(batch.require_unchanged(*members, seen))
-    except Conflict as error:
-        raise TopicError(f"group {group} of topic {topic} has just got a consumer; stop it first", topic=topic) from error

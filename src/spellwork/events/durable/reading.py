@@ -32,11 +32,13 @@ class Swept(msgspec.Struct, frozen=True, array_like=True, tag=1, tag_field="form
     """How far the sweeper is: events up to `trimmed` are gone, up to `compacted` only the newest of a key is kept.
 
     `revision` is that of the commit that brought the last one that was trimmed (0: not known, as in stores of before it was kept).
+    `deletions`: how often the topic was deleted.
     """
 
     trimmed: int = 0
     compacted: int = 0
     revision: int = 0
+    deletions: int = 0
 
 
 def head(reader: Reader, topic: str) -> int:
@@ -134,6 +136,16 @@ def require_kept(reader: Reader, topic: str, after: int) -> None:
             'read on from "earliest"',
             missed=trimmed - after,
         )
+
+
+def revision_at(reader: Reader, topic: str, offset: int) -> int:
+    """The revision of the commit that brought the last event up to an offset; 0 if nothing tells it any more."""
+    for key, _ in reader.scan(event_key(topic, 1), event_key(topic, offset + 1), reverse=True, limit=1, damaged=b""):
+        try:
+            return reader.version(key)
+        except RowDamaged:
+            break
+    return 0
 
 
 def before_time(reader: Reader, topic: str, time: int) -> int:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from spellwork.errors import Conflict, RowDamaged
+from spellwork.errors import Conflict
 from spellwork.events.durable.dedup import forget
 from spellwork.events.durable.groups import slowest
 from spellwork.events.durable.keys import Spaces, event_key, events_after, offset_of, row_key, rows_of, short
 from spellwork.events.durable.options import Options, unpack_options
-from spellwork.events.durable.reading import PAGE, Found, Swept, head, page, swept
+from spellwork.events.durable.reading import PAGE, Found, Swept, head, page, revision_at, swept
 from spellwork.events.durable.rows import pack_row
 from spellwork.events.durable.waiting import brought
 from spellwork.store import SEQUENCE_BYTES, Batch, Reader
@@ -81,8 +81,13 @@ class Sweeper:
             batch = Batch().delete_range(event_key(topic, at + 1), event_key(topic, upto + 1))
             if options.compact:
                 await self._drop_newest(batch, topic, at, upto)
-            revision = await self._store.read(lambda reader: _revision(reader, topic, upto))  # noqa: B023 - called before
-            state = Swept(upto, max(upto, ground.swept.compacted), max(revision, ground.swept.revision))
+            revision = await self._store.read(lambda reader: revision_at(reader, topic, upto))  # noqa: B023 - called before
+            state = msgspec.structs.replace(
+                ground.swept,
+                trimmed=upto,
+                compacted=max(upto, ground.swept.compacted),
+                revision=max(revision, ground.swept.revision),
+            )
             version = await self._store.commit(_step(batch, topic, ground, state))
             ground = dataclasses.replace(ground, swept=state, version=version)
             done.trimmed += upto - at
@@ -198,16 +203,6 @@ def _too_big(sizes: list[tuple[int, int]], most: int) -> tuple[int, int]:
             return offset, most
         most -= size
     return 0, most
-
-
-def _revision(reader: Reader, topic: str, offset: int) -> int:
-    """The revision of the last event up to an offset, as far as it can still be read."""
-    for key, _ in reader.scan(event_key(topic, 1), event_key(topic, offset + 1), reverse=True, limit=1, damaged=b""):
-        try:
-            return reader.version(key)
-        except RowDamaged:
-            break
-    return 0
 
 
 def _step(batch: Batch, topic: str, ground: _Ground, state: Swept) -> Batch:

@@ -16,7 +16,7 @@ from spellwork.clock import Clock, Duration, SystemClock, new_id, seconds
 from spellwork.codec import Codec
 from spellwork.errors import Conflict, StoreCorrupt, StoreError, TopicDiffers
 from spellwork.events.durable.dead import DeadLetter, dead_letters, settle
-from spellwork.events.durable.groups import drop_group
+from spellwork.events.durable.deletion import delete_topic, drop_group
 from spellwork.events.durable.keys import Spaces, check_name, names_of, row_key, rows_of, space_range
 from spellwork.events.durable.options import Options, Retention, changed, pack_options, unpack_options
 from spellwork.events.durable.outlet import Outlet
@@ -148,6 +148,18 @@ class Topics:
         Consumers on other machines that have not left must show no life for their lease first, which this waits for.
         """
         await drop_group(self.store, self.clock, topic, group)
+
+    async def delete(self, topic: str, *, force: bool = False) -> int:
+        """Delete a topic: its events, groups with their dead letters, known ids, and what it is declared with. How many offsets.
+
+        What is published to it from then on begins a new topic that nobody has declared; its offsets go on, so that no cursor
+        comes to point at another event. Whoever reads the topic meanwhile gets `TopicNotFound`, who reads a pattern `Lagged` if
+        something was not read yet. A deletion that is broken off has deleted some, and is finished by asking again.
+
+        Raises `TopicNotFound`, and `TopicError` while a group has consumers, or (unless `force`) while events were not yet
+        brought to workflow runs or triggers that wait for them.
+        """
+        return await delete_topic(self, topic, force=force)
 
     async def dead_letters(self, topic: str, group: str, *, after: int = 0, limit: int = 1000) -> list[DeadLetter]:
         """The dead letters of a group behind an offset, in the order of their offsets; raises `TopicNotFound`."""

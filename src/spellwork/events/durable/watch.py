@@ -127,9 +127,11 @@ class Watch:
         except StoreError as error:
             self.close(error)
             return False
+        current = dict(rows)
+        gone = [names_of(key) for key in self._seen.keys() - current.keys()]  # topics that were deleted
         # a group's row that is damaged has lost its version (0): it may always have changed
-        news = [names_of(key) for key, version in rows if self._seen.get(key) != version or not version]
-        self._seen = dict(rows)
+        news = [names_of(key) for key, version in rows if self._seen.get(key) != version or not version] + gone
+        self._seen = current
         for listener in self._listeners:
             wanted = [listener.wanted(*names) for names in news]  # all of them: a listener may note which they were
             if any(wanted):
