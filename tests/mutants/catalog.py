@@ -700,6 +700,22 @@ _TOPICS = (
         f"{_GROUPS}/test_attacked.py -k is_told",
     ),
     Mutant(
+        "offsets-begin-anew", "an offset of a deleted event is never that of another one", "events/durable/deletion.py",
+        "    batch.delete(row_key(Spaces.TOPICS, topic)).put",
+        "    batch.delete(row_key(Spaces.LOG, topic)).delete(row_key(Spaces.TOPICS, topic)).put",
+        f"{_GROUPS}/test_deletion.py -k whole",
+    ),
+    Mutant(
+        "ids-outlive-their-topic", "an event of a new topic is not taken for one that was deleted", "events/durable/deletion.py",
+        "_ITS_OWN = (Spaces.IDS, Spaces.EXPIRIES, Spaces.NEWEST)", "_ITS_OWN = (Spaces.NEWEST,)",
+        f"{_GROUPS}/test_deletion.py -k whole",
+    ),
+    Mutant(
+        "deleted-under-the-hands-of-a-consumer", "nothing is deleted that a consumer has", "events/durable/deletion.py",
+        "    if left:\n        raise TopicError", "    if False:\n        raise TopicError",
+        f"{_GROUPS}/test_deletion.py -k with_consumers",
+    ),
+    Mutant(
         "cursor-loses-its-commit", "from a cursor exactly the later events follow", "events/durable/subscription.py",
         "cursor.revision if topic < cursor.topic else cursor.revision - 1", "cursor.revision",
         f"{_GROUPS}/test_topics.py -k order_of_their_commits",
