@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from spellwork import Engine, Signal, activity, continue_as_new, workflow
+from spellwork.engine.dispatch import planned
 from spellwork.engine.ownership import partition_of
 from spellwork.engine.triggers import Trigger
 from spellwork.errors import DefinitionError, PayloadError, StoreUnavailable, UsageError
 from spellwork.events.durable import Retention, open_topics
 from spellwork.events.durable.keys import event_key, log_key, touched_key
 from spellwork.events.event import Event as Happened
+from spellwork.journal.rows import cursor_key, subscription_key
+from spellwork.store import Batch
 from spellwork.testing import TestEngine, check_laws
 from spellwork.workflow.events import Event, publish
 from tests.engine.test_fsck import hurt
@@ -435,3 +438,47 @@ async def test_a_run_whose_partition_nobody_owns_holds_up_no_other(tmp_path: Pat
         while not await engine.list(workflow="tends", status="completed"):
             await asyncio.sleep(0.01)
         assert not await engine.list(workflow="handles")
+
+
+async def test_a_damaged_cursor_brings_events_once_more_but_to_each_run_once(tmp_path: Path) -> None:
+    """Where the runs of a partition are cannot be read: they are brought all since their subscription."""
+    path = tmp_path / "store.db"
+
+    @workflow
+    async def collects() -> list[int]:
+        event = Event("numbers.*", int)
+        return [(await event.receive()).data for _ in range(4)]
+
+    async with Engine(f"sqlite:{path}", workflows=[collects], partitions=1) as engine:
+        await engine.start(collects, id="c")
+        await subscribed(engine)
+        numbers = await engine.topics.topic("numbers.one", type=int)
+        for number in (1, 2):
+            await numbers.publish(number)
+        while await engine.store.get(cursor_key(0)) is None:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+    hurt(path, cursor_key(0))
+    async with Engine(f"sqlite:{path}", workflows=[collects], partitions=1) as engine:
+        numbers = await engine.topics.stored("numbers.one", type=int)
+        for number in (3, 4):
+            await numbers.publish(number)
+        assert await (await engine.get("c")).result(timeout=20) == [1, 2, 3, 4]
+        assert await check_laws(engine, "c") == 1
+
+
+async def test_each_run_is_brought_the_events_of_its_own_pattern_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event is looked up among the patterns as the bus does it: none is tried against each topic."""
+    monkeypatch.setattr("spellwork.events.durable.keys.matches", None)
+    async with open_topics("memory:", sweep_every=None) as topics:
+        batch = Batch()
+        for number in range(400):
+            batch.put(subscription_key(0, f"area{number}.*", f"run{number}"), b"")
+        await topics.store.commit(batch)
+        for number in range(100):
+            await (await topics.stored(f"area{number}.state")).publish(number)
+        plan = await topics.store.read(lambda reader: planned(reader, 0, None))
+        assert plan is not None
+        assert {run: [found.topic for _, found in each.events] for run, each in plan.runs.items()} == {
+            f"run{number}": [f"area{number}.state"] for number in range(100)
+        }

@@ -19,6 +19,7 @@ from spellwork.engine.host import Host
 from spellwork.engine.partition import Partition
 from spellwork.engine.triggers import Trigger
 from spellwork.errors import (
+    DefinitionError,
     InternalError,
     RowDamaged,
     RunBlocked,
@@ -36,6 +37,7 @@ from spellwork.events.durable.record import pack_record
 from spellwork.events.durable.subscription import LAST, Cursor, found_after, place
 from spellwork.events.durable.topics import Topics
 from spellwork.events.event import Event
+from spellwork.events.pattern import PatternIndex
 from spellwork.journal.rows import cursor_key, subscription_of, subscription_range, trigger_key
 from spellwork.store import Batch, Reader
 from spellwork.store.keyspace import REVISION
@@ -217,6 +219,16 @@ def _subscriptions(reader: Reader, partition: int) -> list[tuple[bytes, int]]:
         return kept
 
 
+def _brought(reader: Reader, partition: int) -> Cursor:
+    """Up to where the runs of a partition were brought their events. If that cannot be read, all of it is brought once more."""
+    try:
+        stored = reader.get(cursor_key(partition))
+        return Cursor.of(stored) if stored else Cursor()
+    except (RowDamaged, DefinitionError) as damage:
+        log.warning("events are brought once more to the runs of partition %d, each knows those it has had: %s", partition, damage)
+        return Cursor()
+
+
 def planned(reader: Reader, partition: int, before: Cursor | None) -> Plan | None:
     """What is to be brought to the runs of a partition; None when nobody waits.
 
@@ -228,20 +240,20 @@ def planned(reader: Reader, partition: int, before: Cursor | None) -> Plan | Non
         subscribed[pattern].append((version, run_id, key))
     if not subscribed:
         return None
-    stored = reader.get(cursor_key(partition))
     first = min(version for each in subscribed.values() for version, _, _ in each)
-    cursor = max(before or Cursor(), Cursor.of(stored) if stored else Cursor(), Cursor(first, LAST))
-    matchers = {pattern: matcher(pattern) for pattern in subscribed}
-    found = found_after(reader, lambda topic: any(wanted(topic) for wanted in matchers.values()), cursor, _PAGE)
+    cursor = max(before or Cursor(), _brought(reader, partition), Cursor(first, LAST))
+    patterns: PatternIndex[str] = PatternIndex()
+    for pattern in subscribed:
+        patterns.add(pattern, pattern)
+    found = found_after(reader, lambda topic: bool(patterns.match(topic)), cursor, _PAGE)
     runs: dict[str, Delivery] = {}
     for event in found:
-        for pattern, wanted in matchers.items():
-            if wanted(event.topic):
-                for version, run_id, key in subscribed[pattern]:
-                    if version < event.revision:
-                        delivery = runs.setdefault(run_id, Delivery())
-                        delivery.events.append((pattern, event))
-                        delivery.keys.add(key)
+        for pattern in patterns.match(event.topic):
+            for version, run_id, key in subscribed[pattern]:
+                if version < event.revision:
+                    delivery = runs.setdefault(run_id, Delivery())
+                    delivery.events.append((pattern, event))
+                    delivery.keys.add(key)
     if found:
         return Plan(runs, place(found[-1]), len(found) == _PAGE)
     newest = int.from_bytes(reader.get(REVISION) or b"", "big")

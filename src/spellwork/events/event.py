@@ -32,7 +32,8 @@ class Event(msgspec.Struct, Generic[T], frozen=True):
     """Something that happened. `type` is its topic, `data` its payload, `id` unique for its `source`, `at` microseconds UTC.
 
     `sequence` counts what its bus has published; `correlation` is the id of what began it all, `causation` of what led to it
-    directly; events of one `key` belong together; a lower `priority` is more urgent. `headers` are further attributes.
+    directly; events of one `key` belong together; a lower `priority` is more urgent, which is for receivers to
+    act on: subscriptions and groups bring events in the order in which they were published. `headers` are further attributes.
     """
 
     id: str
