@@ -136,6 +136,29 @@ async def test_a_timer_of_a_lost_life_does_not_fire_for_the_run_that_was_loaded_
         assert await run.result() == 60
 
 
+async def test_a_clock_that_is_set_back_while_a_run_is_loaded_loses_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer that was due is not any more: it is looked for again when it is."""
+
+    @workflow
+    async def sleeps() -> str:
+        await asyncio.sleep(60)
+        return "awake"
+
+    async with TestEngine(workflows=[sleeps], cache=0) as engine:
+        run = await engine.start(sleeps)
+        await engine.settle()
+        load = engine._host.load
+
+        async def set_back(number: int, **options: bool) -> Any:
+            monkeypatch.setattr(engine._host, "load", load)
+            live = await load(number, **options)
+            engine.clock._now -= 10_000_000
+            return live
+
+        monkeypatch.setattr(engine._host, "load", set_back)
+        assert await asyncio.wait_for(run.result(), 20) == "awake"
+
+
 async def test_a_run_that_one_timer_wakes_leaves_the_others_asleep() -> None:
     """A run comes back into memory for the timer that is due; those that are not keep their moment."""
     woke: list[tuple[int, float]] = []

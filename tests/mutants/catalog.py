@@ -244,6 +244,11 @@ _ENGINE = (
         f"{_PROMISES} -k lost_life",
     ),
     Mutant(
+        "timer-lost-by-a-clock-set-back", "no timer is lost", "engine/alarm.py",
+        "                self._host.timers.stored(due)  # the clock", "                pass  # the clock",
+        f"{_PROMISES} -k set_back_while",
+    ),
+    Mutant(
         "timer-of-parked-run-not-written", "no timer is lost", "engine/host.py",
         '            batch.put(key, b"")\n', "",
         "tests/engine/test_recovery.py -k timers_due",
@@ -425,8 +430,13 @@ _COMMITS = (
     ),
     Mutant(
         "loop-that-never-gives-way", "a loop that never rests starves no commit and no read", "store/patience.py",
-        "                time.sleep(_GAP)\n", "                pass\n",
-        f"{_FAILURES} -k 'never_rests and rocksdb'",
+        "                self._never.acquire(timeout=_GAP)", "                pass",
+        f"{_FAILURES} -k stands_still",
+    ),
+    Mutant(
+        "damaged-salt-ends-the-log", "damaged bytes are refused, named, or change nothing", "store/wal.py",
+        "        if stray is not None and self._is_whole(stray):\n", "        if False:\n",
+        "tests/store/test_damage.py -k salt",
     ),
     Mutant(
         "poisoned-handle-used-again", "after a failed sync the handle is not used again", "store/committer.py",
@@ -512,6 +522,22 @@ _BACKENDS = (
         "            if group and place[:direct] != beginning:\n                yield from sorted(group, reverse=reverse)",
         "            if group and place[:direct] != beginning:\n                yield from group",
         "tests/store/test_conformance.py -k 'TestLmdb and order_of_bytes'",
+    ),
+    Mutant(
+        "lmdb-scan-ends-at-a-long-key", "scans are in the order of keys", "store/longkeys.py",
+        "return found + self._any(txn, place[:direct], end, reverse=False, limit=left)", "return found",
+        "tests/store/test_damage_elsewhere.py -k short_and_long_keys",
+    ),
+    Mutant(
+        "rocksdb-forgets-what-it-wrote", "a transaction reads its own writes", "store/rocksdb.py",
+        "            self._rows.update([(row[0], row) for row in self._newest])\n", "",
+        "tests/store/test_damage_elsewhere.py -k wrote_itself",
+    ),
+    Mutant(
+        "scans-do-not-check-values", "damaged data is detected", "store/seal.py",
+        "            is_as_written = crc(key) == named and crc(value, named ^ (version & low) ^ (version >> 32)) == whole",
+        "            is_as_written = crc(key) == named",
+        "tests/store/test_damage_elsewhere.py -k seal_of_another_length",
     ),
     Mutant(
         "rocksdb-view-not-published", "readers see what is committed", "store/rocksdb.py",

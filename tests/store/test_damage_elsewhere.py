@@ -18,7 +18,9 @@ from spellwork.store import Batch, Store, open_store
 from spellwork.store.keyspace import FORMAT, REVISION
 from spellwork.store.lmdb import LmdbBackend
 from spellwork.store.longkeys import LongKeys
-from spellwork.store.seal import seal_rows
+from spellwork.store.rocksdb import RocksBackend
+from spellwork.store.seal import is_whole, seal, seal_rows, whole_pairs
+from spellwork.store.sqlite import SqliteBackend
 
 ONE, TWO = b"\x40one", b"\x40two"
 
@@ -187,6 +189,72 @@ def test_places_of_long_keys_keep_apart_and_in_order() -> None:
     places = [keys.place(b"k" * n) for n in range(200)]
     assert len(set(places)) == 200
     assert places[:24] == [b"k" * n for n in range(24)]
+
+
+async def test_scans_of_lmdb_across_short_and_long_keys_are_those_of_a_sorted_map(tmp_path: Path) -> None:
+    """Keys on both sides of what LMDB takes, many that begin alike: any range, limit and direction gives what sorting would."""
+    rng = random.Random(5)
+    stems = [b"\x40" + bytes([byte]) * 470 for byte in b"ab"]
+    rows = {
+        rng.choice(stems)[: rng.choice((1, 2, 60, 471))]
+        + bytes(rng.choices(b"ab\xff\x00", k=rng.choice((0, 1, 22, 23, 24, 40)))): b"%d" % n
+        for n in range(400)
+    }
+    ordered = sorted(rows.items())
+    assert {len(key) < 495 for key in rows} == {True, False}
+    store: Store = open_store(f"lmdb:{tmp_path / 'store'}")
+    await store.commit(Batch().put_all(rows.items()))
+    for _ in range(400):
+        start, end = (rng.choice([*rows, b"\x40", b"\x41", *stems])[: rng.choice((1, 30, 600))] for _ in range(2))
+        limit, backwards = rng.choice((None, 0, 1, 7, 100)), rng.random() < 0.3
+        within = [row for row in ordered if start <= row[0] < end]
+        expected = (within[::-1] if backwards else within)[:limit]
+        assert await store.scan(start, end, reverse=backwards, limit=limit) == expected
+    await store.close()
+
+
+@pytest.mark.parametrize("name", ["lmdb", "rocksdb", "sqlite"])
+def test_a_transaction_finds_what_it_wrote_itself(tmp_path: Path, name: str) -> None:
+    """Written, deleted and cleared in any order within one transaction: it reads, and then has, what came last."""
+    rng = random.Random(11)
+    place = str(tmp_path / "store")
+    backend = {"lmdb": LmdbBackend, "rocksdb": RocksBackend, "sqlite": SqliteBackend}[name](place)
+    model: dict[bytes, tuple[bytes, int]] = {}
+    keys = [b"\x40%02d" % n for n in range(12)]
+    for _ in range(60):
+        revision = backend.begin(sync=False)[0] + 1
+        for step in range(rng.randrange(1, 5)):
+            some = rng.sample(keys, 4)
+            if rng.random() < 0.3:
+                start, end = sorted(some[:2])
+                backend.delete_range(start, end)
+                model = {key: row for key, row in model.items() if not start <= key < end}
+            written, gone = some[:2], some[2:]
+            backend.write([(key, b"%d" % step, revision) for key in written], gone)
+            model = {key: row for key, row in model.items() if key not in gone} | dict.fromkeys(written, (b"%d" % step, revision))
+            if rng.random() < 0.5:
+                assert {key: row for key in keys if (row := backend.get(key)) is not None} == model
+                assert backend.versions(b"\x40", b"\x41") == [(key, row[1]) for key, row in sorted(model.items())]
+        backend.write([(REVISION, revision.to_bytes(8, "big"), revision)], [])
+        backend.commit(revision)
+        reader = backend.reader()
+        assert reader.rows(b"\x40", b"\x41") == [(key, *row) for key, row in sorted(model.items())]
+        reader.dispose()
+    backend.close()
+
+
+def test_a_seal_of_another_length_is_no_seal() -> None:
+    """What damage leaves of a row is damaged whatever has become of its parts."""
+    whole = seal(b"key", b"value", 7)
+    assert is_whole(b"key", b"value", whole)
+    for hurt in (b"", whole[:-1], whole + b"\0", None, 3, "text", bytes(16)):
+        assert not is_whole(b"key", b"value", hurt)
+        assert whole_pairs([(b"key", b"value", hurt)], b"?") == [(b"key", b"?")]
+        with pytest.raises(RowDamaged):
+            whole_pairs([(b"key", b"value", hurt)], None)
+    for key, value in ((b"kez", b"value"), (b"key", b"valuf"), (b"key", "value"), (None, b"value")):
+        assert not is_whole(key, value, whole)
+        assert whole_pairs([(key, value, whole)], b"?") == [(key, b"?")]
 
 
 def test_what_lmdb_itself_leaves_is_never_taken_for_damage(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from spellwork.errors import Conflict, StoreError, StoreFailed, StoreFull
 from spellwork.store import Batch, Keyspace, Store
+from spellwork.store.patience import Patience
 from spellwork.store.rocksdb import RocksBackend
 from spellwork.testing.chaos import disk
 from tests.store.faulty import MAKERS, WRITES, Faulty, broken, full, store_over
@@ -316,3 +318,21 @@ async def _written_and_read(store: Store, batch: Batch) -> list[int]:
         batch.sealed = False
         found.append(len(await store.scan(*PLAIN.range())))
     return found
+
+
+async def test_the_loop_stands_still_only_while_a_thread_works() -> None:
+    """A little each few milliseconds, from when something was given to a thread until that is done."""
+    works, stood = True, []
+    patience = Patience(asyncio.get_running_loop(), lambda: works)
+    patience._never = SimpleNamespace(acquire=lambda timeout: stood.append(timeout))  # type: ignore[assignment]
+    await asyncio.sleep(0.01)
+    assert not stood
+    patience.given()
+    await asyncio.sleep(0.1)
+    assert 1 <= len(stood) <= 50
+    assert set(stood) == {0.0002}
+    works = False
+    await asyncio.sleep(0.02)
+    count = len(stood)
+    await asyncio.sleep(0.02)
+    assert len(stood) == count

@@ -102,14 +102,23 @@ async def _reads(ours: Store, raw: Raw, end: int, rounds: int) -> Result:
         for key in keys:
             raw.scan(key, _SCANNED)
 
+    async def scan_raw_off_the_loop(keys: list[bytes]) -> None:
+        loop = asyncio.get_running_loop()
+        for key in keys:
+            await loop.run_in_executor(None, raw.scan, key, _SCANNED)
+
     one, off, together, alone = (
         seconds / _GETS for seconds in await _in_turns(rounds, some(_GETS), (get, get_raw_off_the_loop, get_together, get_raw))
+    )
+    scanned, scanned_off, scanned_alone = (
+        seconds / _SCANS for seconds in await _in_turns(rounds, some(_SCANS), (scan, scan_raw_off_the_loop, scan_raw))
     )
     return (
         _figures("get", [one, alone])
         | {"get_ratio_off_the_loop": one / off}
         | _figures("get_of_many", [together, alone])
-        | _figures("scan_of_100", [seconds / _SCANS for seconds in await _in_turns(rounds, some(_SCANS), (scan, scan_raw))])
+        | _figures("scan_of_100", [scanned, scanned_alone])
+        | {"scan_of_100_ratio_off_the_loop": scanned / scanned_off}
     )
 
 
@@ -164,10 +173,7 @@ def _size(path: Path) -> int:
 
 
 def _batch(pairs: Pairs) -> Batch:
-    batch = Batch()
-    for key, value in pairs:
-        batch.put(key, value)
-    return batch
+    return Batch().put_all(pairs)
 
 
 def _key(number: int) -> bytes:

@@ -104,5 +104,8 @@ class Alarm:
                 partition.batch().delete(key)  # a run that goes on after a fix writes its timer anew
         else:
             self._host.fire_due(live)
-            if live.timer_key != key and partition.held:
+            due = timer_of(key)[0]
+            if live.timer_key == key and due > self._clock.now():
+                self._host.timers.stored(due)  # the clock was set back meanwhile, and nobody else looks for this one again
+            elif live.timer_key != key and partition.held:
                 partition.batch().delete(key)  # also one that was left behind: it must not be found again and again

@@ -66,6 +66,11 @@ class Batch:
         self.rows[key] = value
         return self
 
+    def put_all(self, pairs: Iterable[tuple[bytes, bytes]]) -> Batch:
+        """Set many keys to their values, at a fraction of what as many calls of `put` cost."""
+        self.rows.update(pairs)
+        return self
+
     def delete(self, key: bytes) -> Batch:
         """Remove `key` if it is there."""
         self.rows[key] = None

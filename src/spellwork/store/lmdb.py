@@ -94,7 +94,8 @@ class LmdbBackend:
         self._steps: list[Callable[[Txn], None]] = []
         self._sync = True
         self._unsure = False
-        self._begun = self._bytes = self._ours = self._before = self._foreign = self._revision = 0
+        self._written: list[list[tuple[bytes, bytes]]] = []
+        self._begun = self._ours = self._before = self._foreign = self._revision = 0
         prepare_file(path, "lmdb", create=create)
         with translated(path):
             self._turn = Turn(f"{path}-turn")
@@ -186,7 +187,7 @@ class LmdbBackend:
     def begin(self, *, sync: bool) -> tuple[int, bool]:
         self._turn.let_others_in()
         self._take_lock()
-        self._sync, self._steps, self._bytes, self._before = sync, [], 0, self._ours
+        self._sync, self._steps, self._written, self._before = sync, [], [], self._ours
         with translated(self.path):
             self._begun += 1
             if self._begun % _STALE_EVERY == 0:
@@ -254,7 +255,7 @@ class LmdbBackend:
     def write(self, rows: list[Row], deletes: list[bytes]) -> None:
         items = _KEYS.placed(seal_rows(rows))
         gone = [_KEYS.place(key) for key in deletes]
-        self._bytes += sum([len(data) for _, data in items])
+        self._written.append(items)
 
         def step(txn: Txn) -> None:
             for place in gone:
@@ -287,8 +288,8 @@ class LmdbBackend:
 
     def _full(self, error: lmdb.Error) -> StoreFull | None:
         """LMDB calls it an error of the disk when a full one has cut a write short."""
-        free = os.statvfs(self.path)
-        if error.code != errno.EIO or free.f_bavail * free.f_frsize > _ROOM + 4 * self._bytes:
+        free, written = os.statvfs(self.path), sum(len(data) for items in self._written for _, data in items)
+        if error.code != errno.EIO or free.f_bavail * free.f_frsize > _ROOM + 4 * written:
             return None
         self._unsure = True
         return StoreFull(f"{self.path}: {_FULL}")

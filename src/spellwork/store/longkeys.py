@@ -35,6 +35,8 @@ class LongKeys:
     def placed(self, rows: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """The places of rows and what is put there, from keys and their values behind seals."""
         direct = self._direct
+        if max(map(len, [key for key, _ in rows]), default=0) < direct:
+            return rows
         return [row if len(row[0]) < direct else self._grouped(*row) for row in rows]
 
     def _grouped(self, key: bytes, data: bytes) -> tuple[bytes, bytes]:
@@ -52,16 +54,40 @@ class LongKeys:
 
     def get(self, txn: Any, key: bytes) -> tuple[bytes, bytes] | None:
         """Value and seal of a row."""
-        data = txn.get(self.place(key))
+        place = self.place(key)
+        data = txn.get(place)
         if data is None:
             return None
-        _, value, sealed = self._row(self.place(key), data)
+        if place is key:
+            return data[SEAL_BYTES:], data[:SEAL_BYTES]
+        _, value, sealed = self._row(place, data)
         return value, sealed
 
     def scan(self, txn: Any, start: bytes, end: bytes, *, reverse: bool, limit: int | None) -> list[Found]:
         """The rows with start <= key < end, in the order of their keys."""
-        if start >= end:
+        if start >= end or limit == 0:
             return []
+        if not reverse and len(start) < self._direct and len(end) < self._direct:
+            return self._short(txn, start, end, limit)
+        return self._any(txn, start, end, reverse=reverse, limit=limit)
+
+    def _short(self, txn: Any, start: bytes, end: bytes, limit: int | None) -> list[Found]:
+        """As `scan`, for as long as no key is a long one: then the order of the places is that of the keys."""
+        cursor, direct = txn.cursor(), self._direct
+        found: list[Found] = []
+        if cursor.set_range(start) if start else cursor.first():
+            for place, data in cursor.iternext():
+                if place >= end:
+                    break
+                if len(place) >= direct:  # what was found is shorter than the beginning of this group, and before it
+                    left = None if limit is None else limit - len(found)
+                    return found + self._any(txn, place[:direct], end, reverse=False, limit=left)
+                found.append((place, data[SEAL_BYTES:], data[:SEAL_BYTES]))
+                if len(found) == limit:
+                    break
+        return found
+
+    def _any(self, txn: Any, start: bytes, end: bytes, *, reverse: bool, limit: int | None) -> list[Found]:
         places = self._backwards(txn, start, end) if reverse else self._forwards(txn, start, end)
         return list(itertools.islice(self._sorted(places, start, end, reverse=reverse), limit))
 

@@ -5,7 +5,7 @@ It must never stand still for long, nor at all while nothing was given to a thre
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from collections.abc import Callable
 
 _EVERY = 0.002
@@ -25,6 +25,8 @@ class Patience:
         self._waiting = waiting
         self._given = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._never = threading.Lock()
+        self._never.acquire()
 
     def given(self) -> None:
         """A thread has got something to do."""
@@ -36,5 +38,5 @@ class Patience:
         self._timer = None
         if self._waiting():
             if given == self._given:
-                time.sleep(_GAP)
+                self._never.acquire(timeout=_GAP)  # not time.sleep, which fails under libfaketime
             self._timer = self._loop.call_later(_EVERY, self._look, self._given)

@@ -104,6 +104,7 @@ class RocksBackend:
         self._preset = preset
         self._views = Views(path)
         self._rows: dict[bytes, Row | None] = {}
+        self._newest: list[Row] = []
         self._ranges: list[tuple[bytes, bytes]] = []
         self._sync = True
         self._unsure = False
@@ -200,7 +201,7 @@ class RocksBackend:
     # The write transaction: what it changes is kept aside until `commit`
 
     def begin(self, *, sync: bool) -> tuple[int, bool]:
-        self._rows, self._ranges, self._sync = {}, [], sync
+        self._rows, self._newest, self._ranges, self._sync = {}, [], [], sync
         if not sync and not self._lazy:
             # before the first commit that is not synced: from then on a power cut may leave gaps in the log
             self._rows[LAZY] = (LAZY, b"", 0)
@@ -211,7 +212,14 @@ class RocksBackend:
             self._revision = int.from_bytes(row[0], "big") if row else 0
         return self._revision, changed
 
+    def _index(self) -> None:
+        """Make what was written findable. Most transactions write once and look no more, and need none of it."""
+        if self._newest:
+            self._rows.update([(row[0], row) for row in self._newest])
+            self._newest = []
+
     def get(self, key: bytes) -> tuple[bytes, int] | None:
+        self._index()
         if key in self._rows:
             row = self._rows[key]
             return row and row[1:]
@@ -222,16 +230,19 @@ class RocksBackend:
         return None if data is None else _opened(key, data)
 
     def versions(self, start: bytes, end: bytes) -> list[tuple[bytes, int]]:
+        self._index()
         with _Translated(self.path):
             stored = select(self._db.iter(), start, end, reverse=False, limit=None)
         keys = {key for key, _ in stored} | {key for key in self._rows if start <= key < end}
         return [(key, row[1]) for key in sorted(keys) if (row := self.get(key)) is not None]
 
     def write(self, rows: list[Row], deletes: list[bytes]) -> None:
+        self._index()
         self._rows.update(dict.fromkeys(deletes))
-        self._rows.update([(row[0], row) for row in rows])
+        self._newest = rows
 
     def delete_range(self, start: bytes, end: bytes) -> None:
+        self._index()
         if start < end:  # RocksDB fails where there is nothing to delete
             self._rows = {key: row for key, row in self._rows.items() if not start <= key < end}
             self._ranges.append((start, end))
@@ -241,11 +252,14 @@ class RocksBackend:
         for start, end in self._ranges:
             batch.delete_range(start, end)
         put = batch.put
-        for key, data in seal_rows([row for row in self._rows.values() if row is not None]):
+        if self._rows:
+            self._index()
+            for key, row in self._rows.items():
+                if row is None:
+                    batch.delete(key)
+        rows = self._newest or [row for row in self._rows.values() if row is not None]
+        for key, data in seal_rows(rows):
             put(key, data)
-        for key, row in self._rows.items():
-            if row is None:
-                batch.delete(key)
         self._unsure = True
         with _Translated(self.path):
             self._write(batch, sync=self._sync)
@@ -253,7 +267,7 @@ class RocksBackend:
         # now and not when somebody reads: rows can be seen as soon as they are written, but they are durable only now
         self._view = self._viewed()
         self._lazy = self._lazy or LAZY in self._rows
-        self._rows, self._ranges, self._revision = {}, [], revision
+        self._rows, self._newest, self._ranges, self._revision = {}, [], [], revision
 
     def _write(self, batch: WriteBatch, *, sync: bool) -> None:
         self._db.write(batch)
@@ -261,7 +275,7 @@ class RocksBackend:
             self._db.flush_wal(True)
 
     def rollback(self) -> None:
-        self._rows, self._ranges, self._revision = {}, [], -1
+        self._rows, self._newest, self._ranges, self._revision = {}, [], [], -1
         if self._unsure:
             # RocksDB takes no more writes after one that failed
             raise StoreFailed(f"{self.path}: whether the last batch is there is not known until the store is opened again")

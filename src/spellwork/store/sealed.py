@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from spellwork.store.backend import Row
-from spellwork.store.seal import damage, is_whole, version_of
+from spellwork.store.seal import version_of, whole_pairs
 
 
 class SealedReader(abc.ABC):
@@ -37,15 +37,7 @@ class SealedReader(abc.ABC):
         self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None, damaged: bytes | None = None
     ) -> list[tuple[bytes, bytes]]:
         """The pairs with start <= key < end; a damaged row raises `RowDamaged`, unless `damaged` stands for its value."""
-        found = []
-        for key, value, sealed in self._select(start, end, reverse=reverse, limit=limit):
-            if is_whole(key, value, sealed):
-                found.append((key, value))
-            elif damaged is None:
-                raise damage(key)
-            else:
-                found.append((key, damaged))
-        return found
+        return whole_pairs(self._select(start, end, reverse=reverse, limit=limit), damaged)
 
     def rows(self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None) -> list[Row]:
         """As `scan`, with the version of each row."""

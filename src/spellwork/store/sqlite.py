@@ -26,7 +26,7 @@ from spellwork.store import handles
 from spellwork.store.backend import Row
 from spellwork.store.keyspace import LAZY, REVISION
 from spellwork.store.place import prepare_file
-from spellwork.store.seal import SEAL_BYTES, is_whole, names_its_row, seal, version_of
+from spellwork.store.seal import SEAL_BYTES, is_whole, names_its_row, seal_rows, version_of
 from spellwork.store.sealed import SealedReader
 from spellwork.store.turn import Turn
 from spellwork.store.wal import Log
@@ -51,10 +51,10 @@ _PRAGMAS = (
 )
 
 # apsw gives up the GIL at each step, and a busy event loop keeps it for 5 ms: so the rows of a group go in by one statement a
-# key length, as blobs of seal, key and value.
+# key length, as blobs of key, seal and value.
 _INSERT = (
-    f"INSERT OR REPLACE INTO kv(k, v, r) SELECT substr(value, {SEAL_BYTES + 1}, ?2), substr(value, {SEAL_BYTES + 1} + ?2), "  # noqa: S608 - constants
-    f"substr(value, 1, {SEAL_BYTES}) FROM carray(?1)"
+    f"INSERT OR REPLACE INTO kv(k, v, r) SELECT substr(value, 1, ?2), substr(value, {SEAL_BYTES + 1} + ?2), "  # noqa: S608 - constants
+    f"substr(value, 1 + ?2, {SEAL_BYTES}) FROM carray(?1)"
 )
 # damage can turn a blob into a text that is none, which apsw could not hand over
 _COLUMNS = "CAST(k AS BLOB), CAST(v AS BLOB), CAST(r AS BLOB)"
@@ -280,8 +280,12 @@ class SqliteBackend:
 
     def _put(self, rows: list[Row]) -> None:
         by_length: dict[int, list[bytes]] = {}
-        for key, value, version in rows:
-            by_length.setdefault(len(key), []).append(seal(key, value, version) + key + value)
+        for key, data in seal_rows(rows):
+            length = len(key)
+            if length in by_length:
+                by_length[length].append(key + data)
+            else:
+                by_length[length] = [key + data]
         for length, blobs in by_length.items():
             self._writer.execute(_INSERT, (apsw.carray(tuple(blobs)), length))
 

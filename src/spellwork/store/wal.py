@@ -89,14 +89,21 @@ class _Frames:
 
     def behind(self, kept: int) -> str:
         """Whether a whole frame lies behind the commit that was damaged."""
-        ours = [i for i in range(kept, self.count) if self._frame(i)[0][8:16] == self._salt]
+        ours = [i for i in range(kept, self.count) if self._has_salt(i)]
+        stray = next((i for i in range(kept, self.count) if not self._has_salt(i)), None)
+        if stray is not None and self._is_whole(stray):
+            # it continues the sums of this log, so it is no frame of an older one: just its salt is damaged, which no sum covers
+            ours = sorted([*ours, stray])
         ends = [i for i in ours if self._frame(i)[0][4:8] != bytes(4)]
-        if not ends or all(self._is_whole(index) for index in range(kept, ends[0] + 1)):
+        if not ends or all(self._has_salt(i) and self._is_whole(i) for i in range(kept, ends[0] + 1)):
             return ""  # nothing, or what another process has committed since
         for index in ours:
             if index > ends[0] and self._is_whole(index):
                 return f"it is damaged at page {kept + 1}, and later commits lie behind that"
         return ""
+
+    def _has_salt(self, index: int) -> bool:
+        return self._frame(index)[0][8:16] == self._salt
 
     def unsaved(self) -> str:
         """With a torn header all frames are old ones, so the database must have their pages."""
