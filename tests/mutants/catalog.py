@@ -39,6 +39,22 @@ _EFFECTS = (
         "tests/engine/test_workflow_events.py -k retention_waits",
     ),
     Mutant(
+        "subscribers-by-name-alone",
+        "no event that a run waits for is missed",
+        "engine/subscribers.py",
+        "for token in (name, ONE):",
+        "for token in (name,):",
+        "tests/engine/test_workflow_events.py -k a_look_for_subscribers",
+    ),
+    Mutant(
+        "letter-not-sent-with-the-cursor",
+        "each event starts one run, wherever its partition is owned",
+        "engine/mail.py",
+        "        batch.put(self._inbox(partition), m.encode(m.Envelope(message)))\n",
+        "        self._inbox(partition)\n",
+        "tests/engine/test_workflow_events.py -k waits_in_the_inbox",
+    ),
+    Mutant(
         "merge-without-receipt",
         "state and topics are what the journals say, each time once",
         "engine/effects.py",
