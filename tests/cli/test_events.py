@@ -134,3 +134,17 @@ def test_help_says_what_each_does(spellwork, words):
     """Without a store."""
     outcome = spellwork("events", *words, "--help")
     assert (outcome.code, "Usage: spellwork events" in outcome.out) == (0, True)
+
+
+def test_a_topic_is_deleted_only_when_it_is_meant(spellwork):
+    """Without --yes it says what would go; then it is gone for every verb, and the next event begins anew."""
+    for n in range(3):
+        spellwork("events", "publish", "orders", str(n))
+    refused = spellwork("events", "delete", "orders")
+    assert (refused.code, "up to 3 events, 0 groups and 0 dead letters of orders" in refused.err) == (2, True)
+    assert spellwork("events", "delete", "orders", "--yes").out == "deleted orders: 3 events\n"
+    assert spellwork("events", "topics", "--json").out == ""
+    for words in (("delete", "orders", "--yes"), ("delete", "orders"), ("tail", "orders", "--no-follow")):
+        assert spellwork("events", *words, "--json").error["error"] == "topic-not-found", words
+    assert spellwork("events", "publish", "orders", "3").out == "4\n"
+    assert spellwork("events", "delete", "orders", "--yes", "--json").value == {"topic": "orders", "deleted": 1}

@@ -134,6 +134,7 @@ def number(path: Path, run_id: str) -> int:
 def hurt(path: Path, *keys: bytes) -> None:
     """Flip a bit of the value (or of the seal, where there is none), behind the store's back."""
     connection = apsw.Connection(str(path))
+    connection.set_busy_timeout(5_000)  # the store may be open, and write just now
     for key in keys:
         value, sealed = next(connection.execute("SELECT v, r FROM kv WHERE k = ?", (key,)))
         if value:

@@ -10,12 +10,17 @@ from typing import Any
 import pytest
 
 from spellwork import Engine, Signal, activity, continue_as_new, workflow
+from spellwork.engine.dispatch import planned
 from spellwork.engine.ownership import partition_of
+from spellwork.engine.subscribers import Subscribers, subscribers
 from spellwork.engine.triggers import Trigger
 from spellwork.errors import DefinitionError, PayloadError, StoreUnavailable, UsageError
 from spellwork.events.durable import Retention, open_topics
 from spellwork.events.durable.keys import event_key, log_key, touched_key
 from spellwork.events.event import Event as Happened
+from spellwork.events.pattern import matches
+from spellwork.journal.rows import Keys, cursor_key, subscription_key
+from spellwork.store import Batch, Reader, open_store
 from spellwork.testing import TestEngine, check_laws
 from spellwork.workflow.events import Event, publish
 from tests.engine.test_fsck import hurt
@@ -207,14 +212,14 @@ async def test_a_store_error_while_events_are_brought_loses_none(tmp_path: Path,
         await subscribed(engine)
         dispatch = engine._dispatch
         assert dispatch is not None
-        real, failures = dispatch._post, [StoreUnavailable("not for now")]
+        real, failures = dispatch._bring_in, [StoreUnavailable("not for now")]
 
-        async def post(message: Any) -> Any:
+        async def post(message: Any, partition: Any) -> Any:
             if failures:
                 raise failures.pop()
-            return await real(message)
+            return await real(message, partition)
 
-        monkeypatch.setattr(dispatch, "_post", post)
+        monkeypatch.setattr(dispatch, "_bring_in", post)
         topic = await engine.topics.topic("numbers", type=int)
         await topic.publish(0)
         while failures:
@@ -435,3 +440,174 @@ async def test_a_run_whose_partition_nobody_owns_holds_up_no_other(tmp_path: Pat
         while not await engine.list(workflow="tends", status="completed"):
             await asyncio.sleep(0.01)
         assert not await engine.list(workflow="handles")
+
+
+async def test_a_damaged_cursor_brings_events_once_more_but_to_each_run_once(tmp_path: Path) -> None:
+    """Where the runs of a partition are cannot be read: they are brought all since their subscription."""
+    path = tmp_path / "store.db"
+
+    @workflow
+    async def collects() -> list[int]:
+        event = Event("numbers.*", int)
+        return [(await event.receive()).data for _ in range(4)]
+
+    async with Engine(f"sqlite:{path}", workflows=[collects], partitions=1) as engine:
+        await engine.start(collects, id="c")
+        await subscribed(engine)
+        numbers = await engine.topics.topic("numbers.one", type=int)
+        for number in (1, 2):
+            await numbers.publish(number)
+        while await engine.store.get(cursor_key(0)) is None:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+    hurt(path, cursor_key(0))
+    async with Engine(f"sqlite:{path}", workflows=[collects], partitions=1) as engine:
+        numbers = await engine.topics.stored("numbers.one", type=int)
+        for number in (3, 4):
+            await numbers.publish(number)
+        assert await (await engine.get("c")).result(timeout=20) == [1, 2, 3, 4]
+        assert await check_laws(engine, "c") == 1
+
+
+async def test_each_run_is_brought_the_events_of_its_own_pattern_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event is looked up among the patterns as the bus does it: none is tried against each topic."""
+    monkeypatch.setattr("spellwork.events.durable.keys.matches", None)
+    async with open_topics("memory:", sweep_every=None) as topics:
+        batch = Batch()
+        for number in range(400):
+            batch.put(subscription_key(0, f"area{number}.*", f"run{number}"), b"")
+        await topics.store.commit(batch)
+        for number in range(100):
+            await (await topics.stored(f"area{number}.state")).publish(number)
+        plan = await topics.store.read(lambda reader: planned(reader, 0, None))
+        assert plan is not None
+        assert {run: [found.topic for _, found in each.events] for run, each in plan.runs.items()} == {
+            f"run{number}": [f"area{number}.state"] for number in range(100)
+        }
+
+
+async def test_what_a_trigger_starts_elsewhere_waits_in_the_inbox_there(tmp_path: Path) -> None:
+    """The later events of the same trigger are not held up, and whoever comes to own the partition starts the run, once."""
+    url, handled = f"sqlite:{tmp_path / 'store.db'}", []
+
+    @workflow
+    async def handles(event: Happened[int]) -> int:
+        handled.append(event.data)
+        return event.data
+
+    @workflow
+    async def idles() -> None: ...
+
+    def placed(partition: int, start: int) -> str:
+        return next(name for n in range(start, 100) if partition_of("handles:" + (name := f"e{n}"), 2) == partition)
+
+    triggers = [Trigger("a.*", handles, int)]
+    async with Engine(url, workflows=[handles], partitions=2, max_partitions=1, triggers=triggers) as first:
+        topic = await first.topics.topic("a.x", type=int)
+        await topic.publish(1, id=placed(1, 0))
+        await topic.publish(2, id=placed(0, 0))
+        while not await first.list(workflow="handles", status="completed"):
+            await asyncio.sleep(0.01)
+        async with Engine(url, workflows=[idles], partitions=2, max_partitions=1) as without:
+            assert list(without._host.partitions) == [1]
+            await asyncio.sleep(0.1)  # it does not know the workflow: the letter waits for one that does
+        await topic.publish(3, id=placed(1, 50))
+        async with Engine(url, workflows=[handles], partitions=2, max_partitions=1) as second:
+            assert list(second._host.partitions) == [1]
+            async with asyncio.timeout(20):
+                while len(await first.list(workflow="handles", status="completed")) < 3:
+                    await asyncio.sleep(0.01)
+    assert sorted(handled) == [1, 2, 3]
+
+
+async def test_a_run_that_cannot_be_brought_its_events_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others have theirs, whatever the store says of that one; then it gets its own, in order, once."""
+
+    @workflow
+    async def collects(name: str) -> list[int]:
+        event = Event(f"{name}.*", int)
+        return [(await event.receive()).data for _ in range(3)]
+
+    async with Engine(f"sqlite:{tmp_path / 'store.db'}", workflows=[collects]) as engine:
+        runs = [await engine.start(collects, name, id=name) for name in ("a", "b")]
+        await subscribed(engine, 2)
+        dispatch = engine._dispatch
+        assert dispatch is not None
+        real, hurting = dispatch._bring_in, True
+
+        async def bring(message: Any, partition: Any) -> Any:
+            if message.run_id == "a" and hurting:
+                raise StoreUnavailable("not for now")
+            await asyncio.sleep(0.01)
+            return await real(message, partition)
+
+        monkeypatch.setattr(dispatch, "_bring_in", bring)
+        for number in range(3):
+            for name in ("a", "b"):
+                await (await engine.topics.topic(f"{name}.x", type=int)).publish(number)
+        assert await runs[1].result(timeout=5) == [0, 1, 2]
+        hurting = False
+        assert await runs[0].result(timeout=5) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("patterns", [100, 2_000])
+async def test_a_look_for_subscribers_reads_those_of_the_topic_alone(patterns: int) -> None:
+    """However many other patterns are subscribed to, and whatever they look like; what is found is what matches."""
+    store = open_store("memory:")
+    try:
+        forms = ("a{0}.b{1}.c", "a{0}.*.c", "*.b{1}.c", "a{0}.>", "*.*.*", ">", "a{0}.b{1}", "a{0}x.b{1}.c", "*.b{1}.>", "a{0}")
+        batch, every = Batch(), set()
+        for number in range(patterns):
+            pattern = forms[number % 10].format(number // 10 % 50, number // 10)
+            every.add((pattern, f"run{number}"))
+            batch.put(subscription_key(3, pattern, f"run{number}"), b"")
+        await store.commit(batch)
+        for topic in ("a1.b1.c", "a1.b1", "a1", "a1.b1.c.d", "x.y.z"):
+
+            def look(reader: Reader, topic: str = topic) -> tuple[Subscribers, int]:
+                counted = Counting(reader)
+                return subscribers(counted, 3, topic), counted.rows_read  # type: ignore[arg-type]
+
+            found, read = await store.read(look)
+            there = {(pattern, run) for pattern, each in found.items() for _, run, _ in each}
+            assert there == {(pattern, run) for pattern, run in every if matches(pattern, topic)}
+            assert read <= len(there) + 10, (topic, read)
+    finally:
+        await store.close()
+
+
+class Counting:
+    """Counts the rows that a reader gives out."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.rows_read = 0
+
+    def scan(self, *args: Any, **options: Any) -> Any:
+        found = self._reader.scan(*args, **options)
+        self.rows_read += len(found)
+        return found
+
+    def rows(self, *args: Any, **options: Any) -> Any:
+        found = self._reader.rows(*args, **options)
+        self.rows_read += len(found)
+        return found
+
+
+@pytest.mark.parametrize("space", [Keys.JOURNAL, Keys.RUNS, Keys.IDS])
+async def test_a_run_whose_rows_are_damaged_holds_up_no_other(tmp_path: Path, space: int) -> None:
+    """Whatever of it cannot be read, the others have their events."""
+    path = tmp_path / "store.db"
+    async with Engine(f"sqlite:{path}", workflows=[three]) as engine:
+        await engine.start(three, id="a")
+        number = (await engine._desk._address("a")).number
+        await engine.start(three, id="b")
+        await subscribed(engine, 2)
+        rows = await engine.store.scan(bytes((space,)), bytes((space + 1,)))
+    part = b"a" if space == Keys.IDS else number.to_bytes(8, "big")
+    hurt(path, next(key for key, _ in rows if key[1:].startswith(part)))
+    async with Engine(f"sqlite:{path}", workflows=[three]) as engine:
+        topic = await engine.topics.topic("numbers", type=int)
+        for event in range(3):
+            await topic.publish(event)
+        assert await (await engine.get("b")).result(timeout=5) == [0, 1, 2]

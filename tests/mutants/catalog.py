@@ -41,6 +41,22 @@ _EFFECTS = (
         "tests/engine/test_workflow_events.py -k retention_waits",
     ),
     Mutant(
+        "subscribers-by-name-alone",
+        "no event that a run waits for is missed",
+        "engine/subscribers.py",
+        "for token in (name, ONE):",
+        "for token in (name,):",
+        "tests/engine/test_workflow_events.py -k a_look_for_subscribers",
+    ),
+    Mutant(
+        "letter-not-sent-with-the-cursor",
+        "each event starts one run, wherever its partition is owned",
+        "engine/mail.py",
+        "        batch.put(self._inbox(partition), m.encode(m.Envelope(message)))\n",
+        "        self._inbox(partition)\n",
+        "tests/engine/test_workflow_events.py -k waits_in_the_inbox",
+    ),
+    Mutant(
         "merge-without-receipt",
         "state and topics are what the journals say, each time once",
         "engine/effects.py",
@@ -805,6 +821,42 @@ _TOPICS = (
         "retention-beyond-groups", "what a group has not finished is kept", "events/durable/sweep.py",
         "        to = min(to, ground.bound)\n", "",
         f"{_GROUPS}/test_sweep.py -k slowest",
+    ),
+    Mutant(
+        "waiting-key-holds-up-the-others", "a key that waits holds up no other one", "events/durable/lane.py",
+        "self._may_go_now < ahead", "len(self.entries) - self.out < ahead",
+        f"{_GROUPS}/test_attacked.py -k waits_long",
+    ),
+    Mutant(
+        "flush-misses-what-is-under-way", "what was acknowledged before a flush is durable after it", "events/durable/consumer.py",
+        "            if held.writing and held not in changed:", "            if False:",
+        f"{_GROUPS}/test_attacked.py -k flush",
+    ),
+    Mutant(
+        "whole-pages-retired", "retention deletes no more than it must", "events/durable/sweep.py",
+        "_too_big([each for each in rows if each[0] <= last], left)", "last, left",
+        f"{_GROUPS}/test_attacked.py -k bytes_deletes",
+    ),
+    Mutant(
+        "pattern-reader-not-told", "a reader whose events are gone is told", "events/durable/subscription.py",
+        "        _require_kept(_trimmed(reader, wanted), began, cursor)\n", "",
+        f"{_GROUPS}/test_attacked.py -k is_told",
+    ),
+    Mutant(
+        "offsets-begin-anew", "an offset of a deleted event is never that of another one", "events/durable/deletion.py",
+        "    batch.delete(row_key(Spaces.TOPICS, topic)).put",
+        "    batch.delete(row_key(Spaces.LOG, topic)).delete(row_key(Spaces.TOPICS, topic)).put",
+        f"{_GROUPS}/test_deletion.py -k whole",
+    ),
+    Mutant(
+        "ids-outlive-their-topic", "an event of a new topic is not taken for one that was deleted", "events/durable/deletion.py",
+        "_ITS_OWN = (Spaces.IDS, Spaces.EXPIRIES, Spaces.NEWEST)", "_ITS_OWN = (Spaces.NEWEST,)",
+        f"{_GROUPS}/test_deletion.py -k whole",
+    ),
+    Mutant(
+        "deleted-under-the-hands-of-a-consumer", "nothing is deleted that a consumer has", "events/durable/deletion.py",
+        "    if left:\n        raise TopicError", "    if False:\n        raise TopicError",
+        f"{_GROUPS}/test_deletion.py -k with_consumers",
     ),
     Mutant(
         "cursor-loses-its-commit", "from a cursor exactly the later events follow", "events/durable/subscription.py",

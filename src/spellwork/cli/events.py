@@ -210,6 +210,25 @@ def list_groups(pattern: str, store: str, as_json: bool) -> None:
     print_table(("TOPIC", "GROUP", "LAG", "PENDING", "OUT", "DEAD", "CONSUMERS", "PARTITIONS"), rows)
 
 
+@events.command(cls=Verb, examples=("spellwork events delete orders --yes",))
+@click.argument("topic", metavar="TOPIC", type=TEXT)
+@click.option("--yes", is_flag=True, help="It is meant: nothing brings the events back.")
+@click.option("--force", is_flag=True, help="Also if workflow runs or triggers that wait were not yet brought all of its events.")
+@common
+def delete(topic: str, yes: bool, force: bool, store: str, as_json: bool) -> None:
+    """Delete TOPIC with its events, groups and dead letters. Refused while a group has consumers."""
+    if not yes:
+        stats = _run(store, lambda topics: topics.stats(topic))
+        dead = sum(group.dead for group in stats.groups)
+        kept = f"up to {stats.newest - stats.trimmed} events, {len(stats.groups)} groups and {dead} dead letters"
+        raise click.UsageError(f"this deletes {kept} of {topic} for good; say --yes if it is meant")
+    count = _run(store, lambda topics: topics.delete(topic, force=force))
+    if as_json:
+        print_json({"topic": topic, "deleted": count})
+    else:
+        click.echo(f"deleted {topic}: {count} events")
+
+
 @events.group()
 def dlq() -> None:
     """Dead letters: what a group has given up after its last attempt."""

@@ -7,9 +7,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,8 +16,11 @@ from spellwork.engine import messages as m
 from spellwork.engine.follower import Follower
 from spellwork.engine.host import Host
 from spellwork.engine.partition import Partition
+from spellwork.engine.subscribers import Subscribers, is_waited_for, oldest_subscription, subscribers
 from spellwork.engine.triggers import Trigger
 from spellwork.errors import (
+    DefinitionError,
+    Fenced,
     InternalError,
     RowDamaged,
     RunBlocked,
@@ -36,12 +38,12 @@ from spellwork.events.durable.record import pack_record
 from spellwork.events.durable.subscription import LAST, Cursor, found_after, place
 from spellwork.events.durable.topics import Topics
 from spellwork.events.event import Event
-from spellwork.journal.rows import cursor_key, subscription_of, subscription_range, trigger_key
+from spellwork.journal.rows import cursor_key, trigger_key
 from spellwork.store import Batch, Reader
 from spellwork.store.keyspace import REVISION
-from spellwork.supervision import attempt
 
 log = logging.getLogger("spellwork.engine")
+T = TypeVar("T")
 _PAGE = 500
 # What says nothing about the event that could not be brought: the engine fails or is being closed, or the store does.
 _NOT_ITS_FAULT = (StoreError, InternalError, UsageError)
@@ -70,18 +72,18 @@ class Dispatch:
         host: Host,
         topics: Topics,
         triggers: Iterable[Trigger],
-        post: Callable[[m.AnyMessage], Awaitable[Any]],
-        start: Callable[[Trigger, Event[Any], str], Awaitable[Any]],
+        bring: Callable[[m.AskSignal, Partition], Awaitable[Any]],
+        start: Callable[[Trigger, Event[Any], str, Batch], Awaitable[None]],
     ):
         self._host = host
         self._store = host.store
         self._topics = topics
         self._triggers = tuple(triggers)
-        self._post = post
+        self._bring_in = bring
         self._start = start
         self._cursors: dict[Partition, Cursor] = {}
         self._closed = False
-        # each trigger has its own, since a run that it starts may have to wait for the owner of its partition
+        # each trigger has its own, so that the backlog of one holds up no other
         looks: list[Callable[[], Awaitable[bool | None]]] = [
             self._dispatch_all,
             *(functools.partial(self._tried, functools.partial(self._trigger, each)) for each in self._triggers),
@@ -120,7 +122,8 @@ class Dispatch:
             await follower.close()
 
     async def _dispatch_all(self) -> bool | None:
-        more = [await self._tried(functools.partial(self._dispatch, each)) for each in list(self._host.partitions.values())]
+        partitions = list(self._host.partitions.values())
+        more = await asyncio.gather(*(self._tried(functools.partial(self._dispatch, each)) for each in partitions))
         return None if None in more else any(more)
 
     async def _tried(self, work: Callable[[], Awaitable[bool]]) -> bool | None:
@@ -139,11 +142,16 @@ class Dispatch:
         """Bring the next events to the runs of a partition; whether there may be more."""
         before = self._cursors.get(partition)
         plan = await self._store.read(lambda reader: planned(reader, partition.index, before))
+        if plan is None:
+            self._cursors.pop(partition, None)  # whoever subscribes next wants nothing of what comes until then
         if plan is None or not partition.held:
             return False
         if plan.runs:
             batch = Batch().require_epoch(partition.index, partition.epoch)
-            outcomes = await asyncio.gather(*(self._bring(run_id, delivery) for run_id, delivery in plan.runs.items()))
+            try:
+                outcomes = await _all_done(self._bring(run_id, each, partition) for run_id, each in plan.runs.items())
+            except Fenced:
+                return False  # its new owner begins where the stored cursor is
             for gone in outcomes:
                 for key in gone:
                     batch.delete(key)
@@ -151,7 +159,7 @@ class Dispatch:
         self._cursors[partition] = plan.cursor  # not before: if that failed, all of it is brought once more
         return plan.more
 
-    async def _bring(self, run_id: str, delivery: Delivery) -> set[bytes]:
+    async def _bring(self, run_id: str, delivery: Delivery, partition: Partition) -> set[bytes]:
         """Bring a run its events, in order; returns the subscriptions that nobody is behind any more."""
         for pattern, found in delivery.events:
             if found.record is None:
@@ -160,7 +168,7 @@ class Dispatch:
             payload = self._topics.codec.untyped.encode([found.topic, found.offset, found.revision, pack_record(found.record)])
             message = m.AskSignal(run_id, f"event {pattern}", payload, f"{found.topic}:{found.offset}:{pattern}")
             try:
-                await self._post(message)
+                await self._bring_in(message, partition)
             except (RunFinished, RunNotFound):
                 return delivery.keys
             except RunBlocked as error:
@@ -180,16 +188,20 @@ class Dispatch:
         found = await self._store.read(lambda reader: found_after(reader, wanted, cursor, _PAGE))
         if not found:
             return False
-        for each in found:
-            await self._pull(trigger, each)
-        await self._store.commit(Batch().require_epoch(0, partition.epoch).put(key, bytes(place(found[-1]))))
+        # with the cursor go the letters to the partitions of others, so that each event is sent once, and nobody waits for them
+        batch = Batch().require_epoch(0, partition.epoch).put(key, bytes(place(found[-1])))
+        await _all_done(self._pull(trigger, each, batch) for each in found)
+        letters = len(batch.rows) > 1
+        await self._store.commit(batch)
+        if letters:
+            self._host.unblocked()  # their inboxes may have become ours in between
         return True
 
-    async def _pull(self, trigger: Trigger, found: Found) -> None:
+    async def _pull(self, trigger: Trigger, found: Found, batch: Batch) -> None:
         name = trigger.workflow.name
         try:
             event = event_of(found, self._topics.codec.shape(trigger.type))
-            await self._start(trigger, event, f"{name}:{event.id}")
+            await self._start(trigger, event, f"{name}:{event.id}", batch)
         except SpellworkError as error:
             if isinstance(error, _NOT_ITS_FAULT) and not isinstance(error, RowDamaged):
                 raise
@@ -201,20 +213,24 @@ class Dispatch:
         log.error("event %d of topic %s has not started workflow %s: %s", found.offset, found.topic, name, error)
 
 
-def _subscriptions(reader: Reader, partition: int) -> list[tuple[bytes, int]]:
-    """The subscriptions of a partition, with the revisions that they are as old as."""
-    start, end = subscription_range(partition)
+async def _all_done(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What came of each. What went wrong with one is raised when all are done: it holds up no other, and none goes on alone."""
+    outcomes = await asyncio.gather(*work, return_exceptions=True)
+    done = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return done
+
+
+def _brought(reader: Reader, partition: int) -> Cursor:
+    """Up to where the runs of a partition were brought their events. If that cannot be read, all of it is brought once more."""
     try:
-        return [(key, version) for key, _, version in reader.rows(start, end)]
-    except RowDamaged:
-        kept = []
-        for key, _ in reader.scan(start, end, damaged=b""):
-            version, damage = attempt(reader.version, key)
-            if damage is None:
-                kept.append((key, version))
-            else:
-                log.warning("run %s gets no events of %s: %s", *reversed(subscription_of(key)), damage)
-        return kept
+        stored = reader.get(cursor_key(partition))
+        return Cursor.of(stored) if stored else Cursor()
+    except (RowDamaged, DefinitionError) as damage:
+        log.warning("events are brought once more to the runs of partition %d, each knows those it has had: %s", partition, damage)
+        return Cursor()
 
 
 def planned(reader: Reader, partition: int, before: Cursor | None) -> Plan | None:
@@ -222,26 +238,29 @@ def planned(reader: Reader, partition: int, before: Cursor | None) -> Plan | Non
 
     An event goes to those that had subscribed before it was committed: both are told apart by their revisions.
     """
-    subscribed: dict[str, list[tuple[int, str, bytes]]] = defaultdict(list)
-    for key, version in _subscriptions(reader, partition):
-        pattern, run_id = subscription_of(key)
-        subscribed[pattern].append((version, run_id, key))
-    if not subscribed:
+    if not is_waited_for(reader, partition):
         return None
-    stored = reader.get(cursor_key(partition))
-    first = min(version for each in subscribed.values() for version, _, _ in each)
-    cursor = max(before or Cursor(), Cursor.of(stored) if stored else Cursor(), Cursor(first, LAST))
-    matchers = {pattern: matcher(pattern) for pattern in subscribed}
-    found = found_after(reader, lambda topic: any(wanted(topic) for wanted in matchers.values()), cursor, _PAGE)
+    cursor = before or Cursor()
+    if before is None:  # from here on, what was looked at is remembered: who subscribes later wants nothing older
+        oldest = oldest_subscription(reader, partition)
+        if oldest is None:
+            return None
+        cursor = max(_brought(reader, partition), Cursor(oldest, LAST))
+    waiting: dict[str, Subscribers] = {}
+
+    def wanted(topic: str) -> bool:
+        waiting[topic] = subscribers(reader, partition, topic)
+        return bool(waiting[topic])
+
+    found = found_after(reader, wanted, cursor, _PAGE)
     runs: dict[str, Delivery] = {}
     for event in found:
-        for pattern, wanted in matchers.items():
-            if wanted(event.topic):
-                for version, run_id, key in subscribed[pattern]:
-                    if version < event.revision:
-                        delivery = runs.setdefault(run_id, Delivery())
-                        delivery.events.append((pattern, event))
-                        delivery.keys.add(key)
+        for pattern, subscribed in waiting[event.topic].items():
+            for version, run_id, key in subscribed:
+                if version < event.revision:
+                    delivery = runs.setdefault(run_id, Delivery())
+                    delivery.events.append((pattern, event))
+                    delivery.keys.add(key)
     if found:
         return Plan(runs, place(found[-1]), len(found) == _PAGE)
     newest = int.from_bytes(reader.get(REVISION) or b"", "big")

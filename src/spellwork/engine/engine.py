@@ -41,7 +41,7 @@ from spellwork.errors import (
 )
 from spellwork.journal import ErrorRegistry, RunRow, Status
 from spellwork.journal.rows import subscription_range
-from spellwork.store import Encryption, Store, open_store
+from spellwork.store import Batch, Encryption, Store, open_store
 from spellwork.store.committer import Probe
 from spellwork.workflow import Activity, Workflow
 from spellwork.workflow.guard import install_guard
@@ -330,15 +330,31 @@ class Engine:
         if self._dispatch is None:
             from spellwork.engine.dispatch import Dispatch  # noqa: PLC0415 - as above
 
-            self._dispatch = Dispatch(self._host, self._logs(self._host.store), self._triggers, self._ask, self._pulled)
+            self._dispatch = Dispatch(self._host, self._logs(self._host.store), self._triggers, self._bring, self._pulled)
         return self._dispatch
 
     def _subscribed(self) -> None:
         if self._store is not None:  # else it is being closed
             self._dispatching().wake()
 
-    async def _pulled(self, trigger: Trigger, event: Published[Any], run_id: str) -> None:
-        await self.start(trigger.workflow, event, id=run_id)
+    async def _pulled(self, trigger: Trigger, event: Published[Any], run_id: str, batch: Batch) -> None:
+        """Start a run by an event; where another owner has to, or will once there is one, a letter to it goes into `batch`."""
+        message = self._start_message(trigger.workflow, check_name(run_id, "id"), (event,), {})
+        if not await self._begun(message):
+            self._mail.leave(message, self._partition_of(run_id), batch)
+
+    async def _bring(self, message: m.AskSignal, partition: Partition) -> None:
+        """Give an event to a run of ours. Raises `Fenced` when the partition is another's: that one brings it then."""
+        if (taken := self._take(message)) is not None:
+            await taken[0]
+            return
+        if not partition.held:
+            raise Fenced(f"partition {partition.index} belongs to another owner now", partition=partition.index)
+        try:
+            await self._handle(message, partition)
+        except Fenced:
+            self._taken_over(partition)
+            raise
 
     @property
     def idle(self) -> bool:
@@ -416,21 +432,23 @@ class Engine:
 
     async def _begin(self, message: m.AskStart) -> None:
         """Start a run, or find it; it is durable when this returns."""
-        run_id = message.run_id
-        index = self._partition_of(run_id)
-        partition = self._host.partitions.get(index)
+        if not await self._begun(message):
+            await self._send(message, self._partition_of(message.run_id))
+
+    async def _begun(self, message: m.AskStart) -> bool:
+        """Start a run, or find it, durable; False where another owner has to start it."""
+        partition = self._host.partitions.get(self._partition_of(message.run_id))
         if partition is not None:
             try:
                 await self._desk.start(message, partition)
             except Fenced:
                 self._taken_over(partition)
             else:
-                return
-        existing = await self._open_store.read(lambda reader: rows.read_row(reader, run_id))
+                return True
+        existing = await self._open_store.read(lambda reader: rows.read_row(reader, message.run_id))
         if existing is not None:
             check_same(existing, message)
-        else:
-            await self._send(message, index)
+        return existing is not None
 
     def _start_message(
         self, workflow: Workflow[Any, Any] | str, run_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]

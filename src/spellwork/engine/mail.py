@@ -13,7 +13,7 @@ from spellwork.engine import messages as m
 from spellwork.engine.desk import Desk
 from spellwork.engine.host import Host
 from spellwork.engine.partition import Partition
-from spellwork.errors import SpellworkError, StoreCorrupt, StoreError
+from spellwork.errors import SpellworkError, StoreCorrupt, StoreError, UnknownWorkflow
 from spellwork.journal import ErrorRegistry, Failure
 from spellwork.journal.rows import Keys, partition_range
 from spellwork.store import Batch, Store
@@ -107,11 +107,17 @@ class MailRoom:
             self._handling.discard(key)
             return
         except SpellworkError as error:
+            if isinstance(error, UnknownWorkflow) and not envelope.reply_to:
+                # nobody would hear that nothing was started: it waits for an owner that has the workflow
+                log.warning("run %s is not started yet: %s", envelope.message.run_id, error)
+                self._handling.discard(key)
+                return
             failure = error.failure if isinstance(error, m.Told) else Failure.of(error).redacted(self._host.codec.redaction)
             reply = m.Reply(None, failure)
             effect.done = False
-            if not envelope.reply_to and isinstance(envelope.message, m.AskSignal):
-                log.warning("a signal for run %s was refused, and nobody waits to hear it: %s", envelope.message.run_id, error)
+            if not envelope.reply_to and isinstance(envelope.message, m.AskSignal | m.AskStart):
+                what = "a signal for" if isinstance(envelope.message, m.AskSignal) else "the start of"
+                log.warning("%s run %s was refused, and nobody waits to hear it: %s", what, envelope.message.run_id, error)
         if not effect.done and partition.held:
             batch = partition.batch().delete(key)
             if envelope.reply_to:
@@ -120,9 +126,16 @@ class MailRoom:
 
     async def keep(self, message: m.AnyMessage, partition: Partition) -> None:
         """Leave a message in our own inbox, for a run that cannot take it now."""
-        stamp = self._clock.now().to_bytes(8, "big") + self._clock.entropy(8)
-        key = bytes((Keys.INBOX,)) + partition.index.to_bytes(2, "big") + stamp
+        key = self._inbox(partition.index)
         await self._store.commit(Batch().put(key, m.encode(m.Envelope(message))).require_epoch(partition.index, partition.epoch))
+
+    def leave(self, message: m.AnyMessage, partition: int, batch: Batch) -> None:
+        """Let `batch` bring a message into an inbox, for whoever owns it or will; nobody waits for the reply."""
+        batch.put(self._inbox(partition), m.encode(m.Envelope(message)))
+
+    def _inbox(self, partition: int) -> bytes:
+        stamp = self._clock.now().to_bytes(8, "big") + self._clock.entropy(8)
+        return bytes((Keys.INBOX,)) + partition.to_bytes(2, "big") + stamp
 
     async def ask(self, message: m.AnyMessage, partition: int, is_ours: Callable[[], Awaitable[bool]]) -> bytes | None:
         """Send a message to another owner and wait for its reply; raises what the owner raised."""

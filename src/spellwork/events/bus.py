@@ -68,7 +68,7 @@ class Bus:
         topic's type and for attributes that CloudEvents can't carry, and `ChannelClosed`.
         """
         event, rings = self._prepared(topic, payload, attributes)
-        if (full := hand_over(self._lock, rings, event)) is not None:
+        if rings and (full := hand_over(self._lock, rings, event)) is not None:
             await hand_over_later(self._lock, self._everybody(event), event, full)
         return event
 
@@ -79,7 +79,8 @@ class Bus:
     def publish_nowait(self, topic: Any, payload: Any, **attributes: Unpack[Attributes]) -> Event[Any]:
         """Publish from a task or any thread; where `publish` would wait, it raises `ChannelFull` and nobody gets the event."""
         event, rings = self._prepared(topic, payload, attributes)
-        hand_over_now(self._lock, rings, event)
+        if rings:  # as most topics of a big program have nobody: no lock for them
+            hand_over_now(self._lock, rings, event)
         return event
 
     @overload

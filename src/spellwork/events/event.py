@@ -32,7 +32,8 @@ class Event(msgspec.Struct, Generic[T], frozen=True):
     """Something that happened. `type` is its topic, `data` its payload, `id` unique for its `source`, `at` microseconds UTC.
 
     `sequence` counts what its bus has published; `correlation` is the id of what began it all, `causation` of what led to it
-    directly; events of one `key` belong together; a lower `priority` is more urgent. `headers` are further attributes.
+    directly; events of one `key` belong together; a lower `priority` is more urgent, which is for receivers to
+    act on: subscriptions and groups bring events in the order in which they were published. `headers` are further attributes.
     """
 
     id: str
@@ -129,8 +130,8 @@ def check_attributes(  # noqa: PLR0913 - the attributes of an event
     """Raise `PayloadError` if an attribute is not one that CloudEvents can carry."""
     texts = {"id": id, "key": key, "correlation": correlation, "causation": causation, "source": source, "subject": subject}
     for name, text in texts.items():
-        if (text is not None or name == "source") and not (isinstance(text, str) and text):
-            raise PayloadError(f"{name} is {text!r}, but must be a text that is not empty", path=name)
+        if (text is not None or name == "source") and not (isinstance(text, str) and text and _is_writable(text)):
+            raise PayloadError(f"{name} is {text!r}, but must be a text that is not empty and has no lone surrogates", path=name)
     if priority is not None and not _is_integer(priority):
         raise PayloadError(f"priority is {priority!r}, but must be a whole number of 32 bits", path="priority")
     given: Any = headers  # from whoever uses no type checker
@@ -141,8 +142,19 @@ def check_attributes(  # noqa: PLR0913 - the attributes of an event
             raise PayloadError(f"the header {name!r} must be named with lower-case letters and digits alone", path="headers")
         if name in _OWN:
             raise PayloadError(f"the header {name!r} has the name of an attribute that events have themselves", path="headers")
-        if not (isinstance(value, str | bool) or _is_integer(value)):
+        if not ((isinstance(value, str) and _is_writable(value)) or isinstance(value, bool) or _is_integer(value)):
             raise PayloadError(f"the header {name!r} is {value!r}, but must be a text, a bool or 32 bits of int", path="headers")
+
+
+def _is_writable(text: str) -> bool:
+    """Whether a text can be stored: one with lone surrogates has no UTF-8."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_integer(value: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from spellwork.clock import MICROSECONDS, Cancellable, Duration, seconds
 from spellwork.codec import Shape
-from spellwork.errors import Conflict, DeliveryLost, PayloadError, SpellworkError
+from spellwork.errors import Conflict, DefinitionError, DeliveryLost, PayloadError, SpellworkError, UsageError
 from spellwork.events.durable.decoded import event_of
 from spellwork.events.durable.delivery import Delivery
 from spellwork.events.durable.groups import GroupOptions, restored, revived
@@ -23,12 +23,14 @@ from spellwork.events.durable.options import microseconds
 from spellwork.events.durable.reading import PAGE, Found, page
 from spellwork.events.durable.watch import Listener
 from spellwork.store import Batch
+from spellwork.supervision import attempt
 
 if TYPE_CHECKING:
     from spellwork.events.durable.topics import Topics
 
 T = TypeVar("T")
 _BEATS = 3
+_LONGEST_REASON = 2000
 
 
 class Consumer(Generic[T]):
@@ -51,7 +53,7 @@ class Consumer(Generic[T]):
         self._task: asyncio.Task[None] | None = None
         self._timer: Cancellable | None = None
         self._save_by = math.inf
-        self._closing = False
+        self._entered = self._closing = False
         self._failure: BaseException | None = None
         self._beat_at = 0.0
         self._log_news = self._group_news = True
@@ -62,6 +64,9 @@ class Consumer(Generic[T]):
     # What users do with it
 
     async def __aenter__(self) -> Consumer[T]:
+        if self._entered:
+            raise UsageError(f"a consumer is entered once; ask for another one of group {self.group} with topic.consume()")
+        self._entered = True
         partitions = await self._options.declare(self._topics, self.topic, self.group)
         self._holding = Holding(self.topic, self.group, partitions, self._options.max_attempts)
         self._listener = self._open.enter_context(self._topics.watch.listening(self._is_news))
@@ -95,6 +100,7 @@ class Consumer(Generic[T]):
         return self
 
     async def __anext__(self) -> Delivery[T]:
+        self._require_running()
         queue = self._holding.queue
         while True:
             while queue:
@@ -115,8 +121,8 @@ class Consumer(Generic[T]):
         try:
             event = event_of(Found(self.topic, entry.offset, 0, entry.record), self._shape)
         except PayloadError as error:
-            reason = self._topics.codec.text(f"its data cannot be read: {error}")
-            self._holding.fail(ticket, self._clock.now(), reason, final=True)
+            reason = f"its data cannot be read: {error}"
+            self._holding.fail(ticket, self._clock.now(), self._reason(reason), final=True)
             self._save_soon()
             return None
         if self._holding.deadline() is None:
@@ -134,16 +140,23 @@ class Consumer(Generic[T]):
     async def nack(self, ticket: Ticket, delay: Duration, reason: str) -> None:
         """What `Delivery.nack` does."""
         wait = microseconds(delay)
+        if not isinstance(reason, str):
+            raise DefinitionError(f"the reason of a nack is a text, not {reason!r}")
         self._require(ticket)
         now = self._clock.now()
-        self._holding.fail(ticket, now, self._topics.codec.text(reason) or "refused by its consumer", due=now + wait if wait else 0)
+        self._holding.fail(ticket, now, self._reason(reason) or "refused by its consumer", due=now + wait if wait else 0)
         self._call()
         await self._stored(ticket)
 
     async def flush(self) -> None:
         """Wait until everything that was acknowledged so far is durable."""
         self._require_running()
-        waiting = [self._waiting(held) for held in self._holding.changed()]
+        changed = self._holding.changed()
+        waiting = [self._waiting(held) for held in changed]
+        for held in self._holding.lanes.values():
+            if held.writing and held not in changed:  # what was acknowledged is in the batch that is just being stored
+                held.told.append(asyncio.get_running_loop().create_future())
+                waiting.append(held.told[-1])
         await asyncio.gather(*waiting)
 
     def _require(self, ticket: Ticket) -> None:
@@ -152,8 +165,14 @@ class Consumer(Generic[T]):
             raise self._lost(ticket.entry.offset)
 
     def _require_running(self) -> None:
-        if self._task is not None and self._task.done():
+        if self._task is None:
+            raise UsageError(f"a consumer gives events within its `async with` alone; enter that of group {self.group} first")
+        if self._task.done():
             self._task.result()
+
+    def _reason(self, text: str) -> str:
+        """Why an event failed, as it may be stored, whatever characters it has."""
+        return self._topics.codec.text(text)[:_LONGEST_REASON].encode("utf-8", "backslashreplace").decode()
 
     def _lost(self, offset: int) -> DeliveryLost:
         return DeliveryLost(
@@ -342,8 +361,10 @@ class Consumer(Generic[T]):
     async def _give_back(self) -> None:
         holding, now = self._holding, self._clock.now()
         if isinstance(self._failure, Exception):
+            shown, _ = attempt(repr, self._failure)
+            reason = self._reason(f"its consumer ended with {shown or type(self._failure).__name__}")
             for ticket in holding.in_hand():
-                holding.fail(ticket, now, f"its consumer ended with {self._failure!r}"[:1000])
+                holding.fail(ticket, now, reason)
         lanes = list(holding.lanes.values())
         holding.put_back(lanes, handed=True)
         if lanes:

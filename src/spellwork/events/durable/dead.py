@@ -9,7 +9,7 @@ import datetime as dt
 from typing import Any
 
 from spellwork.codec import Shape
-from spellwork.errors import Conflict, PayloadError, TopicError, TopicNotFound
+from spellwork.errors import Conflict, PayloadError, RowDamaged, TopicError, TopicNotFound
 from spellwork.events.durable.decoded import event_of, time_of
 from spellwork.events.durable.groups import require_group
 from spellwork.events.durable.keys import Spaces, offset_of, row_key, rows_of, touched_key
@@ -45,7 +45,7 @@ def dead_letters(reader: Reader, topic: str, group: str, shape: Shape, after: in
 
 
 def _letter(topic: str, group: str, row: Row, shape: Shape) -> DeadLetter:
-    offset, dead = offset_of(row[0]), unpack_row(DeadRow, row[0], row[1])
+    offset, dead = offset_of(row[0]), _dead(row)
     try:
         event = None if dead.record is None else event_of(Found(topic, offset, 0, dead.record), shape)
     except PayloadError:
@@ -80,10 +80,13 @@ async def settle(store: Store, topic: str, group: str, offset: int | None, *, ag
 def _settlement(rows: list[Row], topic: str, group: str, again: bool) -> tuple[Batch, int]:
     batch, count = Batch().put(touched_key(topic, group), b""), 0
     for key, data, version in rows:
-        record = unpack_row(DeadRow, key, data).record
+        record = _dead((key, data, version)).record
         if again and record is None:
             continue
-        batch.require_version(key, version).delete(key)
+        if version:
+            batch.require_version(key, version).delete(key)
+        else:
+            batch.require_damaged(key).delete(key)
         if again:
             batch.put(row_key(Spaces.REVIVED, topic, group, offset_of(key)), pack_record(record))
         count += 1
@@ -91,8 +94,24 @@ def _settlement(rows: list[Row], topic: str, group: str, again: bool) -> tuple[B
 
 
 def _rows(reader: Reader, topic: str, group: str, after: int, limit: int) -> list[Row]:
-    start = row_key(Spaces.DEAD, topic, group, after + 1)
-    return reader.rows(start, successor(row_key(Spaces.DEAD, topic, group)), limit=limit)
+    start, end = row_key(Spaces.DEAD, topic, group, after + 1), successor(row_key(Spaces.DEAD, topic, group))
+    try:
+        return reader.rows(start, end, limit=limit)
+    except RowDamaged:
+        return [_row(reader, key) for key, _ in reader.scan(start, end, limit=limit, damaged=b"")]
+
+
+def _row(reader: Reader, key: bytes) -> Row:
+    try:
+        return key, reader.get(key) or b"", reader.version(key)
+    except RowDamaged:
+        return key, b"", 0
+
+
+def _dead(row: Row) -> DeadRow:
+    """What the row says; of a damaged one (without a version) only that."""
+    key, data, version = row
+    return unpack_row(DeadRow, key, data) if version else DeadRow(None, 0, "the dead letter is damaged (checksum)", 0)
 
 
 def count_dead(reader: Reader, topic: str, group: str) -> int:

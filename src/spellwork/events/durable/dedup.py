@@ -5,10 +5,11 @@ It must never read before it writes: what is a duplicate is decided in the commi
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 from spellwork.errors import MergeRefused
 from spellwork.events.durable.keys import Spaces, log_key, row_key, short
-from spellwork.store import Batch
+from spellwork.store import Batch, Reader
 
 _ROW = struct.Struct(">QQ")
 
@@ -44,6 +45,11 @@ class Once:
 
         self._batch.merge(id_key(self._topic, event_id), note, b"")
         self._batch.put(expiry_key(self._topic, self._expiry, event_id), b"")
+
+    def known(self, reader: Reader, event_ids: Iterable[str]) -> dict[str, int]:
+        """The offsets of those ids that are known already."""
+        rows = {event_id: unpack_id(reader.get(id_key(self._topic, event_id))) for event_id in event_ids}
+        return {event_id: offset for event_id, (expiry, offset) in rows.items() if expiry > self._now}
 
     def _see_head(self, old: bytes | None, _operand: bytes) -> bytes | None:
         self._head = int.from_bytes(old or b"", "big")

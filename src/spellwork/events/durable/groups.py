@@ -7,16 +7,15 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from spellwork.errors import Conflict, DefinitionError, TopicError, TopicNotFound
+from spellwork.errors import Conflict, DefinitionError, RowDamaged, TopicNotFound
 from spellwork.events.durable.holding import progress_key
 from spellwork.events.durable.keys import Spaces, check_name, names_of, offset_of, row_key, rows_of, touched_key
 from spellwork.events.durable.lane import Entry, Lane
-from spellwork.events.durable.membership import has_ended
 from spellwork.events.durable.options import unpack_options
-from spellwork.events.durable.reading import Found, head, single
+from spellwork.events.durable.reading import Found, head, single, swept
 from spellwork.events.durable.record import unpack_record
-from spellwork.events.durable.rows import GroupRow, Member, Progress, pack_row, unpack_row
-from spellwork.store import Batch, Reader, Store, fingerprint
+from spellwork.events.durable.rows import GroupRow, Progress, pack_row, unpack_row
+from spellwork.store import Batch, Reader
 
 if TYPE_CHECKING:
     from spellwork.events.durable.topics import Topics
@@ -56,13 +55,15 @@ class GroupOptions:
         while True:
 
             def look(reader: Reader) -> tuple[bytes | None, bytes | None, int, int]:
-                return reader.get(key), reader.get(options_key), reader.version(options_key), head(reader, topic)
+                # not before what is trimmed: of a topic that is just being deleted, events may lie there that are nobody's
+                start = head(reader, topic) if self.start == "latest" else swept(reader, topic).trimmed
+                return reader.get(key), reader.get(options_key), reader.version(options_key), start
 
-            data, options, version, newest = await topics.store.read(look)
+            data, options, version, start = await topics.store.read(look)
             if data is not None:
                 return unpack_row(GroupRow, key, data).partitions
             partitions = unpack_options(topic, options).partitions
-            row = GroupRow(partitions, newest if self.start == "latest" else 0, topics.clock.now())
+            row = GroupRow(partitions, start, topics.clock.now())
             batch = Batch().put(key, pack_row(row)).put(touched_key(topic, group), b"")
             try:
                 await topics.store.commit(batch.require_absent(key).require_version(options_key, version))
@@ -117,41 +118,31 @@ def restored(reader: Reader, topic: str, group: str, partition: int) -> Lane:
     row = read_group(reader, topic, group)
     if row is None:
         raise TopicNotFound(f"group {group} of topic {topic} was dropped; consume again to begin a new one", topic=topic)
-    again = {found.offset: found for found in revived(reader, topic, group)}
+    progress = read_progress(reader, topic, group, row)[partition]
+    again = {each.offset for each in progress.pending if each.revived}
 
     def find(offset: int) -> Entry | None:
         if offset in again:
-            return Entry(offset, again[offset].record, revived=True)
+            rows = reader.scan(*_from_to(row_key(Spaces.REVIVED, topic, group, offset)), damaged=b"")
+            return Entry(offset, _again(topic, *rows[0]).record, revived=True) if rows else None
         found = single(reader, topic, offset)
         return None if found is None else Entry(offset, found.record)
 
-    return Lane.restored(partition, read_progress(reader, topic, group, row)[partition], find)
+    return Lane.restored(partition, progress, find)
 
 
 def revived(reader: Reader, topic: str, group: str) -> list[Found]:
-    """Dead letters that are to be delivered again."""
+    """Dead letters that are to be delivered again. One that is damaged has no record, and is a dead letter again at once."""
     start, end = rows_of(Spaces.REVIVED, topic, group)
-    rows = reader.scan(start, end, limit=_REVIVED_AT_ONCE)
-    return [Found(topic, offset_of(key), 0, unpack_record(key, data)) for key, data in rows]
+    return [_again(topic, key, data) for key, data in reader.scan(start, end, limit=_REVIVED_AT_ONCE, damaged=b"")]
 
 
-async def drop_group(store: Store, topic: str, group: str) -> None:
-    """Delete the rows of a group; raises `TopicNotFound`, and `TopicError` while it has members."""
-    members = rows_of(Spaces.MEMBERS, topic, group)
-
-    def look(reader: Reader) -> tuple[bytes, bool]:
-        require_group(reader, topic, group)
-        rows = reader.rows(*members)
-        lives = [unpack_row(Member, key, data) for key, data, _ in rows]
-        return fingerprint((key, version) for key, _, version in rows), all(map(has_ended, lives))
-
-    seen, abandoned = await store.read(look)
-    if not abandoned:
-        raise TopicError(f"group {group} of topic {topic} has consumers; stop them first", topic=topic)
-    batch = Batch().delete(row_key(Spaces.GROUPS, topic, group)).put(touched_key(topic, group), b"")
-    for space in (Spaces.LANES, Spaces.CLAIMS, Spaces.MEMBERS, Spaces.DEAD, Spaces.REVIVED):
-        batch.delete_range(*rows_of(space, topic, group))
+def _again(topic: str, key: bytes, data: bytes) -> Found:
     try:
-        await store.commit(batch.require_unchanged(*members, seen))
-    except Conflict as error:
-        raise TopicError(f"group {group} of topic {topic} has just got a consumer; stop it first", topic=topic) from error
+        return Found(topic, offset_of(key), 0, unpack_record(key, data))
+    except RowDamaged:
+        return Found(topic, offset_of(key), 0, None)
+
+
+def _from_to(key: bytes) -> tuple[bytes, bytes]:
+    return key, key + b"\0"

@@ -23,10 +23,11 @@ _SAVE_EVERY = 1000
 class Held:
     """A lane that this consumer has. What it writes requires that its claim still has this `version`.
 
-    `rows` go with the next batch, those of a batch under way are `flying`. `behind`: there may be events behind its position.
+    `rows` go with the next batch, those of a batch under way are `flying`, and it is `writing`. `behind`: there may be
+    events behind its position.
     """
 
-    __slots__ = ("behind", "changed", "flying", "lane", "leaving", "lost", "rows", "saved", "told", "version", "waiting")
+    __slots__ = ("behind", "changed", "flying", "lane", "leaving", "lost", "rows", "saved", "told", "version", "waiting", "writing")
 
     def __init__(self, lane: Lane, version: int):
         self.lane = lane
@@ -35,6 +36,7 @@ class Held:
         self.leaving = False
         self.lost = False
         self.changed = False
+        self.writing = False
         self.saved = lane.position
         self.rows: dict[bytes, bytes | None] = {}
         self.flying: dict[bytes, bytes | None] = {}
@@ -43,7 +45,7 @@ class Held:
 
     def answer(self, error: SpellworkError | None = None) -> None:
         """Tell those whose acknowledgement is stored now (or those of everything, that it never will be)."""
-        futures, self.told = self.told, []
+        futures, self.told, self.writing = self.told, [], False
         if error is not None:
             futures, self.waiting = futures + self.waiting, []
         for future in futures:
@@ -237,14 +239,14 @@ class Holding:
             batch.rows.update(held.rows)
             held.flying, held.rows = held.rows, {}
             held.told, held.waiting = held.waiting, []
-            held.changed, held.saved = False, held.lane.position
+            held.changed, held.saved, held.writing = False, held.lane.position, True
 
     def unwritten(self, lanes: Iterable[Held]) -> None:
         """The batch was refused: everything of it is still to be stored."""
         for held in lanes:
             held.rows = held.flying | held.rows
             held.waiting = held.told + held.waiting
-            held.flying, held.told, held.changed = {}, [], True
+            held.flying, held.told, held.changed, held.writing = {}, [], True, False
 
     def lose(self, partition: int, error: SpellworkError) -> None:
         """Another consumer has the lane."""

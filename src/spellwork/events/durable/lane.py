@@ -58,6 +58,7 @@ class Lane:
         self.entries: dict[int, Entry] = {}
         self.out = 0
         self.handed = 0
+        self._may_go_now = 0
         self._keys: dict[str, deque[Entry]] = {}
         self._ready: list[int] = []
         self._suspects: list[int] = []
@@ -88,8 +89,8 @@ class Lane:
         return Progress(position, [entry.stored() for entry in entries])
 
     def wants(self, ahead: int) -> bool:
-        """Whether it can take in more, to have `ahead` events that are not out."""
-        return len(self.entries) - self.out < ahead and self.has_room(ahead)
+        """Whether it can take in more, to have `ahead` events that may go out: what waits for its key or a time holds up none."""
+        return self._may_go_now < ahead and self.has_room(ahead)
 
     def has_room(self, ahead: int) -> bool:
         """Whether it may take in more at all."""
@@ -114,6 +115,7 @@ class Lane:
             self._may_go(entry)
 
     def _may_go(self, entry: Entry) -> None:
+        self._may_go_now += not (self._goes(entry) or entry.due)
         entry.eligible = True
         if entry.suspect:
             heapq.heappush(self._suspects, entry.offset)
@@ -122,9 +124,14 @@ class Lane:
         else:
             heapq.heappush(self._ready, entry.offset)
 
+    def _goes(self, entry: Entry | None) -> bool:
+        return entry is not None and entry.eligible and not entry.due
+
     @property
     def suspicious(self) -> bool:
         """Whether the next to go out is to be out alone."""
+        while self._suspects and not self._goes(self.entries.get(self._suspects[0])):
+            heapq.heappop(self._suspects)  # it has been withdrawn since, or had come in twice
         return bool(self._suspects)
 
     def next(self, now: int) -> Entry | None:
@@ -134,11 +141,12 @@ class Lane:
             entry = self.entries.get(offset)
             if entry is not None and entry.eligible and entry.due == due:
                 entry.due = 0
+                self._may_go_now += 1
                 heapq.heappush(self._ready, offset)
-        waiting = self._suspects or self._ready
+        waiting = self._suspects if self.suspicious else self._ready
         while waiting:
             entry = self.entries.get(heapq.heappop(waiting))
-            if entry is not None and entry.eligible and not entry.due:  # else it has been withdrawn since
+            if entry is not None and self._goes(entry):  # else it has been withdrawn since
                 self._let_out(entry)
                 return entry
         return None
@@ -147,6 +155,7 @@ class Lane:
         self._tickets += 1
         entry.ticket = self._tickets
         self._top = max(self._top, entry.offset)
+        self._may_go_now -= 1
         entry.eligible = False
         entry.attempts += 1
         self.out += 1
@@ -217,6 +226,7 @@ class Lane:
 
     def _withdraw(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
+            self._may_go_now -= self._goes(entry)
             entry.eligible = False
             if entry.ticket:
                 self._come_back(entry)

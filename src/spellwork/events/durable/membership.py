@@ -45,9 +45,14 @@ def view(reader: Reader, topic: str, group: str, partitions: int) -> View:
     return View(members, claims)
 
 
+def runs_here(member: Member) -> bool:
+    """Whether the consumer is one of this machine, so that `has_ended` is the whole truth about it."""
+    return member.machine == machine_identity()
+
+
 def has_ended(member: Member) -> bool:
     """Whether the consumer is certainly gone: its process is, or it was closed in this one."""
-    if member.machine != machine_identity():
+    if not runs_here(member):
         return False
     if member.pid == os.getpid() and member.started == process_started(member.pid):
         return member.id not in _OPEN

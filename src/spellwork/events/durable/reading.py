@@ -29,10 +29,16 @@ class Found(NamedTuple):
 
 
 class Swept(msgspec.Struct, frozen=True, array_like=True, tag=1, tag_field="form"):
-    """How far the sweeper is: events up to `trimmed` are gone, up to `compacted` only the newest of a key is kept."""
+    """How far the sweeper is: events up to `trimmed` are gone, up to `compacted` only the newest of a key is kept.
+
+    `revision` is that of the commit that brought the last one that was trimmed (0: not known, as in stores of before it was kept).
+    `deletions`: how often the topic was deleted.
+    """
 
     trimmed: int = 0
     compacted: int = 0
+    revision: int = 0
+    deletions: int = 0
 
 
 def head(reader: Reader, topic: str) -> int:
@@ -61,14 +67,19 @@ def swept(reader: Reader, topic: str) -> Swept:
         raise StoreCorrupt(f"what is swept of topic {topic} cannot be read ({error}); restore a backup") from error
 
 
-def topics_with_events(reader: Reader) -> dict[str, int]:
-    """Each topic that ever had an event, with the revision of its newest."""
+def touched(reader: Reader) -> list[tuple[bytes, int]]:
+    """The rows that say where there was something new, with their versions."""
     span = space_range(Spaces.TOUCHED)
     try:
-        found = [(key, version) for key, _, version in reader.rows(*span)]
+        return [(key, version) for key, _, version in reader.rows(*span)]
     except RowDamaged:
-        found = [(key, _touched(reader, key)) for key, _ in reader.scan(*span, damaged=b"")]
-    return {topic: version for (topic, group), version in ((names_of(key), version) for key, version in found) if not group}
+        return [(key, _touched(reader, key)) for key, _ in reader.scan(*span, damaged=b"")]
+
+
+def topics_with_events(reader: Reader) -> dict[str, int]:
+    """Each topic that ever had an event, with the revision of its newest."""
+    named = ((names_of(key), version) for key, version in touched(reader))
+    return {topic: version for (topic, group), version in named if not group}
 
 
 def _touched(reader: Reader, key: bytes) -> int:
@@ -125,6 +136,16 @@ def require_kept(reader: Reader, topic: str, after: int) -> None:
             'read on from "earliest"',
             missed=trimmed - after,
         )
+
+
+def revision_at(reader: Reader, topic: str, offset: int) -> int:
+    """The revision of the commit that brought the last event up to an offset; 0 if nothing tells it any more."""
+    for key, _ in reader.scan(event_key(topic, 1), event_key(topic, offset + 1), reverse=True, limit=1, damaged=b""):
+        try:
+            return reader.version(key)
+        except RowDamaged:
+            break
+    return 0
 
 
 def before_time(reader: Reader, topic: str, time: int) -> int:

@@ -50,7 +50,7 @@ def topic_stats(reader: Reader, topic: str) -> TopicStats:
     """The figures of a topic; raises `TopicNotFound`."""
     declared = reader.get(row_key(Spaces.TOPICS, check_name(topic)))
     newest = head(reader, topic)
-    if declared is None and not newest:
+    if declared is None and not reader.scan(*rows_of(Spaces.TOUCHED, topic), limit=1, damaged=b""):
         raise TopicNotFound(f"there is no topic {topic}; `spellwork events topics` lists those there are", topic=topic)
     groups = [group_stats(reader, topic, group, newest) for group in group_names(reader, topic)]
     options = unpack_options(topic, declared)

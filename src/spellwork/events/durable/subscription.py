@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from spellwork.codec import Shape
-from spellwork.errors import DefinitionError
+from spellwork.errors import DefinitionError, Lagged
 from spellwork.events.durable.decoded import event_of, microseconds_of
-from spellwork.events.durable.keys import matcher
-from spellwork.events.durable.reading import PAGE, Found, before_revision, before_time, page, topics_with_events
+from spellwork.events.durable.keys import Spaces, matcher, names_of, space_range
+from spellwork.events.durable.reading import PAGE, Found, Swept, before_revision, before_time, page, swept, topics_with_events
 from spellwork.events.event import Event
 from spellwork.store import Reader
 
@@ -70,6 +70,26 @@ def found_after(reader: Reader, wanted: Callable[[str], bool], cursor: Cursor, l
     return list(heapq.merge(*pages, key=place))[:limit]
 
 
+def _trimmed(reader: Reader, wanted: Callable[[str], bool]) -> dict[str, Swept]:
+    """What retention has deleted of the wanted topics."""
+    names = [names_of(key)[0] for key, _ in reader.scan(*space_range(Spaces.SWEPT), damaged=b"")]
+    return {name: swept(reader, name) for name in names if wanted(name)}
+
+
+def _require_kept(gone: dict[str, Swept], began: dict[str, Swept], cursor: Cursor) -> None:
+    """Raise `Lagged` if something behind the cursor is gone that was there, or may have been, when the reader began."""
+    for topic, each in gone.items():
+        before = began.get(topic, Swept())
+        if each.trimmed > before.trimmed and Cursor(each.revision, topic, each.trimmed) > cursor:
+            # of another topic than the cursor's, nobody knows any more how many of those that are gone lay behind it
+            missed = each.trimmed - max(before.trimmed, cursor.offset if topic == cursor.topic else each.trimmed - 1)
+            raise Lagged(
+                f"events of topic {topic} up to {each.trimmed} are no longer retained, asked for those after revision "
+                f'{cursor.revision}; read on from "earliest"',
+                missed=missed,
+            )
+
+
 def place(found: Found) -> Cursor:
     """The cursor behind an event."""
     return Cursor(found.revision, found.topic, found.offset)
@@ -96,12 +116,21 @@ async def follow(topics: Topics, pattern: str, start: Cursor | str | dt.datetime
     """The events behind `start`; the face of it is `Topics.read`."""
     store = topics.store
     wanted = matcher(pattern)
+
+    def begin(reader: Reader) -> tuple[Cursor, dict[str, Swept]]:
+        if isinstance(start, Cursor) and start != Cursor():
+            return start, {}
+        return Cursor() if isinstance(start, Cursor) else _beginning(reader, wanted, start), _trimmed(reader, wanted)
+
+    def look(reader: Reader) -> list[Found]:
+        _require_kept(_trimmed(reader, wanted), began, cursor)
+        return found_after(reader, wanted, cursor, PAGE)
+
     with topics.watch.listening(lambda topic, group: not group and wanted(topic)) as news:
-        cursor = start if isinstance(start, Cursor) else await store.read(lambda reader: _beginning(reader, wanted, start))
+        cursor, began = await store.read(begin)
         while True:
             news.clear()
-            after = cursor
-            found = await store.read(lambda reader: found_after(reader, wanted, after))  # noqa: B023 - called before it changes
+            found = await store.read(look)
             for each in found:
                 cursor = place(each)
                 yield Seen(event_of(each, shape), each.revision, cursor)

@@ -7,12 +7,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from spellwork.errors import Conflict
 from spellwork.events.durable.dedup import forget
 from spellwork.events.durable.groups import slowest
 from spellwork.events.durable.keys import Spaces, event_key, events_after, offset_of, row_key, rows_of, short
 from spellwork.events.durable.options import Options, unpack_options
-from spellwork.events.durable.reading import PAGE, Found, Swept, head, page, swept
+from spellwork.events.durable.reading import PAGE, Found, Swept, head, page, revision_at, swept
 from spellwork.events.durable.rows import pack_row
 from spellwork.events.durable.waiting import brought
 from spellwork.store import SEQUENCE_BYTES, Batch, Reader
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from spellwork.events.durable.topics import Topics
 
 _IDS_AT_ONCE = 1000
+_TRIM_AT_ONCE = 5000
 
 
 @dataclasses.dataclass(slots=True)
@@ -72,15 +75,23 @@ class Sweeper:
         if options.keep_age is not None:
             to = max(to, await self._too_old(topic, ground, to, self._topics.clock.now() - options.keep_age))
         to = min(to, ground.bound)
-        if to <= ground.swept.trimmed:
-            return ground
-        batch = Batch().delete_range(events_after(topic, 0)[0], event_key(topic, to + 1))
-        if options.compact:
-            await self._drop_newest(batch, topic, ground.swept.trimmed, to)
-        state = Swept(to, max(to, ground.swept.compacted))
-        version = await self._store.commit(_step(batch, topic, ground, state))
-        done.trimmed += to - ground.swept.trimmed
-        return dataclasses.replace(ground, swept=state, version=version)
+        while (at := ground.swept.trimmed) < to:
+            # in steps: a commit that deletes a million events makes every writer of the store wait
+            upto = min(at + _TRIM_AT_ONCE, to)
+            batch = Batch().delete_range(event_key(topic, at + 1), event_key(topic, upto + 1))
+            if options.compact:
+                await self._drop_newest(batch, topic, at, upto)
+            revision = await self._store.read(lambda reader: revision_at(reader, topic, upto))  # noqa: B023 - called before
+            state = msgspec.structs.replace(
+                ground.swept,
+                trimmed=upto,
+                compacted=max(upto, ground.swept.compacted),
+                revision=max(revision, ground.swept.revision),
+            )
+            version = await self._store.commit(_step(batch, topic, ground, state))
+            ground = dataclasses.replace(ground, swept=state, version=version)
+            done.trimmed += upto - at
+        return ground
 
     async def _page(self, topic: str, after: int) -> list[Found]:
         return await self._store.read(lambda reader: page(reader, topic, after))
@@ -105,19 +116,29 @@ class Sweeper:
         pages = [(last, size) for last, size in pages if last > ground.swept.trimmed]
         after = pages[-1][0] if pages else ground.swept.trimmed
         while True:
-            behind = after
-            rows = await self._store.read(lambda reader: reader.scan(*events_after(topic, behind), limit=PAGE, damaged=b""))  # noqa: B023
-            sizes = [(offset_of(key), len(key) + len(data)) for key, data in rows]
-            if len(rows) < PAGE:
+            newest = await self._sizes(topic, after)
+            if len(newest) < PAGE:
                 break
-            after = sizes[-1][0]
-            pages.append((after, sum(size for _, size in sizes)))
+            after = newest[-1][0]
+            pages.append((after, sum(size for _, size in newest)))
         self._pages[topic] = pages
-        for offset, size in reversed([*pages, *sizes]):
-            most -= size
-            if most < 0:
-                return offset
-        return 0
+        too_big, left = _too_big(newest, most)
+        for index in reversed(range(len(pages))):
+            last, size = pages[index]
+            if too_big:
+                break
+            if size <= left:
+                left -= size
+                continue
+            # in this page the limit is: what of it may stay? Of the oldest one, a part may have gone already.
+            before = pages[index - 1][0] if index else ground.swept.trimmed
+            rows = await self._sizes(topic, before)
+            too_big, left = _too_big([each for each in rows if each[0] <= last], left)
+        return too_big
+
+    async def _sizes(self, topic: str, after: int) -> list[tuple[int, int]]:
+        rows = await self._store.read(lambda reader: reader.scan(*events_after(topic, after), limit=PAGE, damaged=b""))
+        return [(offset_of(key), len(key) + len(data)) for key, data in rows]
 
     async def _drop_newest(self, batch: Batch, topic: str, after: int, to: int) -> None:
         while after < to:
@@ -145,7 +166,7 @@ class Sweeper:
                     removed += 1
                 known[key] = each.offset
                 batch.put(key, each.offset.to_bytes(SEQUENCE_BYTES, "big"))
-            state = Swept(state.trimmed, found[-1].offset if len(found) == PAGE else ground.bound)
+            state = msgspec.structs.replace(state, compacted=found[-1].offset if len(found) == PAGE else ground.bound)
             ground = dataclasses.replace(ground, version=version)
             version = await self._store.commit(_step(batch, topic, ground, state))
             done.compacted += removed
@@ -173,6 +194,15 @@ def _ground(reader: Reader, topic: str) -> _Ground:
         done = (slowest(reader, topic), brought(reader, topic))
         bound = min((each for each in done if each is not None), default=newest)
     return _Ground(options, swept(reader, topic), reader.version(key), newest, bound)
+
+
+def _too_big(sizes: list[tuple[int, int]], most: int) -> tuple[int, int]:
+    """The offset of the last event that must go so that those behind it have at most `most` bytes (0: none), and what is left."""
+    for offset, size in reversed(sizes):
+        if size > most:
+            return offset, most
+        most -= size
+    return 0, most
 
 
 def _step(batch: Batch, topic: str, ground: _Ground, state: Swept) -> Batch:

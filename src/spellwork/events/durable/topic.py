@@ -12,7 +12,7 @@ import msgspec
 
 from spellwork.clock import Duration
 from spellwork.codec import Shape
-from spellwork.errors import DefinitionError, MergeRefused
+from spellwork.errors import DefinitionError, MergeRefused, TopicNotFound
 from spellwork.events.durable.consumer import Consumer, consumer_options
 from spellwork.events.durable.decoded import event_of, microseconds_of
 from spellwork.events.durable.dedup import Once, duplicate_of
@@ -89,7 +89,8 @@ class DurableTopic(Generic[T]):
         """The stored form of an event, for `append_event` into a batch of one's own. Raises `PayloadError`."""
         topics = self._topics
         # the short ways for what most events have: a key, and nothing else
-        if id is not None or headers is not None or attributes or (key is not None and (type(key) is not str or not key)):
+        plain = key is None or (type(key) is str and key and key.isascii())
+        if id is not None or headers is not None or attributes or not plain:
             check_attributes(key=key, id=id, headers=headers, **attributes)  # type: ignore[arg-type]
         event_id = topics.new_id() if id is None else id
         record = Record(event_id, topics.clock.now(), self._shape.encode(payload), key, topics.source)
@@ -116,6 +117,8 @@ class DurableTopic(Generic[T]):
                     await self._topics.store.commit(batch)
             except MergeRefused as error:
                 duplicate = duplicate_of(error)
+                # whoever publishes many again has many duplicates: one look finds those that are there by now
+                known |= await self._topics.store.read(lambda reader: once.known(reader, fresh))  # noqa: B023 - called before
                 known[duplicate.event_id] = duplicate.offset
                 continue
             known |= zip(fresh, batch.sequences, strict=True)
@@ -127,13 +130,13 @@ class DurableTopic(Generic[T]):
         With `follow=False` it ends at the newest event, else it waits for more, by any process. Raises `Lagged` when events that
         were asked for are no longer retained.
         """
-        store, after = self._topics.store, -1
+        store, after, deletions = self._topics.store, -1, -1
         with self._topics.watch.listening(lambda topic, group: topic == self.name and not group) as news:
             while True:
                 news.clear()
                 asked = after
-                found, behind = await store.read(lambda reader: self._next_page(reader, asked, start))  # noqa: B023 - called before
-                after = behind
+                deleted = deletions
+                found, after, deletions = await store.read(lambda reader: self._next_page(reader, asked, start, deleted))  # noqa: B023
                 for each in found:
                     yield event_of(each, self._shape)
                     after = each.offset
@@ -142,11 +145,16 @@ class DurableTopic(Generic[T]):
                         return
                     await news.wait()
 
-    def _next_page(self, reader: Reader, after: int, start: Start) -> tuple[list[Found], int]:
+    def _next_page(self, reader: Reader, after: int, start: Start, deleted: int) -> tuple[list[Found], int, int]:
+        deletions = swept(reader, self.name).deletions
+        if deletions != deleted >= 0:
+            raise TopicNotFound(
+                f"topic {self.name} was deleted while it was read; what is published from now on is new", topic=self.name
+            )
         if after < 0:
             after = self._before(reader, start)
         require_kept(reader, self.name, after)
-        return page(reader, self.name, after), after
+        return page(reader, self.name, after), after, deletions
 
     def _before(self, reader: Reader, start: Start) -> int:
         if isinstance(start, dt.datetime):

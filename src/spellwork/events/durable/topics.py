@@ -8,14 +8,15 @@ import asyncio
 import contextlib
 import datetime as dt
 import itertools
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeVar
 
 from spellwork.clock import Clock, Duration, SystemClock, new_id, seconds
 from spellwork.codec import Codec
-from spellwork.errors import Conflict, StoreError, TopicDiffers
+from spellwork.errors import Conflict, StoreCorrupt, StoreError, TopicDiffers
 from spellwork.events.durable.dead import DeadLetter, dead_letters, settle
-from spellwork.events.durable.groups import drop_group
+from spellwork.events.durable.deletion import delete_topic, drop_group
 from spellwork.events.durable.keys import Spaces, check_name, names_of, row_key, rows_of, space_range
 from spellwork.events.durable.options import Options, Retention, changed, pack_options, unpack_options
 from spellwork.events.durable.outlet import Outlet
@@ -29,6 +30,7 @@ from spellwork.events.pattern import pattern_tokens
 from spellwork.store import Batch, Encryption, Reader, Store, fingerprint, open_store
 
 T = TypeVar("T")
+log = logging.getLogger("spellwork.events")
 
 
 class Topics:
@@ -141,8 +143,23 @@ class Topics:
         return await self.store.read(lambda reader: topic_stats(reader, topic))
 
     async def drop_group(self, topic: str, group: str) -> None:
-        """Forget a group with its dead letters; retention waits for it no longer. Raises `TopicError` while it has consumers."""
-        await drop_group(self.store, topic, group)
+        """Forget a group with its dead letters; retention waits for it no longer. Raises `TopicError` while it has consumers.
+
+        Consumers on other machines that have not left must show no life for their lease first, which this waits for.
+        """
+        await drop_group(self.store, self.clock, topic, group)
+
+    async def delete(self, topic: str, *, force: bool = False) -> int:
+        """Delete a topic: its events, groups with their dead letters, known ids, and what it is declared with. How many offsets.
+
+        What is published to it from then on begins a new topic that nobody has declared; its offsets go on, so that no cursor
+        comes to point at another event. Whoever reads the topic meanwhile gets `TopicNotFound`, who reads a pattern `Lagged` if
+        something was not read yet. A deletion that is broken off has deleted some, and is finished by asking again.
+
+        Raises `TopicNotFound`, and `TopicError` while a group has consumers, or (unless `force`) while events were not yet
+        brought to workflow runs or triggers that wait for them.
+        """
+        return await delete_topic(self, topic, force=force)
 
     async def dead_letters(self, topic: str, group: str, *, after: int = 0, limit: int = 1000) -> list[DeadLetter]:
         """The dead letters of a group behind an offset, in the order of their offsets; raises `TopicNotFound`."""
@@ -160,10 +177,19 @@ class Topics:
         return await settle(self.store, topic, group, offset, again=False)
 
     async def sweep(self) -> Sweeping:
-        """Delete what is beyond retention, compacted or forgotten, in all declared topics. `open_topics` does it now and then."""
+        """Delete what is beyond retention, compacted or forgotten, in all topics. `open_topics` does it now and then.
+
+        Raises `StoreCorrupt` for a topic that is damaged, when all the others are swept.
+        """
         done = Sweeping()
+        damage: StoreCorrupt | None = None
         for name in await self.names():
-            await self._sweeper.sweep(name, done)
+            try:
+                await self._sweeper.sweep(name, done)
+            except StoreCorrupt as error:
+                damage = damage or error
+        if damage is not None:
+            raise damage
         return done
 
 
@@ -201,13 +227,17 @@ async def _sweep(topics: Topics, pause: float) -> None:
         due = asyncio.Event()
         topics.clock.call_later(pause, due.set)
         await due.wait()
-        with contextlib.suppress(StoreError):  # whoever writes or reads gets it, too, and can do something about it
+        try:
             await topics.sweep()
+        except StoreCorrupt as error:  # nobody else need come across it, and the topic grows meanwhile
+            log.warning("a topic is not swept, its retention is not kept: %s", error)
+        except StoreError:
+            continue  # whoever writes or reads gets it, too, and can do something about it
 
 
 def topic_names(reader: Reader) -> list[str]:
     """The topics that are declared or have had events, sorted."""
-    declared = [names_of(key)[0] for key, _ in reader.scan(*space_range(Spaces.TOPICS))]
+    declared = [names_of(key)[0] for key, _ in reader.scan(*space_range(Spaces.TOPICS), damaged=b"")]
     return sorted({*declared, *topics_with_events(reader)})
 
 

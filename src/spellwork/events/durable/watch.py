@@ -9,7 +9,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from spellwork.errors import StoreClosed, StoreError
-from spellwork.events.durable.keys import Spaces, names_of, space_range
+from spellwork.events.durable.keys import names_of
+from spellwork.events.durable.reading import touched
 from spellwork.store import Store
 
 _PAUSE = 0.002
@@ -121,14 +122,16 @@ class Watch:
     async def _look(self) -> bool:
         """Wake who is concerned; whether there were any news."""
         self._again = False
-        start, end = space_range(Spaces.TOUCHED)
         try:
-            rows = await self._store.read(lambda reader: reader.rows(start, end))
+            rows = await self._store.read(touched)
         except StoreError as error:
             self.close(error)
             return False
-        news = [names_of(key) for key, _, version in rows if self._seen.get(key) != version]
-        self._seen = {key: version for key, _, version in rows}
+        current = dict(rows)
+        gone = [names_of(key) for key in self._seen.keys() - current.keys()]  # topics that were deleted
+        # a group's row that is damaged has lost its version (0): it may always have changed
+        news = [names_of(key) for key, version in rows if self._seen.get(key) != version or not version] + gone
+        self._seen = current
         for listener in self._listeners:
             wanted = [listener.wanted(*names) for names in news]  # all of them: a listener may note which they were
             if any(wanted):
