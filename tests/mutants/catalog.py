@@ -68,10 +68,27 @@ _EFFECTS = (
         "place-kept-before-its-events-are-brought",
         "each event that a run waits for is heard, once",
         "engine/dispatch.py",
-        "            outcomes = await asyncio.gather(*(self._bring",
+        "            try:\n                outcomes = await _all_done(self._bring(",
         "            await self._store.commit(Batch().put(cursor_key(partition.index), bytes(plan.cursor)))\n"
-        "            outcomes = await asyncio.gather(*(self._bring",
+        "            try:\n                outcomes = await _all_done(self._bring(",
         _KILLED_AT_ANY_MOMENT,
+    ),
+    Mutant(
+        "trigger-goes-on-before-its-runs-begin",
+        "each event starts one run",
+        "engine/dispatch.py",
+        "        await _all_done(self._pull(trigger, each, batch) for each in found)\n",
+        "        await self._store.commit(Batch().require_epoch(0, partition.epoch).put(key, bytes(place(found[-1]))))\n"
+        "        await _all_done(self._pull(trigger, each, batch) for each in found)\n",
+        _KILLED_AT_ANY_MOMENT,
+    ),
+    Mutant(
+        "letter-of-a-trigger-lost",
+        "each event starts one run",
+        "engine/engine.py",
+        "            self._mail.leave(message, self._partition_of(run_id), batch)\n",
+        "            return\n",
+        "tests/engine/test_workflow_events.py -k starts_elsewhere",
     ),
     Mutant(
         "event-brought-again-is-another",
@@ -485,7 +502,7 @@ _COMMITS = (
     ),
     Mutant(
         "loop-that-never-gives-way", "a loop that never rests starves no commit and no read", "store/patience.py",
-        "                self._never.acquire(timeout=_GAP)", "                pass",
+        "                pause(_GAP)", "                pass",
         f"{_FAILURES} -k stands_still",
     ),
     Mutant(

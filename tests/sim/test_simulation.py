@@ -11,9 +11,9 @@ import pytest
 
 from spellwork.engine.ownership import Ownership
 from spellwork.testing.sim import Errand, Fault, Plan, Workload, simulate
-from spellwork.testing.sim.data import WORKFLOWS
+from spellwork.testing.sim.data import TRIGGERS, WORKFLOWS
 from spellwork.testing.sim.seeds import check, explain
-from spellwork.testing.sim.workload import counting, hearing
+from spellwork.testing.sim.workload import calling, counting, hearing
 from spellwork.workflow import activity, workflow
 
 
@@ -104,7 +104,8 @@ def test_killed_at_any_moment_a_run_hears_each_event_once_and_data_are_what_the_
 
 
 def telling() -> Workload:
-    return Workload(WORKFLOWS, [hearing("hears", 3), counting("counts-0", 2), counting("counts-1", 2)])
+    errands = [hearing("hears", 3), counting("counts-0", 2), counting("counts-1", 2), calling("calls", 3)]
+    return Workload(WORKFLOWS, errands, triggers=TRIGGERS)
 
 
 async def _nothing() -> None:

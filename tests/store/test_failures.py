@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -320,11 +319,12 @@ async def _written_and_read(store: Store, batch: Batch) -> list[int]:
     return found
 
 
-async def test_the_loop_stands_still_only_while_a_thread_works() -> None:
+async def test_the_loop_stands_still_only_while_a_thread_works(monkeypatch: pytest.MonkeyPatch) -> None:
     """A little each few milliseconds, from when something was given to a thread until that is done."""
-    works, stood = True, []
+    works = True
+    stood: list[float] = []
     patience = Patience(asyncio.get_running_loop(), lambda: works)
-    patience._never = SimpleNamespace(acquire=lambda timeout: stood.append(timeout))  # type: ignore[assignment]
+    monkeypatch.setattr("spellwork.store.patience.pause", stood.append)
     await asyncio.sleep(0.01)
     assert not stood
     patience.given()

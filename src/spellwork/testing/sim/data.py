@@ -10,10 +10,12 @@ from typing import Any
 
 from spellwork.codec import Codec
 from spellwork.engine import Engine
+from spellwork.engine.triggers import Trigger
+from spellwork.events import Event as Published
 from spellwork.events.durable.keys import events_after
-from spellwork.events.durable.record import unpack_record
+from spellwork.events.durable.record import Record, unpack_record
 from spellwork.journal import Performed, StepCompleted, unpack_entry
-from spellwork.journal.rows import Keys
+from spellwork.journal.rows import Keys, unpack_row
 from spellwork.state import Scope, Transaction, TreeRows
 from spellwork.state.operators import Operators
 from spellwork.store import Reader
@@ -21,7 +23,7 @@ from spellwork.workflow import Retry, activity, start_child, workflow
 from spellwork.workflow.events import Event, publish
 from spellwork.workflow.state import state
 
-_TOTALS, _NOTES, _TOPIC = "sim.totals", "sim.notes", "sim.told"
+_TOTALS, _NOTES, _TOPIC, _CALLS = "sim.totals", "sim.notes", "sim.told", "sim.calls"
 _MERGED, _COUNTED, _BOUND, _NOTED, _TOLD = (
     f"merge {_TOTALS}", "commit transaction", "sim.bound", f"set {_NOTES}", f"publish {_TOPIC}",
 )  # fmt: skip
@@ -73,7 +75,26 @@ async def hears(topic: str, times: int) -> list[int]:
     return heard if spare is None else [*heard, spare.data]
 
 
-WORKFLOWS: tuple[Any, ...] = (counts, speaks, hears)
+@workflow(name="sim.called")
+async def called(event: Published[int]) -> None:
+    """Is started by an event, and answers who has published it."""
+    await publish(f"sim.answers.{event.key}", event.data)
+
+
+@workflow(name="sim.calls")
+async def calls(name: str, times: int) -> list[int]:
+    """Publishes events that start a run each, and hears from all of these, once."""
+    answers = Event[int](f"sim.answers.{name}", int)
+    await answers.subscribe()
+    for number in range(times):
+        await publish(_CALLS, number, type=int, key=name)
+    heard = [(await answers.receive()).data for _ in range(times)]
+    spare = await answers.receive(timeout=_SPARE)
+    return sorted(heard if spare is None else [*heard, spare.data])
+
+
+WORKFLOWS: tuple[Any, ...] = (counts, speaks, hears, called, calls)
+TRIGGERS = (Trigger(_CALLS, called, int),)
 
 
 async def count(engine: Engine, name: str, times: int) -> Any:
@@ -84,6 +105,11 @@ async def count(engine: Engine, name: str, times: int) -> Any:
 async def hear(engine: Engine, name: str, times: int) -> Any:
     """Drive a run that hears; it comes to the numbers below `times`."""
     return await (await engine.start(hears, f"sim.words.{name}", times, id=name)).result()
+
+
+async def call(engine: Engine, name: str, times: int) -> Any:
+    """Drive a run that calls; it comes to the numbers below `times`."""
+    return await (await engine.start(calls, name, times, id=name)).result()
 
 
 def differences(reader: Reader, journals: Iterable[list[Any]]) -> Iterator[str]:
@@ -102,13 +128,22 @@ def differences(reader: Reader, journals: Iterable[list[Any]]) -> Iterator[str]:
     found = len(reader.scan(notes.prefix, notes.end))
     if found != said[_NOTED]:
         yield f"state has {found} notes, and the journals have {said[_NOTED]}"
-    events = [unpack_record(key, data) for key, data in reader.scan(*events_after(_TOPIC, 0))]
+    events = _events(reader, _TOPIC)
     if len(events) != said[_TOLD] or len({event.id for event in events}) != len(events):
         yield f"topic {_TOPIC} has {len(events)} events, the ids {[event.id for event in events]}, the journals {said[_TOLD]}"
     for run in {event.key for event in events}:
         told = [Codec().untyped.decode(event.payload) for event in events if event.key == run]
         if told != list(range(len(told))):
             yield f"run {run} told {told}, not in order"
+    wanted = Counter(f"{called.name}:{event.id}" for event in _events(reader, _CALLS))
+    rows = [unpack_row(row) for _, row in reader.scan(bytes((Keys.RUNS,)), bytes((Keys.RUNS + 1,)))]
+    started = Counter(row.id for row in rows if row.workflow == called.name)
+    if started != wanted:
+        yield f"events have started too many runs, {started - wanted}, or too few, {wanted - started}"
+
+
+def _events(reader: Reader, topic: str) -> list[Record]:
+    return [unpack_record(key, data) for key, data in reader.scan(*events_after(topic, 0))]
 
 
 def _entries(reader: Reader, journals: Iterable[list[Any]]) -> Iterator[Any]:

@@ -102,6 +102,8 @@ class Witness:
                 self._world.mark("a run with a timer was parked")
             elif kind == Keys.RECEIPTS:
                 self._receipts[key] = writer
+            elif kind == Keys.TRIGGERS and self._world.disk.tables.get(key) is not None:
+                self._world.mark("a trigger has pulled")
             elif kind == Keys.ACTIVE and value not in (b"", b"\0"):
                 self._world.mark("an active run was recovered")
         for key in deletes:

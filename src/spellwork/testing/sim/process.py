@@ -230,8 +230,9 @@ class Life:
         plan = self.world.plan
         client = self.slot >= plan.workers
         engine = SimEngine(
-            self, workflows=self.world.workload.workflows, standby=not client, client=client, partitions=plan.partitions,
-            max_partitions=None if client else plan.per_worker, lease=LEASE, cache=plan.cache, max_recoveries=1000,
+            self, workflows=self.world.workload.workflows, triggers=self.world.workload.triggers, standby=not client, client=client,
+            partitions=plan.partitions, max_partitions=None if client else plan.per_worker, lease=LEASE, cache=plan.cache,
+            max_recoveries=1000,
         )  # fmt: skip
         self.engine = engine
         try:

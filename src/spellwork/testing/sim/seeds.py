@@ -30,6 +30,7 @@ OFTEN = frozenset({
     "entry AttemptFailed", "entry StepFailed", "entry TimerFired", "entry SignalReceived", "entry SignalSent",
     "entry UpdateAccepted", "entry ChildStarted", "entry ChildEnded", "entry CancelRequested", "entry Cancelled",
     "entry Continued", "entry Failed", "entry Patched", "entry Performed", "a transaction was refused",
+    "a trigger has pulled",
 })  # fmt: skip
 """Branches that a few hundred seeds must have reached."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from spellwork.engine import Engine
 from spellwork.engine.machine import HostedMachine
+from spellwork.engine.triggers import Trigger
 from spellwork.errors import RunExists, RunFinished
 from spellwork.hosted import MachineType
 from spellwork.machine import Assign, Chart, ChartBuilder, Send
@@ -50,12 +51,13 @@ class Errand:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Workload:
-    """The workflows that every process registers, and the errands of one simulation."""
+    """The workflows and triggers that every process registers, and the errands of one simulation."""
 
     workflows: Sequence[Workflow[Any, Any]]
     errands: Sequence[Errand]
     history: History = dataclasses.field(default_factory=History)
     """Operations on runs by their ids, which must be linearizable."""
+    triggers: Sequence[Trigger] = ()
 
 
 def mixed(seed: int) -> Workload:
@@ -72,7 +74,10 @@ def mixed(seed: int) -> Workload:
         errands += [counting(f"counts-{i}", rng.randint(1, 3)) for i in range(rng.randint(1, 3))]
     if rng.random() < 0.3:
         errands += [hearing(f"hears-{i}", rng.randint(0, 4)) for i in range(rng.randint(1, 2))]
-    return Workload([*corpus.WORKFLOWS, *shapes.WORKFLOWS, *data.WORKFLOWS, contested, *MACHINE.family], errands, history)
+    if rng.random() < 0.3:
+        errands += [calling(f"calls-{i}", rng.randint(0, 3)) for i in range(rng.randint(1, 2))]
+    workflows = [*corpus.WORKFLOWS, *shapes.WORKFLOWS, *data.WORKFLOWS, contested, *MACHINE.family]
+    return Workload(workflows, errands, history, data.TRIGGERS)
 
 
 @workflow(name="sim.contested")
@@ -129,6 +134,11 @@ def counting(name: str, times: int) -> Errand:
 def hearing(name: str, times: int) -> Errand:
     """A run that has another one publish so many events, and hears each of them, once and in order."""
     return Errand(name, lambda engine: data.hear(engine, name, times), list(range(times)))
+
+
+def calling(name: str, times: int) -> Errand:
+    """A run that publishes so many events, each of which starts a run that answers it, once."""
+    return Errand(name, lambda engine: data.call(engine, name, times), list(range(times)))
 
 
 def _contest(history: History, run_id: str, number: int, client: int) -> Errand:
