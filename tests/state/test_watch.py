@@ -356,13 +356,15 @@ def _counted_by_two(tmp_path: Path, url: str, each: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_count_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["sqlite", "lmdb"])
+def test_two_processes_count_exactly(tmp_path: Path, backend: str) -> None:
     """Two processes, 4 tasks each, 60 increments of the same keys through transactions and merges; 10,000 in soak."""
-    _counted_by_two(tmp_path, f"sqlite:{tmp_path / 'store.db'}", 60)
+    _counted_by_two(tmp_path, f"{backend}:{tmp_path / 'store.db'}", 60)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
-def test_two_processes_count_exactly_soak(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["sqlite", "lmdb"])
+def test_two_processes_count_exactly_soak(tmp_path: Path, backend: str) -> None:
     """Two processes, 4 tasks each, 10,000 increments each."""
-    _counted_by_two(tmp_path, f"sqlite:{tmp_path / 'store.db'}", 10_000)
+    _counted_by_two(tmp_path, f"{backend}:{tmp_path / 'store.db'}", 10_000)
