@@ -147,15 +147,15 @@ async def test_a_clock_that_is_set_back_while_a_run_is_loaded_loses_no_timer(mon
     async with TestEngine(workflows=[sleeps], cache=0) as engine:
         run = await engine.start(sleeps)
         await engine.settle()
-        load = engine._host.load
+        load = engine._host.loader.load
 
         async def set_back(number: int, **options: bool) -> Any:
-            monkeypatch.setattr(engine._host, "load", load)
+            monkeypatch.setattr(engine._host.loader, "load", load)
             live = await load(number, **options)
             engine.clock._now -= 10_000_000
             return live
 
-        monkeypatch.setattr(engine._host, "load", set_back)
+        monkeypatch.setattr(engine._host.loader, "load", set_back)
         assert await asyncio.wait_for(run.result(), 20) == "awake"
 
 

@@ -94,7 +94,7 @@ class Alarm:
 
     async def _fire(self, partition: Partition, key: bytes, number: int) -> None:
         try:
-            live = await self._host.load(number)
+            live = await self._host.loader.load(number)
         except SpellworkError as error:
             if isinstance(error, StoreError) and not isinstance(error, StoreCorrupt):
                 raise

@@ -141,6 +141,6 @@ class Closing:
 
     async def _load_quietly(self, number: int) -> None:
         try:
-            await self._host.load(number)
+            await self._host.loader.load(number)
         except (SpellworkError, UsageError):
             return  # it was blocked with its reason

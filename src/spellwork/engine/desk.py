@@ -123,7 +123,7 @@ class Desk:
         stored = await self._host.store.read(lambda reader: rows.read_run(reader, address.number))
         if stored is None:
             raise RunNotFound(f"run {run_id!r} has no row", run_id=run_id)
-        return self._host.replayed(address.number, stored, recording=True)
+        return self._host.loader.replayed(address.number, stored, recording=True)
 
     async def _address(self, run_id: str) -> Address:
         live = self._host.by_id.get(run_id)
@@ -141,7 +141,7 @@ class Desk:
         while True:
             address = await self._address(run_id)
             try:
-                live = await self._host.load(address.number)
+                live = await self._host.loader.load(address.number)
             except RunFinished:
                 if (await self._address(run_id)).number == address.number:
                     raise
@@ -177,7 +177,7 @@ class Desk:
 
         def acknowledge(outcome: int | StoreError) -> None:
             if isinstance(outcome, int):
-                self._host.adopt(row, started)  # also when whoever asked has gone in between
+                self._host.loader.adopt(row, started)  # also when whoever asked has gone in between
                 if not done.done():
                     done.set_result(None)
             elif not done.done():
@@ -269,7 +269,7 @@ class Desk:
             found = next((i for i, e in enumerate(stored.entries) if isinstance(e, SignalReceived) and e.id == message.id), None)
             if found is not None:
                 stored.entries = stored.entries[: found + 1]
-                execution = self._host.replayed(number, stored)
+                execution = self._host.loader.replayed(number, stored)
                 try:
                     return execution.standing()
                 finally:
@@ -404,13 +404,13 @@ class Desk:
 
     async def _resume(self, message: m.AskResume) -> None:
         address = await self._address(message.run_id)
-        live = await self._host.load(address.number, resume=True)
+        live = await self._host.loader.load(address.number, resume=True)
         await self._durable(live)
 
     async def child_ended(self, message: m.TellChildEnded, extra: Extra | None) -> None:
         """A child has ended: the next entry of its parent."""
         try:
-            live = await self._host.load(message.number)
+            live = await self._host.loader.load(message.number)
         except (RunFinished, RunNotFound):
             return  # the parent did not wait
         except _BLOCKING as error:

@@ -13,36 +13,27 @@ from typing import Any, Protocol
 from spellwork.clock import Clock
 from spellwork.codec import Codec
 from spellwork.engine import rows
-from spellwork.engine.ending import blocked_error
 from spellwork.engine.live import LiveRun
+from spellwork.engine.loading import Loader
 from spellwork.engine.partition import Partition
 from spellwork.engine.registry import Registry
 from spellwork.engine.steps import Steps
 from spellwork.engine.timers import Timers
-from spellwork.errors import (
-    Fenced,
-    RunFinished,
-    RunNotFound,
-    SpellworkError,
-    StoreError,
-)
+from spellwork.errors import SpellworkError, StoreError
 from spellwork.journal import (
     Entry,
     ErrorRegistry,
     Patched,
     Performed,
     RunRow,
-    Started,
     Status,
     StepCompleted,
     TimerFired,
     UpdateCompleted,
     pack_entry,
 )
-from spellwork.journal.rows import active_key, journal_key, receipt_key, timer_key
+from spellwork.journal.rows import active_key, journal_key, timer_key
 from spellwork.store import Batch, Store
-from spellwork.supervision import attempt
-from spellwork.workflow import Execution
 from spellwork.workflow import commands as c
 from spellwork.workflow.effects import Moment, Write
 from spellwork.workflow.execution import AFTER_THE_END
@@ -121,8 +112,7 @@ class Host:
         self.subscribed: Callable[[], None] = lambda: None
         self._cache = cache
         self._idle: OrderedDict[int, LiveRun] = OrderedDict()
-        self._loading: dict[int, asyncio.Future[LiveRun]] = {}
-        self._unsettled: set[int] = set()
+        self.loader = Loader(self)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Any) -> None:
@@ -144,7 +134,7 @@ class Host:
     @property
     def unsettled(self) -> bool:
         """Whether anything but activities is under way."""
-        return bool(self._tasks or self._loading) or any(live.unacked or live.held for live in self.runs.values())
+        return bool(self._tasks or self.loader.busy) or any(live.unacked or live.held for live in self.runs.values())
 
     # Entries
 
@@ -200,7 +190,7 @@ class Host:
         while held and (held[0][0] <= acked or not live.unacked) and not live.dropped:
             self._perform(live, held.popleft()[1])
         if live.parked:
-            self._rest_if_idle(live)
+            self.rest_if_idle(live)
 
     def _perform(self, live: LiveRun, effect: Any) -> None:
         kind = type(effect)
@@ -361,10 +351,10 @@ class Host:
             _, oldest = self._idle.popitem(last=False)
             self.drop(oldest)
 
-    def let_go(self, live: LiveRun) -> None:
-        """Forget a run that only waits; it comes back as its journal says."""
-        if live.parked and not (live.unacked or live.held or live.update_waiters):
-            self.drop(live)
+    def rest_if_idle(self, live: LiveRun) -> None:
+        """Let a run that only waits be the next to leave memory when there are too many."""
+        if not live.update_waiters and live.parked and not live.dropped and not live.unacked:
+            self._rest(live)
 
     def drop(self, live: LiveRun) -> None:
         """Forget a run's memory; what it is lies in the store."""
@@ -372,7 +362,7 @@ class Host:
             return
         live.dropped = True
         if live.unacked:
-            self._unsettled.add(live.number)
+            self.loader.left(live.number)
         self.runs.pop(live.number, None)
         if self.by_id.get(live.row.id) is live:
             del self.by_id[live.row.id]
@@ -397,13 +387,17 @@ class Host:
 
     def block(self, live: LiveRun, error: BaseException) -> None:
         """Park a run with a reason: nothing is lost, it goes on after a fix."""
-        log.warning("run %s is blocked: %s", live.row.id, error)
-        self._unsettled.add(live.number)
-        live.row = rows.block(
-            live.partition.batch(), live.row, live.timer_key, Status.BLOCKED, self.codec.text(reason_of(error)), self.clock.now()
-        )
+        self.loader.left(live.number)
+        live.row = self.write_blocked(live.row, live.partition, live.timer_key, error)
         self.drop(live)
-        live.partition.then(lambda: self.blocked(live.row))
+
+    def write_blocked(self, row: RunRow, partition: Partition, timer: bytes | None, error: BaseException) -> RunRow:
+        """The row of a run that is blocked from now on, on its way to the store."""
+        log.warning("run %s is blocked: %s", row.id, error)
+        reason = self.codec.text(reason_of(error))
+        blocked = rows.block(partition.batch(), row, timer, Status.BLOCKED, reason, self.clock.now())
+        partition.then(lambda: self.blocked(blocked))
+        return blocked
 
     # Timers
 
@@ -425,128 +419,6 @@ class Host:
 
     def _sweep(self) -> None:
         self.sweep_due()
-
-    # Loading
-
-    def adopt(self, row: RunRow, started: Started) -> LiveRun | None:
-        """Take up a run whose first rows have just become durable."""
-        partition = self.partitions.get(row.partition)
-        if partition is None or row.number in self.runs:
-            return None
-        definition = self.registry.find(row.workflow, row.version)
-        live = LiveRun(row, partition, definition.execution(row.number, self.codec, self.errors, self.registry))
-        self.runs[row.number] = self.by_id[row.id] = live
-        live.acked = 1
-        self.deliver(live, started)
-        if not live.dropped:
-            self.drain(live)
-        return live
-
-    async def load(self, number: int, *, resume: bool = False) -> LiveRun:
-        """The run in memory, replayed from its journal if it was not; raises what keeps it from running.
-
-        A quarantined run is only loaded to `resume` it.
-        """
-        while True:
-            live = self.runs.get(number)
-            if live is not None:
-                return live
-            loading = self._loading.get(number)
-            if loading is None:
-                break
-            await asyncio.wait([loading])
-            if not loading.cancelled() and (error := loading.exception()) is not None:
-                raise error
-        future: asyncio.Future[LiveRun] = asyncio.get_running_loop().create_future()
-        self._loading[number] = future
-        try:
-            await self._settle(number)
-            stored = await self.store.read(lambda reader: rows.read_run(reader, number))
-            live = self._revive(number, stored, resume=resume)
-        except (SpellworkError, asyncio.CancelledError) as error:
-            if isinstance(error, SpellworkError):
-                await self._settle(number)  # nobody is told before it is durable
-            future.set_exception(error) if isinstance(error, SpellworkError) else future.cancel()
-            if not future.cancelled():
-                future.exception()
-            raise
-        else:
-            future.set_result(live)
-            return live
-        finally:
-            del self._loading[number]
-
-    async def _settle(self, number: int) -> None:
-        """Wait until what was under way for a run that left memory is in the store: batches commit in order."""
-        if number in self._unsettled:
-            self._unsettled.discard(number)
-            await self.store.commit(Batch())
-
-    def _revive(self, number: int, stored: rows.StoredRun | None, *, resume: bool) -> LiveRun:
-        if stored is None:
-            raise RunNotFound(f"run number {number} does not exist", run_id=str(number))
-        if number in self.runs:
-            return self.runs[number]  # it was adopted while its rows were read
-        row = stored.row
-        if row.status.ended:
-            raise RunFinished(f"run {row.id} has ended: it is {row.status}; its result() and history() are kept", run_id=row.id)
-        if row.status is Status.QUARANTINED and not resume:
-            raise blocked_error(row)
-        partition = self.partitions.get(row.partition)
-        if partition is None:
-            raise Fenced(f"run {row.id} belongs to another owner now", partition=row.partition)
-        execution, error = attempt(self.replayed, number, stored)
-        if error is not None:
-            log.warning("run %s is blocked: %s", row.id, error)
-            blocked = rows.block(
-                partition.batch(), row, stored.timer_key, Status.BLOCKED, self.codec.text(reason_of(error)), self.clock.now()
-            )
-            partition.then(lambda: self.blocked(blocked))
-            self._unsettled.add(number)
-            if isinstance(error, SpellworkError):
-                raise error
-            raise blocked_error(blocked) from error
-        live = LiveRun(row, partition, execution)
-        live.acked = execution.position
-        live.parked = stored.recoveries is None
-        live.recoveries = stored.recoveries or 0
-        live.receipts = stored.receipts
-        live.timer_key = stored.timer_key
-        if live.parked and execution.next_due is not None:
-            live.timer_key = timer_key(row.partition, execution.next_due, number)
-        self.runs[number] = self.by_id[row.id] = live
-        for n in live.receipts.keys() - execution.pending.keys():
-            # nobody asks for it any more: it was committed while the code was being cancelled
-            live.partition.mark(live).delete(receipt_key(number, n))
-            del live.receipts[n]
-        if row.status is not Status.RUNNING:
-            self._unblock(live)
-        self.drain(live)
-        if live.parked:
-            # not now: whoever asked for the run acts on it before anything else happens
-            asyncio.get_running_loop().call_soon(self._rest_if_idle, live)
-        return live
-
-    def _rest_if_idle(self, live: LiveRun) -> None:
-        if not live.update_waiters and live.parked and not live.dropped and not live.unacked:
-            self._rest(live)
-
-    def replayed(self, number: int, stored: rows.StoredRun, *, recording: bool = False) -> Execution:
-        """A run's code where its journal ends; raises whatever keeps it from getting there."""
-        if stored.damage is not None:
-            raise stored.damage
-        definition = self.registry.find(stored.row.workflow, stored.row.version)
-        execution = definition.execution(number, self.codec, self.errors, self.registry)
-        if recording:
-            execution.keep_record()
-        execution.replay(stored.entries)
-        return execution
-
-    def _unblock(self, live: LiveRun) -> None:
-        batch = live.partition.mark(live)
-        live.row = rows.unblock(batch, live.row, self.clock.now())
-        live.parked = False
-        live.partition.then(self.unblocked)
 
     async def close(self, grace: float) -> None:
         """Stop everything; nothing durable changes."""

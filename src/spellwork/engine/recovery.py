@@ -77,7 +77,7 @@ class Recovery:
 
     async def _load(self, number: int) -> None:
         try:
-            await self._host.load(number)
+            await self._host.loader.load(number)
         except RunFinished:
             await self._forget(number)
         except StoreError as error:

@@ -56,7 +56,7 @@ class Waiting:
 
     async def _try_again(self, row: RunRow) -> RunRow:
         try:
-            await self._host.load(row.number)  # the cause may be gone
+            await self._host.loader.load(row.number)  # the cause may be gone
         except SpellworkError as error:
             raise blocked_error(row) from error
         return await self._row(row.id)
