@@ -424,7 +424,7 @@ async def test_progress_takes_a_run_off_the_list_of_suspects(tmp_path: Path) -> 
 
     async with Engine(url, workflows=[long]) as engine:
         await engine.start(long, id="r")
-        row = await engine._row("r")
+        row = await engine._router.row("r")
     key = active_key(row.partition, row.number)
     async with Engine(url, workflows=[long], client=True) as engine:
         await engine.store.commit(Batch().put(key, bytes((3,))))

@@ -210,7 +210,7 @@ async def test_a_store_error_while_events_are_brought_loses_none(tmp_path: Path,
     async with Engine(f"sqlite:{tmp_path / 'store.db'}", workflows=[three]) as engine:
         run = await engine.start(three)
         await subscribed(engine)
-        dispatch = engine._dispatch
+        dispatch = engine._data._dispatch
         assert dispatch is not None
         real, failures = dispatch._bring_in, [StoreUnavailable("not for now")]
 
@@ -531,7 +531,7 @@ async def test_a_run_that_cannot_be_brought_its_events_holds_up_no_other(tmp_pat
     async with Engine(f"sqlite:{tmp_path / 'store.db'}", workflows=[collects]) as engine:
         runs = [await engine.start(collects, name, id=name) for name in ("a", "b")]
         await subscribed(engine, 2)
-        dispatch = engine._dispatch
+        dispatch = engine._data._dispatch
         assert dispatch is not None
         real, hurting = dispatch._bring_in, True
 
@@ -600,7 +600,7 @@ async def test_a_run_whose_rows_are_damaged_holds_up_no_other(tmp_path: Path, sp
     path = tmp_path / "store.db"
     async with Engine(f"sqlite:{path}", workflows=[three]) as engine:
         await engine.start(three, id="a")
-        number = (await engine._desk._address("a")).number
+        number = (await engine._router._desk._address("a")).number
         await engine.start(three, id="b")
         await subscribed(engine, 2)
         rows = await engine.store.scan(bytes((space,)), bytes((space + 1,)))

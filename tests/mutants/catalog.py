@@ -85,8 +85,8 @@ _EFFECTS = (
     Mutant(
         "letter-of-a-trigger-lost",
         "each event starts one run",
-        "engine/engine.py",
-        "            self._mail.leave(message, self._partition_of(run_id), batch)\n",
+        "engine/router.py",
+        "            self._mail.leave(message, self._partition_of(message.run_id), batch)\n",
         "            return\n",
         "tests/engine/test_workflow_events.py -k starts_elsewhere",
     ),
@@ -279,7 +279,7 @@ _ENGINE = (
         f"{_PROMISES} -k nothing_leaves",
     ),
     Mutant(
-        "signal-acknowledged-early", "nothing is acknowledged before it is durable", "engine/engine.py",
+        "signal-acknowledged-early", "nothing is acknowledged before it is durable", "engine/router.py",
         "                await durable\n", "                pass\n",
         f"{_PROMISES} -k nothing_leaves",
     ),

@@ -74,7 +74,7 @@ async def _send(store: str, message: m.AskSignal, timeout: float, codec: Codec) 
             await post(engine.store, row.partition, silent)
             return Delivery.QUEUED, None
         try:
-            told = await answer(engine._ask(message), timeout, SILENT)
+            told = await answer(engine._router.ask(message), timeout, SILENT)
         except Unavailable:
             # nobody knows whether the first is durable; the second means the same, and is
             await post(engine.store, row.partition, silent)

@@ -18,7 +18,8 @@ from spellwork.codec.text import check_name
 from spellwork.engine import listing, rows
 from spellwork.engine import messages as m
 from spellwork.engine.alarm import Alarm
-from spellwork.engine.desk import Desk, check_same
+from spellwork.engine.data import Data
+from spellwork.engine.desk import Desk
 from spellwork.engine.history import Event, readable
 from spellwork.engine.host import Host
 from spellwork.engine.mail import MailRoom
@@ -26,6 +27,7 @@ from spellwork.engine.ownership import Ownership, partition_of
 from spellwork.engine.partition import Partition
 from spellwork.engine.recovery import Recovery
 from spellwork.engine.registry import Registry
+from spellwork.engine.router import Router
 from spellwork.engine.run import Run, RunInfo
 from spellwork.engine.silence import redact_logs
 from spellwork.engine.waiting import Waiting
@@ -33,13 +35,12 @@ from spellwork.errors import (
     DefinitionError,
     Fenced,
     InternalError,
-    RunNotFound,
     StoreClosed,
     StoreError,
     StoreOwned,
     UsageError,
 )
-from spellwork.journal import ErrorRegistry, RunRow, Status
+from spellwork.journal import ErrorRegistry, Status
 from spellwork.journal.rows import subscription_range
 from spellwork.store import Batch, Encryption, Store, open_store
 from spellwork.store.committer import Probe
@@ -48,7 +49,6 @@ from spellwork.workflow.guard import install_guard
 from spellwork.workflow.parameters import encode_call
 
 if TYPE_CHECKING:
-    from spellwork.engine.dispatch import Dispatch
     from spellwork.engine.machine import HostedMachine
     from spellwork.engine.triggers import Trigger
     from spellwork.events.durable import Topics
@@ -134,15 +134,13 @@ class Engine:
         self._failed: StoreError | InternalError | None = None
         self._maintenance: asyncio.Future[Any] | None = None
         self._store: Store | None = None
-        self._state: StateStore | None = None
-        self._topics: Topics | None = None
-        self._dispatch: Dispatch | None = None
         self._triggers = tuple(triggers)
         if len({trigger.name for trigger in self._triggers}) < len(self._triggers):
             raise DefinitionError("Engine: two triggers have the same pattern and workflow; the second would never start anything")
         self._host: Host
-        self._desk: Desk
+        self._data: Data
         self._mail: MailRoom
+        self._router: Router
         self._ownership: Ownership
 
     def _add_machines(self, machines: Iterable[Chart | MachineType]) -> None:
@@ -172,23 +170,27 @@ class Engine:
 
     async def _open(self, store: Store) -> None:
         self._failed = None
-        self._state = self._topics = self._dispatch = None
         self._host = Host(store, self._clock, self.codec, self.registry, self._errors, **self._sizes)  # type: ignore[arg-type]
-        self._desk = Desk(self._host, self._clock, self._ask, self._new_number)
-        self._waiting = Waiting(self._host, self._row)
+        desk = Desk(self._host, self._clock, lambda message: self._router.ask(message), self._new_number)  # noqa: PLW0108 - made below
+        self._mail = MailRoom(store, self._clock, self._errors, self._host, desk)
+        self._router = Router(
+            self._host, desk, self._mail, self._errors, opened=lambda: self._open_store, why=lambda: self._failed,
+            partition_of=self._partition_of, taken_over=self._taken_over,
+        )  # fmt: skip
+        self._waiting = Waiting(self._host, self._router.row)
+        desk.closing.ended = self._waiting.ended
+        self._data = data = Data(self._host, self._triggers, self._router.bring, self._pulled)
         self._host.broken = self._broken
         # these also while the engine is being closed, for what still runs then
-        self._host.expects = lambda batch: self._trees(store).sweeper.expect_of(batch)  # noqa: PLW0108 - opened when it is needed
-        self._host.steps.state = lambda: self._trees(store)
-        self._host.subscribed = self._subscribed
-        self._desk.closing.ended = self._waiting.ended
-        self._mail = MailRoom(store, self._clock, self._errors, self._host, self._desk)
+        self._host.expects = data.expects
+        self._host.steps.state = lambda: data.state
+        self._host.subscribed = data.subscribed
         self._ownership = Ownership(store, self._clock, self._lease)
         self._recovery = Recovery(self._host, self._clock, self._max_recoveries)
         self._alarm = Alarm(self._host, self._clock, self._recovery)
         self._store = store
         if self._triggers and not self._client:
-            await self._dispatching().open()
+            await self._data.dispatch.open()
         if not self._client:
             store.stop_at_failure()
             self._partition_count = await self._ownership.partition_count(self._partition_count)
@@ -221,8 +223,8 @@ class Engine:
             await self._alarm.peek(partition)
             await self._mail.drain(partition)
             subscriptions = await self._host.store.scan(*subscription_range(partition.index), limit=1, damaged=b"")
-            if subscriptions or self._dispatch is not None:
-                self._subscribed()
+            if subscriptions or self._data.dispatches:
+                self._data.subscribed()
         except StoreError as error:
             if not isinstance(error, (Fenced, StoreClosed)):
                 self._fail(error)
@@ -255,8 +257,8 @@ class Engine:
 
     async def _shut(self, store: Store) -> None:
         self._store = None
-        if self._dispatch is not None:
-            await self._dispatch.close()  # first: what can no longer be started must not be taken for done
+        if hasattr(self, "_data"):
+            await self._data.stop()
         if self._maintenance is not None:
             self._maintenance.cancel()
             await asyncio.gather(self._maintenance, return_exceptions=True)
@@ -272,15 +274,8 @@ class Engine:
         closed = StoreClosed("the engine was closed while this was waited for; the run goes on when it is opened again")
         if hasattr(self, "_waiting"):
             self._waiting.tell_all(closed)
-        if self._dispatch is not None:
-            await self._dispatch.close()
-            self._dispatch = None
-        if self._topics is not None:
-            self._topics.close()
-            self._topics = None
-        if self._state is not None:
-            await self._state.close()
-            self._state = None
+        if hasattr(self, "_data"):
+            await self._data.close()
         await store.close()
         if hasattr(self, "_ownership"):
             self._ownership.close()
@@ -302,59 +297,19 @@ class Engine:
     @property
     def state(self) -> StateStore:
         """Typed trees of values in the same store; workflows and activities reach them with `spellwork.workflow.state`."""
-        return self._trees(self._open_store)
-
-    def _trees(self, store: Store) -> StateStore:
-        if self._state is None:
-            from spellwork.state import StateStore  # noqa: PLC0415 - a tenth of the import time, for who uses state
-
-            self._state = StateStore(store, codec=self.codec)
-            self._state.sweeper.start()
-        return self._state
+        self._open_store  # noqa: B018 - raises when it is closed
+        return self._data.state
 
     @property
     def topics(self) -> Topics:
         """The durable topics of the same store; workflows publish to them and wait for them with `spellwork.workflow.events`."""
-        return self._logs(self._open_store)
-
-    def _logs(self, store: Store) -> Topics:
-        if self._topics is None:
-            from spellwork.events.durable import Topics  # noqa: PLC0415 - a tenth of the import time, for who uses topics
-
-            self._topics = Topics(store, codec=self.codec, clock=self._clock)
-            if self._clock.longest_wait < float("inf"):  # virtual time would jump from one look to the next for ever
-                self._topics.sweep_every(60)
-        return self._topics
-
-    def _dispatching(self) -> Dispatch:
-        if self._dispatch is None:
-            from spellwork.engine.dispatch import Dispatch  # noqa: PLC0415 - as above
-
-            self._dispatch = Dispatch(self._host, self._logs(self._host.store), self._triggers, self._bring, self._pulled)
-        return self._dispatch
-
-    def _subscribed(self) -> None:
-        if self._store is not None:  # else it is being closed
-            self._dispatching().wake()
+        self._open_store  # noqa: B018 - raises when it is closed
+        return self._data.topics
 
     async def _pulled(self, trigger: Trigger, event: Published[Any], run_id: str, batch: Batch) -> None:
-        """Start a run by an event; where another owner has to, or will once there is one, a letter to it goes into `batch`."""
+        """Start a run by an event, or leave a letter in `batch` for who has to."""
         message = self._start_message(trigger.workflow, check_name(run_id, "id"), (event,), {})
-        if not await self._begun(message):
-            self._mail.leave(message, self._partition_of(run_id), batch)
-
-    async def _bring(self, message: m.AskSignal, partition: Partition) -> None:
-        """Give an event to a run of ours. Raises `Fenced` when the partition is another's: that one brings it then."""
-        if (taken := self._take(message)) is not None:
-            await taken[0]
-            return
-        if not partition.held:
-            raise Fenced(f"partition {partition.index} belongs to another owner now", partition=partition.index)
-        try:
-            await self._handle(message, partition)
-        except Fenced:
-            self._taken_over(partition)
-            raise
+        await self._router.begin_or_leave(message, batch)
 
     @property
     def idle(self) -> bool:
@@ -363,8 +318,7 @@ class Engine:
 
     @property
     def _settled(self) -> bool:
-        events = self._dispatch is not None and self._dispatch.busy
-        return not (self._host.unsettled or self._host.store.pending or events)
+        return not (self._host.unsettled or self._host.store.pending or self._data.busy)
 
     @property
     def owned(self) -> int:
@@ -427,28 +381,8 @@ class Engine:
         The same `id`, workflow and arguments give the run that exists, whatever became of it; otherwise `RunExists`.
         """
         run_id = check_name(id, "id") if id is not None else self._new_id()
-        await self._begin(self._start_message(workflow, run_id, args, kwargs))
+        await self._router.begin(self._start_message(workflow, run_id, args, kwargs))
         return Run(self, run_id)
-
-    async def _begin(self, message: m.AskStart) -> None:
-        """Start a run, or find it; it is durable when this returns."""
-        if not await self._begun(message):
-            await self._send(message, self._partition_of(message.run_id))
-
-    async def _begun(self, message: m.AskStart) -> bool:
-        """Start a run, or find it, durable; False where another owner has to start it."""
-        partition = self._host.partitions.get(self._partition_of(message.run_id))
-        if partition is not None:
-            try:
-                await self._desk.start(message, partition)
-            except Fenced:
-                self._taken_over(partition)
-            else:
-                return True
-        existing = await self._open_store.read(lambda reader: rows.read_row(reader, message.run_id))
-        if existing is not None:
-            check_same(existing, message)
-        return existing is not None
 
     def _start_message(
         self, workflow: Workflow[Any, Any] | str, run_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -473,12 +407,12 @@ class Engine:
     def _new_id(self) -> str:
         return new_id(self._clock)
 
+    def _partition_of(self, run_id: str) -> int:
+        return partition_of(run_id, self._partition_count)
+
     def _new_number(self) -> int:
         self._counter += 1
         return (self._ownership.session << 40) | self._counter
-
-    def _partition_of(self, run_id: str) -> int:
-        return partition_of(run_id, self._partition_count)
 
     async def run(self, workflow: Workflow[P, R] | Any, *args: Any, id: str | None = None, **kwargs: Any) -> Any:
         """Start a run and wait for its result."""
@@ -487,7 +421,7 @@ class Engine:
 
     async def get(self, id: str) -> Run[Any]:
         """The handle of an existing run; raises `RunNotFound`."""
-        await self._row(check_name(id, "id"))
+        await self._router.row(check_name(id, "id"))
         return Run(self, id)
 
     def machine(self, definition: Chart | MachineType | str, id: str, context: Any = None) -> HostedMachine:
@@ -520,68 +454,14 @@ class Engine:
 
     # What handles ask for
 
-    async def _row(self, run_id: str) -> RunRow:
-        row = await self._open_store.read(lambda reader: rows.read_row(reader, run_id))
-        if row is None:
-            raise RunNotFound(f"there is no run {run_id!r} in {self.url}; `spellwork ps` lists those there are", run_id=run_id)
-        return row
-
-    def _take(self, message: m.AskSignal) -> tuple[asyncio.Future[None], bytes | None] | None:
-        """See `Desk.at_once`."""
-        self._open_store  # noqa: B018 - raises when it is closed
-        return self._desk.at_once(message)
-
-    async def _ask(self, message: m.AnyMessage) -> bytes | None:
-        self._open_store  # noqa: B018 - raises when it is closed
-        if type(message) is m.AskSignal and (taken := self._take(message)) is not None:
-            durable, answer = taken
-            try:
-                await durable
-            except (Fenced, StoreClosed):
-                pass  # the way below goes to the new owner, or tells why there is none
-            else:
-                return answer
-        live = self._host.by_id.get(message.run_id)
-        partition = live.partition.index if live is not None else (await self._row(message.run_id)).partition
-        ours = self._host.partitions.get(partition)
-        if ours is not None:
-            try:
-                return await self._handle(message, ours)
-            except Fenced:
-                self._taken_over(ours)
-            except StoreClosed:
-                if ours.held:
-                    raise
-        # every message is idempotent, so one that met a takeover goes to the new owner
-        return await self._send(message, partition)
-
-    async def _handle(self, message: m.AnyMessage, partition: Partition) -> bytes | None:
-        try:
-            return await self._desk.handle(message, partition)
-        except m.Told as told:
-            raise self._errors.rebuild(told.failure) from None
-        except m.Deferred:
-            await self._mail.keep(message, partition)
-            return None
-        except StoreClosed as closed:
-            if self._failed is None:
-                raise
-            raise self._failed from closed  # why the run left this process
-
-    async def _send(self, message: m.AnyMessage, partition: int) -> bytes | None:
-        async def is_ours() -> bool:
-            return partition in self._host.partitions
-
-        return await self._mail.ask(message, partition, is_ours)
-
     async def _query(self, run_id: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        answer = await self._ask(m.AskQuery(run_id, check_name(name, "query"), encode_call(self.codec, args, kwargs)))
+        answer = await self._router.ask(m.AskQuery(run_id, check_name(name, "query"), encode_call(self.codec, args, kwargs)))
         return self.codec.untyped.decode(answer or b"")
 
     async def _update(self, run_id: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], update_id: str | None) -> Any:
         payload = encode_call(self.codec, args, kwargs)
         update_id = self._new_id() if update_id is None else check_name(update_id, "id")
-        answer = await self._ask(m.AskUpdate(run_id, check_name(name, "update"), payload, update_id))
+        answer = await self._router.ask(m.AskUpdate(run_id, check_name(name, "update"), payload, update_id))
         return self.codec.untyped.decode(answer or b"")
 
     async def _result(self, run_id: str) -> Any:
@@ -589,6 +469,6 @@ class Engine:
         return await self._waiting.result(run_id)
 
     async def _history(self, run_id: str) -> builtins.list[Event]:
-        row = await self._row(run_id)
+        row = await self._router.row(run_id)
         entries = await self._open_store.read(lambda reader: rows.read_entries(reader, row.number))
         return [readable(position, entry, self.codec) for position, entry in enumerate(entries)]

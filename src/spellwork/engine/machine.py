@@ -88,9 +88,9 @@ class HostedMachine:
         payload = kind.parameters.encode(engine.codec, (Begin(kind.version, kind.structure, context),), {})
         message = m.AskStart(self.id, kind.name, kind.version, payload, engine.codec.digest(("machine", context)))
         try:
-            await engine._begin(message)
+            await engine._router.begin(message)
         except RunExists:
-            row = await engine._row(self.id)
+            row = await engine._router.row(self.id)
             if self._context is not None or row.workflow != kind.name:
                 check_same(row, message)
                 raise
@@ -114,7 +114,7 @@ class HostedMachine:
         if not self._exists:
             await self.start()
         # the common way stands here, not in a coroutine of its own: a thousand events may be in flight
-        taken = self._engine._take(message)
+        taken = self._engine._router.take(message)
         if taken is not None:
             try:
                 await taken[0]
@@ -122,14 +122,14 @@ class HostedMachine:
                 pass  # the long way goes to the new owner, or tells why there is none
             else:
                 return
-        await self._engine._ask(message)
+        await self._engine._router.ask(message)
 
     async def ask(self, event: Any, data: Any = None, *, id: str | None = None) -> MachineState:
         """As `send`; where the machine stands behind this event, durably. The same `id` twice is one event, answered twice."""
         message = self._message(event, data, id, answer=True)
         if not self._exists:
             await self.start()
-        return self._opened(await self._engine._ask(message))
+        return self._opened(await self._engine._router.ask(message))
 
     def _message(self, event: Any, data: Any, id: str | None, *, answer: bool) -> m.AskSignal:
         name, payload = self._stored(event, data)
@@ -161,11 +161,11 @@ class HostedMachine:
 
     async def cancel(self, reason: str = "cancelled") -> None:
         """End it: its exit actions run, its children are cancelled."""
-        await self._engine._ask(m.AskCancel(self.id, check_reason(reason)))
+        await self._engine._router.ask(m.AskCancel(self.id, check_reason(reason)))
 
     async def terminate(self, reason: str = "terminated") -> None:
         """End it at once, without exit actions."""
-        await self._engine._ask(m.AskTerminate(self.id, check_reason(reason)))
+        await self._engine._router.ask(m.AskTerminate(self.id, check_reason(reason)))
 
     # Looking
 
@@ -175,7 +175,7 @@ class HostedMachine:
 
     async def status(self) -> RunInfo:
         """Where its run stands, and why if it is blocked; raises `RunNotFound`."""
-        return RunInfo.of(await self._engine._row(self.id))
+        return RunInfo.of(await self._engine._router.row(self.id))
 
     async def state(self) -> MachineState:
         """Where it stands, as far as it is durable; raises `RunNotFound`."""
@@ -201,7 +201,7 @@ class HostedMachine:
             RunNotFound: it does not exist.
             UnknownWorkflow: it once ran by a version of its chart that is not registered here.
         """
-        row: RunRow | None = await self._engine._row(self.id)
+        row: RunRow | None = await self._engine._router.row(self.id)
         runs: list[list[Transition]] = []
         left = limit
         while row is not None and (left is None or left > 0):
@@ -218,7 +218,7 @@ class HostedMachine:
         To resume, give the position of the last one that was seen; -1 begins with the first of all.
         """
         engine = self._engine
-        row = await engine._row(self.id)
+        row = await engine._router.row(self.id)
         if after is None:
             machine = await self._machine(row)
             after = machine.count - 1
@@ -262,7 +262,7 @@ class HostedMachine:
         return await self._engine.store.read(lambda reader: rows.read_entries_from(reader, number, start, limit))
 
     async def _now(self) -> MachineExecution:
-        return await self._machine(await self._engine._row(self.id))
+        return await self._machine(await self._engine._router.row(self.id))
 
     async def _machine(self, row: RunRow, *, recording: bool = False) -> MachineExecution:
         """The machine of one run of the chain as far as it is durable."""

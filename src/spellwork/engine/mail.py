@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 
 from spellwork.clock import Clock
 from spellwork.engine import messages as m
@@ -137,7 +136,7 @@ class MailRoom:
         stamp = self._clock.now().to_bytes(8, "big") + self._clock.entropy(8)
         return bytes((Keys.INBOX,)) + partition.to_bytes(2, "big") + stamp
 
-    async def ask(self, message: m.AnyMessage, partition: int, is_ours: Callable[[], Awaitable[bool]]) -> bytes | None:
+    async def ask(self, message: m.AnyMessage, partition: int) -> bytes | None:
         """Send a message to another owner and wait for its reply; raises what the owner raised."""
         request = self._clock.now().to_bytes(8, "big") + self._clock.entropy(8)
         inbox = bytes((Keys.INBOX,)) + partition.to_bytes(2, "big") + request
@@ -157,7 +156,7 @@ class MailRoom:
                     # consumed without a reply: the owner died in between, and every message is idempotent
                     await self._store.commit(Batch().put(inbox, letter))
                     sent = self._clock.monotonic()
-                if await is_ours():
+                if partition in self._host.partitions:  # it has become ours
                     self.drain_soon()
                 try:
                     await asyncio.wait_for(rung.wait(), 1.0)

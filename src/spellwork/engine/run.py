@@ -77,7 +77,7 @@ class Run(Generic[R]):
 
     async def status(self) -> RunInfo:
         """Where it stands now; raises `RunNotFound`."""
-        return RunInfo.of(await self._engine._row(self.id))
+        return RunInfo.of(await self._engine._router.row(self.id))
 
     async def signal(self, signal: Signal[Any] | str, value: Any = None, id: str | None = None) -> None:
         """Send a signal; returns once it is durable. A signal with an `id` that the run has already had is ignored."""
@@ -86,7 +86,7 @@ class Run(Generic[R]):
         shape = self._engine.codec.shape(annotation)
         payload = shape.encode(value)
         shape.decode(payload)
-        await self._engine._ask(m.AskSignal(self.id, name, payload, signal_id))
+        await self._engine._router.ask(m.AskSignal(self.id, name, payload, signal_id))
 
     async def query(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Ask a query of the running workflow; raises `QueryFailed`."""
@@ -101,15 +101,15 @@ class Run(Generic[R]):
 
     async def cancel(self, reason: str = "cancelled") -> None:
         """Ask the workflow to unwind (`asyncio.CancelledError` at its await); durable when this returns."""
-        await self._engine._ask(m.AskCancel(self.id, self._engine.codec.text(check_reason(reason))))
+        await self._engine._router.ask(m.AskCancel(self.id, self._engine.codec.text(check_reason(reason))))
 
     async def terminate(self, reason: str = "terminated") -> None:
         """End the run at once, without unwinding."""
-        await self._engine._ask(m.AskTerminate(self.id, self._engine.codec.text(check_reason(reason))))
+        await self._engine._router.ask(m.AskTerminate(self.id, self._engine.codec.text(check_reason(reason))))
 
     async def resume(self) -> None:
         """Try a blocked or quarantined run again; raises what still keeps it from running."""
-        await self._engine._ask(m.AskResume(self.id))
+        await self._engine._router.ask(m.AskResume(self.id))
 
     async def history(self) -> list[Event]:
         """The journal of the run, decoded for people."""
