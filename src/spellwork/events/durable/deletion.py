@@ -129,8 +129,9 @@ async def _clear(store: Store, start: bytes, end: bytes) -> None:
         await store.commit(Batch().delete_range(start, upto))
 
 
-async def _steps(store: Store, start: bytes, end: bytes) -> AsyncIterator[bytes]:
-    while rows := await store.scan(start, end, limit=_AT_ONCE, damaged=b""):
+async def _steps(store: Store, start: bytes, end: bytes, *, rest: bool = True) -> AsyncIterator[bytes]:
+    """Up to where to delete next; without `rest`, what is left at last is for another batch."""
+    while len(rows := await store.scan(start, end, limit=_AT_ONCE, damaged=b"")) >= (1 if rest else _AT_ONCE):
         yield rows[-1][0] + b"\0"
 
 
@@ -153,7 +154,8 @@ async def drop_group(store: Store, clock: Clock, topic: str, group: str) -> None
     if left:
         raise TopicError(f"group {group} of topic {topic} has consumers; stop them first", topic=topic)
     for space in (Spaces.DEAD, Spaces.REVIVED):
-        async for upto in _steps(store, *rows_of(space, topic, group)):
+        # a group that keeps its lanes because this is interrupted keeps its letters too, as far as one commit can take them
+        async for upto in _steps(store, *rows_of(space, topic, group), rest=False):
             await _commit(store, Batch().delete_range(rows_of(space, topic, group)[0], upto), topic, group, seen)
     batch = Batch().delete(row_key(Spaces.GROUPS, topic, group)).put(touched_key(topic, group), b"")
     for space in (Spaces.LANES, Spaces.CLAIMS, Spaces.MEMBERS, Spaces.DEAD, Spaces.REVIVED):
