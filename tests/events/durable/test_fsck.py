@@ -209,3 +209,35 @@ async def test_a_drop_that_was_interrupted_leaves_a_whole_group(tmp_path: Path, 
         await topics.delete("orders", force=True)
         assert await topics.store.scan(*rows_of(Spaces.REVIVED, "orders", "mail")) == []
         assert await found(topics.store) == []
+
+
+async def test_who_publishes_while_a_topic_is_deleted_keeps_ids_that_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delete that is given up leaves no id without its entry in the index of those that are forgotten."""
+
+    class Killed(Exception):
+        pass
+
+    async with open_topics(f"sqlite:{tmp_path / 'store.db'}", sweep_every=None) as topics:
+        orders = await topics.topic("orders", type=int, dedup=60)
+        await orders.publish_many(range(4), id=str)
+        commit, scan = topics.store.commit, topics.store.scan
+
+        async def late(start: bytes, end: bytes, **options) -> list[tuple[bytes, bytes]]:
+            if start == row_key(Spaces.EXPIRIES, "orders"):
+                monkeypatch.setattr(topics.store, "scan", scan)
+                await orders.publish(4, id="4")
+            return await scan(start, end, **options)
+
+        async def killed(batch: Batch) -> int:
+            if row_key(Spaces.SWEPT, "orders") in batch.rows:
+                raise Killed
+            return await commit(batch)
+
+        monkeypatch.setattr(topics.store, "scan", late)
+        monkeypatch.setattr(topics.store, "commit", killed)
+        with pytest.raises(Killed):
+            await topics.delete("orders", force=True)
+        monkeypatch.undo()
+        assert await found(topics.store) == []
