@@ -427,6 +427,25 @@ async def test_a_store_in_use_is_not_replaced(scheme: str, tmp_path: Path, backu
     assert key("b") not in [row[0] for row in rows_at(url)]
 
 
+async def test_a_damaged_lmdb_store_in_use_is_not_replaced(tmp_path: Path, backups: Path) -> None:
+    """Nobody can open it any more, but who has it open goes on committing to it."""
+    url = f"lmdb:{tmp_path / 'store'}"
+    store = open_store(url)
+    await store.commit(Batch().put(key("a"), b"1"))
+    await backed_up(store, backups)
+    with (tmp_path / "store").open("r+b") as file:
+        file.write(bytes(64))
+    command = [sys.executable, "-c", _RESTORES, str(backups), url]
+    for _ in range(2):  # the look of this process takes no lock from it
+        other = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert "is in use; stop what uses it first" in other.stderr
+        with pytest.raises(StoreUnavailable, match="is in use"):
+            restore_backup(backups, url, replace=True)
+    await store.close()
+    restore_backup(backups, url, replace=True)
+    assert key("a") in [row[0] for row in rows_at(url)]
+
+
 @pytest.mark.parametrize("replace", [False, True])
 async def test_a_store_that_begins_while_another_is_restored_there_is_kept(tmp_path: Path, backups: Path, replace: bool) -> None:
     """Building takes long: what began meanwhile is neither overwritten nor moved away under the hands of who uses it."""

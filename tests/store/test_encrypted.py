@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -465,6 +466,81 @@ async def test_a_key_that_is_noted_while_another_one_rotates_is_not_forgotten_be
     store = open_store(url, encryption=Encryption(NEW))
     assert await store.get(key("third")) == b"3"
     await store.close()
+
+
+async def test_a_rotation_forgets_no_key_that_another_one_has_retired_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third key seals a row where one rotation has been already; a second rotation retires that key, and is killed."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    await filled(url)
+    first, second = (open_store(url, encryption=Encryption(NEW, OLD, OTHER)) for _ in range(2))
+    commit, rewritten = first.commit, 0
+
+    class Killed(Exception):
+        pass
+
+    async def late(batch: Batch) -> int:
+        nonlocal rewritten
+        rewritten += 1
+        if rewritten == 3:  # the first page is through
+            third = open_store(url, encryption=Encryption(OTHER, NEW, OLD))
+            await third.commit(Batch().put(key("00000"), b"3"))
+            await third.close()
+            monkeypatch.setattr(second, "read", read)
+            with pytest.raises(Killed):
+                await rotate(second)
+        return await commit(batch)
+
+    pages, reading = 0, second.read
+
+    async def read(look):
+        nonlocal pages
+        pages += 1
+        if pages > 1:
+            raise Killed
+        return await reading(look)
+
+    monkeypatch.setattr(first, "commit", late)
+    await rotate(first)
+    await second.close()
+    left = {use.id: (use.retired, use.rows) for use in await key_uses(first)}
+    assert left == {Keyring([NEW]).current.hex(): (False, 1201), Keyring([OTHER]).current.hex(): (True, 1)}
+    assert await rotate(first) == 1
+    await first.close()
+    store = open_store(url, encryption=Encryption(NEW))
+    assert await store.get(key("00000")) == b"3"
+    await store.close()
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "lmdb"])
+async def test_a_key_that_was_retired_seals_nothing_in_a_backend_that_was_opened_again(tmp_path: Path, scheme: str) -> None:
+    """Another process may have committed between the last transaction and the new handle."""
+    url = f"{scheme}:{tmp_path / 'store'}"
+    backend = encrypted(open_backend(url)[1], Encryption(OLD))
+    revision, _ = backend.begin(sync=True)
+    backend.write([(key("a"), b"1", revision + 1)], [])
+    backend.commit(revision + 1)
+    subprocess.run([sys.executable, "-c", _ROTATES, url, NEW.hex(), OLD.hex()], check=True)
+    backend.reopen()
+    with pytest.raises(KeyRefused):
+        backend.begin(sync=True)
+    backend.rollback()
+    backend.close()
+
+
+_ROTATES = """
+import asyncio, sys
+from spellwork.store import Encryption, open_store
+from spellwork.store.rotation import rotate
+
+async def main():
+    store = open_store(sys.argv[1], encryption=Encryption(*sys.argv[2:]))
+    await rotate(store)
+    await store.close()
+
+asyncio.run(main())
+"""
 
 
 @pytest.mark.parametrize("target", ["lmdb", "rocksdb"])

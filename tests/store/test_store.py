@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
 from collections.abc import Awaitable
 from pathlib import Path
 
@@ -420,6 +421,30 @@ async def test_closing_a_store_closes_its_snapshots(url: str) -> None:
     again = open_store(url)
     assert await again.get(key("a")) == (None if url == "memory:" else b"1")
     await again.close()
+
+
+async def test_a_snapshot_that_is_cancelled_while_it_closes_is_let_go(tmp_path: Path) -> None:
+    """The store keeps nothing of it for the rest of its own life."""
+    store = open_store(f"sqlite:{tmp_path / 'store.db'}")
+    blocked = threading.Event()
+
+    async def hold() -> None:
+        async with store.snapshot():
+            reading.append(asyncio.ensure_future(store.read(lambda _reader: blocked.wait(5))))
+            await asyncio.sleep(0)  # so that it comes before the end of the view
+
+    reading: list[asyncio.Future[bool]] = []
+    holding = asyncio.ensure_future(hold())
+    while not reading:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.02)
+    holding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await holding
+    blocked.set()
+    assert await reading[0]
+    assert not store._snapshots
+    await store.close()
 
 
 async def test_an_error_of_ones_own_in_a_snapshot_is_not_taken_for_a_closed_store(url: str) -> None:

@@ -136,6 +136,7 @@ class EncryptedBackend:
         self.inner.rollback()
 
     def reopen(self) -> None:
+        self._judged = False
         self.inner.reopen()
 
     def reader(self) -> EncryptedReader:

@@ -309,7 +309,7 @@ class LmdbBackend:
         with self._views.none(_VIEWS_WAIT):
             self._env.close()
             self._open(create=False, checked=True)
-        self._unsure = False
+        self._unsure, self._revision = False, 0  # another process may have committed since it was read
 
     # Reading
 

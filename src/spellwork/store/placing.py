@@ -79,8 +79,9 @@ def _is_used(url: str, place: Path) -> bool:
         except StoreUnavailable:
             return True
         except StoreError as error:
-            # LMDB fails so where this process has it open; what is damaged is used by nobody
-            return is_lmdb and isinstance(error, StoreFailed)
+            # LMDB fails so where this process has it open. What is damaged can't be opened, but who has it open may not know
+            if is_lmdb and (isinstance(error, StoreFailed) or _is_open_here(place)):
+                return True
         return is_lmdb and _is_locked(place.with_name(place.name + "-lock"))
     import apsw  # noqa: PLC0415 - a database library
 
@@ -96,9 +97,23 @@ def _is_used(url: str, place: Path) -> bool:
     return False
 
 
+def _is_open_here(place: Path) -> bool:
+    """Whether this process has the LMDB store open, which its library tells before it looks at the file."""
+    import lmdb  # noqa: PLC0415 - a database library
+
+    try:
+        lmdb.Environment(str(place), subdir=False, readonly=True, lock=False).close()
+    except lmdb.Error as error:
+        return "already open in this process" in str(error)
+    return False
+
+
 def _is_locked(lock: Path) -> bool:
     """Whether another process has the LMDB store of this lock file open: each holds a shared lock on its first byte."""
-    handle = os.open(lock, os.O_RDWR)
+    try:
+        handle = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:
+        return False  # what is there was never opened
     try:
         return not try_record_lock(handle)
     finally:

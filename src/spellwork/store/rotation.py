@@ -24,6 +24,7 @@ _FIRST, _END = b"", b"\xff" * 64
 _PAGE = 500
 _ROWS_AT_ONCE = 2000
 Progress = Callable[[int], None]
+_replace = msgspec.structs.replace
 
 
 class KeyUse(msgspec.Struct, frozen=True):
@@ -57,7 +58,7 @@ async def rotate(store: Store, progress: Progress | None = None) -> int:
     concerned. Old ciphertext may stay in free pages of the file until they are used again.
     """
     current = _ring(store)
-    await _relist(store, lambda keys: [msgspec.structs.replace(key, retired=key.id != current) for key in keys])
+    older = {key.id for key in await _relist(store, lambda keys: [_replace(key, retired=key.id != current) for key in keys])}
     rewritten, start = 0, _FIRST
     while True:
         page = await store.read(lambda reader, start=start: cast("EncryptedReader", reader).keys_of(start, _END, _PAGE))  # type: ignore[misc]
@@ -73,8 +74,9 @@ async def rotate(store: Store, progress: Progress | None = None) -> int:
             if progress is not None:
                 progress(rewritten)
         start = page[-1][0] + b"\0"
-    # nobody could seal with a retired key since the first step, so what was not found is not there
-    await _relist(store, lambda keys: [msgspec.structs.replace(key, gone=key.retired) for key in keys])
+    # nobody could seal with a key that the first step retired, so what was not found is not there; of one that another rotation
+    # has retired since, there may be rows where this one had been already
+    await _relist(store, lambda keys: [_replace(key, gone=key.gone or (key.retired and key.id in older)) for key in keys])
     return rewritten
 
 
@@ -85,17 +87,19 @@ def _ring(store: Store) -> bytes:
     return backend.ring.current
 
 
-async def _relist(store: Store, change: Callable[[list[ListedKey]], list[ListedKey]]) -> None:
+async def _relist(store: Store, change: Callable[[list[ListedKey]], list[ListedKey]]) -> list[ListedKey]:
+    """Change the list of keys; returns what it is then."""
     while True:
         stored, version = await store.read(lambda reader: (reader.get(KEYS) or b"", reader.version(KEYS)))
-        after = pack(change(listed(stored)))
+        keys = change(listed(stored))
+        after = pack(keys)
         if after == stored:
-            return
+            return keys
         try:
             await store.commit(Batch().put(KEYS, after).require_version(KEYS, version))
         except Conflict:
             continue
-        return
+        return keys
 
 
 def encrypt_copy(source: str, target: str, encryption: Encryption) -> int:

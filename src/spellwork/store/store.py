@@ -208,8 +208,10 @@ class Store:
             await view.open(self._backend)
             yield view
         finally:
-            await view.close()
-            self._snapshots.discard(view)
+            try:
+                await view.close()
+            finally:  # whoever is cancelled meanwhile: the thread of the readers closes it all the same
+                self._snapshots.discard(view)
 
     def on_change(self, callback: Callable[[], None], *, foreign_only: bool = False, calm: bool = False) -> Callable[[], None]:
         """Call back (on the loop) when something may have been committed; returns how to stop.

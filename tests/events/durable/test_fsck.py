@@ -13,7 +13,7 @@ import pytest
 from spellwork.clock import SystemClock
 from spellwork.engine.fsck import check
 from spellwork.engine.quarantine import quarantine
-from spellwork.events.durable import Retention, open_topics
+from spellwork.events.durable import Retention, deletion, open_topics
 from spellwork.events.durable.fsck import check_topics
 from spellwork.events.durable.keys import Spaces, event_key, log_key, row_key, rows_of, touched_key
 from spellwork.events.durable.reading import Swept
@@ -176,3 +176,68 @@ async def test_a_topic_that_was_never_declared_is_checked(tmp_path: Path) -> Non
         assert await found(store) == []
         await store.commit(Batch().delete_range(*rows_of(Spaces.LOG, "loose")).put(log_key("loose"), offset(1)))
         assert [finding.message for finding in await found(store)] == ["topic loose, event 1: it is missing"]
+
+
+async def test_a_drop_that_was_interrupted_leaves_a_whole_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its last commit, the group has its lanes, and the dead letters that they deliver again."""
+
+    class Killed(Exception):
+        pass
+
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    async with open_topics(url, sweep_every=None) as topics:
+        orders = await topics.topic("orders", type=int)
+        await orders.publish_many(range(4))
+        for attempts in (1, 2):
+            async with orders.consume("mail", max_attempts=attempts, lease=1000) as consumer:
+                await (await asyncio.wait_for(anext(consumer), 5)).nack(reason="no", delay=100)
+            if attempts == 1:
+                await topics.replay("orders", "mail", 1)
+        commit = deletion._commit
+
+        async def last(store: Store, batch: Batch, *names) -> None:
+            if row_key(Spaces.GROUPS, "orders", "mail") in batch.rows:
+                raise Killed
+            await commit(store, batch, *names)
+
+        monkeypatch.setattr(deletion, "_commit", last)
+        with pytest.raises(Killed):
+            await topics.delete("orders", force=True)
+        assert await topics.store.scan(*rows_of(Spaces.REVIVED, "orders", "mail"))
+        assert await found(topics.store) == []
+        monkeypatch.undo()
+        await topics.delete("orders", force=True)
+        assert await topics.store.scan(*rows_of(Spaces.REVIVED, "orders", "mail")) == []
+        assert await found(topics.store) == []
+
+
+async def test_who_publishes_while_a_topic_is_deleted_keeps_ids_that_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delete that is given up leaves no id without its entry in the index of those that are forgotten."""
+
+    class Killed(Exception):
+        pass
+
+    async with open_topics(f"sqlite:{tmp_path / 'store.db'}", sweep_every=None) as topics:
+        orders = await topics.topic("orders", type=int, dedup=60)
+        await orders.publish_many(range(4), id=str)
+        commit, scan = topics.store.commit, topics.store.scan
+
+        async def late(start: bytes, end: bytes, **options) -> list[tuple[bytes, bytes]]:
+            if start == row_key(Spaces.EXPIRIES, "orders"):
+                monkeypatch.setattr(topics.store, "scan", scan)
+                await orders.publish(4, id="4")
+            return await scan(start, end, **options)
+
+        async def killed(batch: Batch) -> int:
+            if row_key(Spaces.SWEPT, "orders") in batch.rows:
+                raise Killed
+            return await commit(batch)
+
+        monkeypatch.setattr(topics.store, "scan", late)
+        monkeypatch.setattr(topics.store, "commit", killed)
+        with pytest.raises(Killed):
+            await topics.delete("orders", force=True)
+        monkeypatch.undo()
+        assert await found(topics.store) == []

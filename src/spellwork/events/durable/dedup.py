@@ -80,11 +80,15 @@ def unpack_id(data: bytes | None) -> tuple[int, int]:
 
 def forget(batch: Batch, key: bytes, now: int) -> None:
     """Forget the id that is due under a key of the expiries, unless it was used again meanwhile."""
-    prefix = key.index(b"\0") + 1
-    event_id = key[prefix + 8 :]
 
     def drop(old: bytes | None, _operand: bytes) -> bytes | None:
         return old if unpack_id(old)[0] > now else None
 
     batch.delete(key)
-    batch.merge(bytes((Spaces.IDS,)) + key[1:prefix] + event_id, drop, b"")
+    batch.merge(id_of_expiry(key), drop, b"")
+
+
+def id_of_expiry(key: bytes) -> bytes:
+    """The key of what is known of the id that is named by a key of the expiries."""
+    prefix = key.index(b"\0") + 1
+    return bytes((Spaces.IDS,)) + key[1:prefix] + key[prefix + 8 :]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from spellwork.clock import Clock
 from spellwork.errors import Conflict, RowDamaged, TopicError, TopicNotFound
+from spellwork.events.durable.dedup import id_of_expiry
 from spellwork.events.durable.groups import group_names, require_group
 from spellwork.events.durable.keys import Spaces, check_name, event_key, row_key, rows_of, touched_key
 from spellwork.events.durable.membership import has_ended, runs_here
@@ -53,8 +54,8 @@ async def delete_topic(topics: Topics, topic: str, *, force: bool) -> int:
             await store.read(lambda reader: require_group(reader, topic, group))  # noqa: B023 - called before it changes
             await drop_group(store, clock, topic, group)
         # before the topic is gone, or a new one of its name would take their events for known
-        for space in _ITS_OWN:
-            await _clear(store, *rows_of(space, topic))
+        await _forget_ids(store, topic)
+        await _clear(store, *rows_of(Spaces.NEWEST, topic))
         try:
             await store.commit(_end(topic, ground))
         except Conflict:
@@ -123,14 +124,25 @@ def _version(reader: Reader, key: bytes) -> int | None:
         return None
 
 
+async def _forget_ids(store: Store, topic: str) -> None:
+    """Each id with its entry in the index: who publishes meanwhile must not be left with one that the sweeper never finds."""
+    start, end = rows_of(Spaces.EXPIRIES, topic)
+    while rows := await store.scan(start, end, limit=_AT_ONCE, damaged=b""):
+        batch = Batch()
+        for key, _ in rows:
+            batch.delete(key).delete(id_of_expiry(key))
+        await store.commit(batch)
+
+
 async def _clear(store: Store, start: bytes, end: bytes) -> None:
     """Delete a range in steps: a commit that deletes a million rows makes every writer of the store wait."""
     async for upto in _steps(store, start, end):
         await store.commit(Batch().delete_range(start, upto))
 
 
-async def _steps(store: Store, start: bytes, end: bytes) -> AsyncIterator[bytes]:
-    while rows := await store.scan(start, end, limit=_AT_ONCE, damaged=b""):
+async def _steps(store: Store, start: bytes, end: bytes, *, rest: bool = True) -> AsyncIterator[bytes]:
+    """Up to where to delete next; without `rest`, what is left at last is for another batch."""
+    while len(rows := await store.scan(start, end, limit=_AT_ONCE, damaged=b"")) >= (1 if rest else _AT_ONCE):
         yield rows[-1][0] + b"\0"
 
 
@@ -153,7 +165,8 @@ async def drop_group(store: Store, clock: Clock, topic: str, group: str) -> None
     if left:
         raise TopicError(f"group {group} of topic {topic} has consumers; stop them first", topic=topic)
     for space in (Spaces.DEAD, Spaces.REVIVED):
-        async for upto in _steps(store, *rows_of(space, topic, group)):
+        # a group that keeps its lanes because this is interrupted keeps its letters too, as far as one commit can take them
+        async for upto in _steps(store, *rows_of(space, topic, group), rest=False):
             await _commit(store, Batch().delete_range(rows_of(space, topic, group)[0], upto), topic, group, seen)
     batch = Batch().delete(row_key(Spaces.GROUPS, topic, group)).put(touched_key(topic, group), b"")
     for space in (Spaces.LANES, Spaces.CLAIMS, Spaces.MEMBERS, Spaces.DEAD, Spaces.REVIVED):
