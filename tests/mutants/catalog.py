@@ -613,7 +613,7 @@ _BACKENDS = (
     ),
     Mutant(
         "quiet-watchers-never-hurry-again", "changes between processes come soon", "store/store.py",
-        "self._heard, self._quiet = heard, 0", "self._heard = heard",
+        "self._heard, self._heard_at = heard, self._clock.monotonic()", "self._heard = heard",
         "tests/store/test_processes.py -k looks_less_often",
     ),
     Mutant(
@@ -1023,7 +1023,7 @@ _CARE = (
     ),
     Mutant(
         "lmdb-in-use-replaced", "a store in use is not replaced", "store/placing.py",
-        "        return is_lmdb and _is_locked(place.with_name(place.name + \"-lock\"))\n", "        return False\n",
+        "        return is_lmdb and _is_locked(place.with_name(place.name + \"-lock\"))  #", "        return False  #",
         f"{_BACKUP} -k in_use",
     ),
     Mutant(

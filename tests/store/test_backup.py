@@ -427,14 +427,18 @@ async def test_a_store_in_use_is_not_replaced(scheme: str, tmp_path: Path, backu
     assert key("b") not in [row[0] for row in rows_at(url)]
 
 
-async def test_a_damaged_lmdb_store_in_use_is_not_replaced(tmp_path: Path, backups: Path) -> None:
+_DAMAGES = "import sys; file = open(sys.argv[1], 'r+b'); file.write(bytes(100))"
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "lmdb"])
+async def test_a_damaged_store_in_use_is_not_replaced(scheme: str, tmp_path: Path, backups: Path) -> None:
     """Nobody can open it any more, but who has it open goes on committing to it."""
-    url = f"lmdb:{tmp_path / 'store'}"
+    url = f"{scheme}:{tmp_path / 'store'}"
     store = open_store(url)
     await store.commit(Batch().put(key("a"), b"1"))
     await backed_up(store, backups)
-    with (tmp_path / "store").open("r+b") as file:
-        file.write(bytes(64))
+    # by another process: to close a handle of the file here would drop the locks of this one
+    subprocess.run([sys.executable, "-c", _DAMAGES, str(tmp_path / "store")], check=True)
     command = [sys.executable, "-c", _RESTORES, str(backups), url]
     for _ in range(2):  # the look of this process takes no lock from it
         other = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -33,6 +33,12 @@ def leave(database: str) -> None:
                 os.close(handle)
 
 
+def is_used(database: str) -> bool:
+    """Whether this process has a connection to the database."""
+    with _LOCK:
+        return os.path.realpath(database) in _USERS
+
+
 def close(database: str, handle: int) -> None:
     """Close a handle of one of the database's files, now or when the last connection is gone."""
     with _LOCK:

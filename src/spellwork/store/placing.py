@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from spellwork.errors import StoreError, StoreFailed, StoreUnavailable
+from spellwork.store import handles
 from spellwork.store.backend import Backend
 from spellwork.store.durable import alone, move, sync_folder
 from spellwork.store.opening import open_backend
@@ -19,6 +20,8 @@ from spellwork.store.turn import try_record_lock
 
 _BUILDING, _LOCK, _REPLACED = ".building", ".restore-lock", ".replaced-"
 _HARMLESS = ("-shm", "-turn", "-lock", "-writer")
+_SHARED = (0x40000002, 510)
+"""The bytes of its file that each connection of SQLite in WAL mode has locked, shared (sqlite.org/fileformat, 1.5.1)."""
 _SIDES = ("-wal", "-journal", *_HARMLESS)
 
 
@@ -82,7 +85,7 @@ def _is_used(url: str, place: Path) -> bool:
             # LMDB fails so where this process has it open. What is damaged can't be opened, but who has it open may not know
             if is_lmdb and (isinstance(error, StoreFailed) or _is_open_here(place)):
                 return True
-        return is_lmdb and _is_locked(place.with_name(place.name + "-lock"))
+        return is_lmdb and _is_locked(place.with_name(place.name + "-lock"))  # each holds a shared lock on its first byte
     import apsw  # noqa: PLC0415 - a database library
 
     # in this mode SQLite wants the file for itself, which it gets if no other connection is open
@@ -92,8 +95,8 @@ def _is_used(url: str, place: Path) -> bool:
             connection.execute("BEGIN IMMEDIATE; ROLLBACK")
     except (apsw.BusyError, apsw.LockedError):
         return True
-    except apsw.Error:
-        return False  # damaged, so nobody works with it
+    except apsw.Error:  # what is damaged can't be opened, but who has it open may not know
+        return handles.is_used(str(place)) or _is_locked(place, *_SHARED)
     return False
 
 
@@ -108,16 +111,16 @@ def _is_open_here(place: Path) -> bool:
     return False
 
 
-def _is_locked(lock: Path) -> bool:
-    """Whether another process has the LMDB store of this lock file open: each holds a shared lock on its first byte."""
+def _is_locked(file: Path, start: int = 0, size: int = 1) -> bool:
+    """Whether another process has locked some bytes of a file, where this one has no connection whose own locks would go."""
     try:
-        handle = os.open(lock, os.O_RDWR)
+        handle = os.open(file, os.O_RDWR)
     except FileNotFoundError:
         return False  # what is there was never opened
     try:
-        return not try_record_lock(handle)
+        return not try_record_lock(handle, start, size)
     finally:
-        os.close(handle)  # this process has no environment open whose own lock would go with it
+        os.close(handle)
 
 
 def _sides(place: Path) -> list[Path]:

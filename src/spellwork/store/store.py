@@ -29,7 +29,7 @@ _LISTEN_EVERY = 0.05
 _WATCH_EVERY = 0.03
 # A timer at 33 Hz alone takes a third of a percent of a processor: who has heard nothing for two seconds may look less often.
 _QUIET_EVERY = 0.05
-_QUIET_AFTER = 60
+_QUIET_AFTER = 2.0
 _AWAIT_EVERY = 0.005
 _FEED_PAGE = 1000
 _REST = 300.0
@@ -65,7 +65,7 @@ class Store:
         self._foreign: list[Callable[[], None]] = []
         self._poll: Cancellable | None = None
         self._heard = backend.doorbell()
-        self._quiet = 0
+        self._heard_at = clock.monotonic()
         self._is_alone = bool(getattr(backend, "alone", False))
         self._looks: set[asyncio.Future[Any]] = set()
         self._snapshots: set[Snapshot] = set()
@@ -222,6 +222,7 @@ class Store:
         """
         listeners = self._foreign if foreign_only else self._watchers if calm else self._listeners
         listeners.append(callback)
+        self._heard_at = self._clock.monotonic()
         if self._poll is not None and not foreign_only:
             self._poll.cancel()
             self._poll = None
@@ -240,7 +241,7 @@ class Store:
     def _ensure_polling(self) -> None:
         if self._poll is None and self._readers is not None and not self._closed and not self._is_alone:
             # an owner that only looks for mail may sleep longer than somebody who waits for an answer
-            watching = _WATCH_EVERY if self._quiet < _QUIET_AFTER else _QUIET_EVERY
+            watching = _WATCH_EVERY if self._clock.monotonic() - self._heard_at < _QUIET_AFTER else _QUIET_EVERY
             pause = _AWAIT_EVERY if self._listeners else watching if self._watchers else _LISTEN_EVERY
             self._poll = asyncio.get_running_loop().call_later(pause, self._listen)
 
@@ -249,9 +250,8 @@ class Store:
         if self._closed or not (self._listeners or self._watchers or self._foreign):
             return
         heard = self._backend.doorbell()
-        self._quiet += 1
         if heard != self._heard:
-            self._heard, self._quiet = heard, 0
+            self._heard, self._heard_at = heard, self._clock.monotonic()
             self._ring(self._listeners, self._watchers, self._foreign)
         self._ensure_polling()
 

@@ -30,7 +30,14 @@ if sys.platform == "win32":
         os.lseek(handle, 0, os.SEEK_SET)
         msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
 
-    try_record_lock = try_lock
+    def try_record_lock(handle: int, start: int = 0, size: int = 1) -> bool:
+        """Lock some bytes of an open file, in the way that database libraries lock theirs, unless another process has."""
+        os.lseek(handle, start, os.SEEK_SET)
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, size)
+        except OSError:
+            return False
+        return True
 
 else:
     import fcntl
@@ -47,10 +54,10 @@ else:
         """Let others in."""
         fcntl.flock(handle, fcntl.LOCK_UN)
 
-    def try_record_lock(handle: int) -> bool:
-        """Lock the first byte of an open file, in the way that database libraries lock theirs, unless another process has."""
+    def try_record_lock(handle: int, start: int = 0, size: int = 1) -> bool:
+        """Lock some bytes of an open file, in the way that database libraries lock theirs, unless another process has."""
         try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, size, start)
         except OSError:
             return False
         return True
