@@ -361,11 +361,6 @@ class Host:
             _, oldest = self._idle.popitem(last=False)
             self.drop(oldest)
 
-    def let_go(self, live: LiveRun) -> None:
-        """Forget a run that only waits; it comes back as its journal says."""
-        if live.parked and not (live.unacked or live.held or live.update_waiters):
-            self.drop(live)
-
     def drop(self, live: LiveRun) -> None:
         """Forget a run's memory; what it is lies in the store."""
         if live.dropped:

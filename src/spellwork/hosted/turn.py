@@ -157,6 +157,7 @@ class Turns:
         wanted: list[Any] = []
         steps: list[Macrostep] = []
         limit = self._kind.chart.options.limit
+        finalized = event is not None and event.invokeid is not None  # that may change the context, whatever handles the event
         while True:
             if outcome.handled:
                 steps.append(Macrostep(event, before.node, outcome))
@@ -179,7 +180,7 @@ class Turns:
         for waits in before.deferred:
             self._kind.events.payload(self._codec, waits)  # what could not be stored must not be kept for later
         kept = None
-        if steps:
+        if steps or finalized:
             context, kept = self._storable(before.context)
             if context is not before.context:
                 before = dataclasses.replace(before, context=context)
