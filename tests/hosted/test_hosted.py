@@ -475,6 +475,22 @@ async def test_a_machine_that_publishes_errors_about_its_publishing_comes_to_an_
         assert (await machine.state()).transitions == 1
 
 
+async def test_errors_of_publishing_come_where_older_journals_have_them() -> None:
+    """Behind what the machine sent itself, and when it is due: timers that came before it keep their numbers."""
+    chart = ChartBuilder("errs", context=list).initial("a")
+    state = chart.state("a").on("order", do=[Send("own"), Send("no topic\n", target="#_bus"), Send("after")])
+    state.on("late", do=[Send("no topic\n", target="#_bus", delay="2s"), Send("timer", delay="1s")])
+    for name in ("own", "after", "timer", "error.execution"):
+        state.on(name, do=Assign(lambda told, event: [*told, event.name]))
+    async with TestEngine(machines=[chart.build()]) as engine:
+        machine = engine.machine("errs", "m")
+        assert (await machine.ask("order")).context == ["own", "after", "error.execution"]
+        assert (await machine.ask("late")).context == ["own", "after", "error.execution"]
+        await engine.advance(3)
+        assert (await machine.state()).context == ["own", "after", "error.execution", "timer", "error.execution"]
+        assert all(verdict.ok for verdict in await replays(engine))
+
+
 async def test_an_end_waits_for_its_activities_and_gives_a_result() -> None:
     """What the exit asks for is done; then the run is over, and refuses events."""
     done: list[str] = []

@@ -13,7 +13,7 @@ import msgspec
 from spellwork.errors import ActivityFailed
 from spellwork.hosted.begin import Waiting
 from spellwork.hosted.events import ENVELOPE
-from spellwork.hosted.turn import RunActivity, SendOut, SetTimer, StartRun
+from spellwork.hosted.turn import RunActivity, SendOut, SetTimer, StartRun, unpublishable
 from spellwork.hosted.type import BUS, MachineType
 from spellwork.machine import action
 from spellwork.machine.event import Event
@@ -209,7 +209,11 @@ class Effects:
         elif target.startswith("#_scxml_"):
             self.send(target.removeprefix("#_scxml_"), wanted, is_machine=True)
         elif target == BUS:
-            self._publish(wanted)
+            problem = unpublishable(wanted.event)  # that of a timer is found out here
+            if problem is None:
+                self._publish(wanted)
+            else:
+                self.arrived(problem)
         else:
             child = self.children.get(target.removeprefix("#_"))
             if child is None:

@@ -154,6 +154,7 @@ class Turns:
     def _go_on(self, before: Configuration, event: Event | None, outcome: Outcome) -> Turn:
         handled, own = outcome.handled, f"#_scxml_{before.session}"
         queue: deque[Event] = deque()
+        late: deque[Event] = deque()  # errors come behind what it sent itself, as in journals that were written before
         wanted: list[Any] = []
         steps: list[Macrostep] = []
         limit = self._kind.chart.options.limit
@@ -162,20 +163,24 @@ class Turns:
             if outcome.handled:
                 steps.append(Macrostep(event, before.node, outcome))
             for each in outcome.actions:
-                following = _next_event(each, own)
-                if following is not None:
-                    queue.append(following)
-                else:
-                    self._prepare(each, wanted)
+                if type(each) is action.Deliver and each.delay <= 0:
+                    if each.target in (None, own):
+                        queue.append(each.event)
+                        continue
+                    problem = unpublishable(each.event) if each.target == BUS else None
+                    if problem is not None:
+                        late.append(problem)
+                        continue
+                self._prepare(each, wanted)
             before = outcome.configuration
-            if not queue or not before.running:
+            if not (queue or late) or not before.running:
                 break
             if len(steps) > limit:
                 raise EndlessStep(
                     f"the machine {self._kind.chart.name!r} sent itself more than {limit} events in a turn; send one with a delay",
                     machine=self._kind.chart.name,
                 )
-            event = queue.popleft()
+            event = (queue or late).popleft()
             outcome = Step(self._kind.chart, before, self._can_reach).take(event)
         for waits in before.deferred:
             self._kind.events.payload(self._codec, waits)  # what could not be stored must not be kept for later
@@ -267,15 +272,9 @@ class Turns:
         return self._known.find(name)
 
 
-def _next_event(wanted: Any, own: str) -> Event | None:
-    """The event that the machine takes next because of this: what it sends itself, or the error of what can't be published."""
-    if type(wanted) is not action.Deliver:
-        return None
-    if wanted.delay <= 0 and wanted.target in (None, own):
-        return wanted.event
-    if wanted.target != BUS:
-        return None
+def unpublishable(event: Event) -> Event | None:
+    """The error of an event whose name is no topic, or nothing."""
     from spellwork.events.durable.keys import check_name  # noqa: PLC0415 - for machines that publish
 
-    _, problem = attempt(check_name, wanted.event.name)
-    return None if problem is None else Event("error.execution", str(problem), "platform", sendid=wanted.event.sendid)
+    _, problem = attempt(check_name, event.name)
+    return None if problem is None else Event("error.execution", str(problem), "platform", sendid=event.sendid)
