@@ -491,6 +491,20 @@ async def test_errors_of_publishing_come_where_older_journals_have_them() -> Non
         assert all(verdict.ok for verdict in await replays(engine))
 
 
+async def test_what_waits_is_compressed_in_the_snapshot() -> None:
+    """A machine with many timers writes all of them each time that its journal is trimmed."""
+    chart = ChartBuilder("waits").initial("a")
+    chart.state("a").on("go", do=Send("late", data="hello world " * 20, delay="1h")).on("late")
+    async with TestEngine(machines=[MachineType(chart.build(), trim=50)]) as engine:
+        machine = engine.machine("waits", "m")
+        for _ in range(60):
+            await machine.send("go")
+        sizes = await engine.store.read(lambda reader: [len(value) for _, value in reader.scan(b"", b"\xff")])
+        assert max(sizes) < 5000
+        assert (await machine.state()).transitions == 61
+        assert all(verdict.ok for verdict in await replays(engine))
+
+
 async def test_an_end_waits_for_its_activities_and_gives_a_result() -> None:
     """What the exit asks for is done; then the run is over, and refuses events."""
     done: list[str] = []
