@@ -491,6 +491,28 @@ async def test_errors_of_publishing_come_where_older_journals_have_them() -> Non
         assert all(verdict.ok for verdict in await replays(engine))
 
 
+@pytest.mark.parametrize("trim", [1, 100])
+async def test_what_fails_leaves_deferred_events_as_the_journal_has_them(trim: int) -> None:
+    """It may have changed the data of one in place."""
+
+    def hear(context: dict[str, Any], event: Any) -> dict[str, Any]:
+        event.data["n"] += 100
+        if not context["ready"]:
+            raise ValueError("boom")
+        return {**context, "heard": event.data["n"]}
+
+    chart = ChartBuilder("defers", context=lambda: {"ready": False}).initial("a")
+    chart.state("a").defer("job").on("go", "b").on("ok", "b", do=Assign(lambda context: {**context, "ready": True}))
+    chart.state("b").on("job", do=Assign(hear))
+    async with TestEngine(machines=[MachineType(chart.build(), trim=trim)]) as engine:
+        machine = engine.machine("defers", "m")
+        await machine.send("job", {"n": 1})
+        with pytest.raises(EventFailed):
+            await machine.send("go")
+        assert (await machine.ask("ok")).context == (await machine.state()).context == {"ready": True, "heard": 101}
+        assert all(verdict.ok for verdict in await replays(engine))
+
+
 async def test_what_waits_is_compressed_in_the_snapshot() -> None:
     """A machine with many timers writes all of them each time that its journal is trimmed."""
     chart = ChartBuilder("waits").initial("a")

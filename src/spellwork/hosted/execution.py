@@ -48,6 +48,7 @@ class MachineExecution(Execution):
         self.configuration = Configuration(self.chart.table.nowhere)
         self.count = 0
         self._kept: bytes | None = None
+        self._deferred: tuple[bytes, ...] = ()
         self.record: list[Transition] = []
         self.recording = False
         self._known = known
@@ -117,6 +118,7 @@ class MachineExecution(Execution):
             return
         self.configuration, waiting = unpack_snapshot(self.type, self.codec, begin.snapshot, begin.at)
         self._kept = self.type.context_shape(self.codec).encode(self.configuration.context)
+        self._deferred = tuple(self.type.events.pack(self.codec, each) for each in self.configuration.deferred)
         for each in waiting:
             self._effects.set_timer(each.due, each.wanted, each.due - begin.at)
 
@@ -211,7 +213,8 @@ class MachineExecution(Execution):
             return found
         if self._kept is not None:  # what failed may have changed it in place
             context = self.type.context_shape(self.codec).decode(self._kept)
-            self.configuration = dataclasses.replace(self.configuration, context=context)
+            deferred = tuple(self.type.events.unpack(self.codec, each) for each in self._deferred)
+            self.configuration = dataclasses.replace(self.configuration, context=context, deferred=deferred)
         if isinstance(error, SpellworkError):
             raise error
         raise EventFailed(
@@ -228,7 +231,7 @@ class MachineExecution(Execution):
             ]
         self.count += turn.macrosteps
         self.configuration = turn.configuration
-        self._kept = turn.kept or self._kept
+        self._kept, self._deferred = turn.kept or self._kept, turn.deferred
         for wanted in turn.wanted:
             self._effects.perform(wanted)
 

@@ -75,7 +75,7 @@ class Turn(NamedTuple):
     """Where the machine stands afterwards and what it asks for, after so many `macrosteps`. `handled` tells of the first event.
 
     `steps` are those macrosteps; a turn by the short cut has none to show. `kept` is the stored form of the context, if anything
-    was called that could have changed it.
+    was called that could have changed it, and `deferred` that of the events that wait.
     """
 
     configuration: Configuration
@@ -84,6 +84,7 @@ class Turn(NamedTuple):
     macrosteps: int
     steps: tuple[Macrostep, ...] = ()
     kept: bytes | None = None
+    deferred: tuple[bytes, ...] = ()
 
 
 class Turns:
@@ -182,14 +183,14 @@ class Turns:
                 )
             event = (queue or late).popleft()
             outcome = Step(self._kind.chart, before, self._can_reach).take(event)
-        for waits in before.deferred:
-            self._kind.events.payload(self._codec, waits)  # what could not be stored must not be kept for later
+        # what could not be stored must not be kept for later
+        deferred = tuple(self._kind.events.pack(self._codec, waits) for waits in before.deferred)
         kept = None
         if steps or finalized:
             context, kept = self._storable(before.context)
             if context is not before.context:
                 before = dataclasses.replace(before, context=context)
-        return Turn(before, tuple(wanted), handled, len(steps), tuple(steps), kept)
+        return Turn(before, tuple(wanted), handled, len(steps), tuple(steps), kept, deferred)
 
     def _storable(self, context: Any) -> tuple[Any, bytes]:
         """The context as it comes back from the store, so that trimming changes nothing; and its stored form."""
