@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from spellwork import Engine, Signal, workflow
 from spellwork.engine.machine import HostedMachine
-from spellwork.errors import UnknownWorkflow, UsageError
+from spellwork.errors import EventFailed, UnknownWorkflow, UsageError
 from spellwork.hosted import MachineType
+from spellwork.hosted.effects import Effects
 from spellwork.machine import Assign, Chart, ChartBuilder, Send
 from spellwork.testing import TestEngine, replays
 
@@ -128,6 +130,78 @@ async def test_what_a_child_sent_when_its_state_was_left_is_not_taken(again: boo
             await engine.advance(0.1)
         assert (await machine.state()).context == ([1, 2, 1, 2] if again else [1, 2])
         assert all(verdict.ok for verdict in await replays(engine))
+
+
+async def test_what_a_journal_has_of_a_left_child_is_taken_on_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was taken by the version that wrote it, and what was told of the machine then stays true."""
+    child = ChartBuilder("late", context=int).initial("on")
+    child.state("on").every("1s", do=[Assign(lambda n: n + 1), Send("tick", data=lambda n: n, target="#_parent")])
+    chart = ChartBuilder("parent", context=list).initial("with")
+    hear = Assign(lambda heard, event: [*heard, event.data])
+    chart.state("with").invoke(child.build(), id="t").on("tick", do=hear).after("3s", "without")
+    chart.state("without").on("tick", do=hear)
+    async with TestEngine(machines=[chart.build()]) as engine:
+        machine = engine.machine("parent", "m")
+        with monkeypatch.context() as before:
+            before.setattr(Effects, "is_stale", lambda _effects, _event: False)
+            await machine
+            for _ in range(50):
+                await engine.settle()
+                await engine.advance(0.1)
+        assert (await machine.state()).context == [1, 2, 3]
+        assert all(verdict.ok for verdict in await replays(engine))
+
+
+def teller() -> Chart:
+    """A child that tells its parent something after a second."""
+    chart = ChartBuilder("teller", context=int).initial("on")
+    chart.state("on").after("1s", "told")
+    chart.state("told").on_entry(Send("tick", data=7, target="#_parent"))
+    return chart.build()
+
+
+async def test_the_event_of_a_child_is_forwarded_to_another_and_kept_for_later() -> None:
+    """It still has the name that its sender has there, which nobody has here; so has one that the machine sends itself."""
+    hearer = ChartBuilder("hearer", context=list).initial("on")
+    hearer.state("on").on("tick", do=Assign(lambda heard, event: [*heard, event.data]))
+    chart = ChartBuilder("front", context=list).initial("with")
+    state = chart.state("with").invoke(teller(), id="t").invoke(hearer.build(), id="h", forward=True)
+    state.on("tick", do=Send(lambda _context, event: event, delay="5s")).on("leave", "without")
+    chart.state("without").on("tick", do=Assign(lambda heard, event: [*heard, event.data]))
+    async with TestEngine(machines=[chart.build()]) as engine:
+        machine = engine.machine("front", "m")
+        await machine
+        await engine.advance(2)
+        [below] = await engine.list(workflow="machine:front.h")
+        assert (await (await engine.get(below.id)).query("state"))["context"] == [7]
+        await machine.send("leave")
+        await engine.advance(10)
+        assert (await machine.state()).context == [7]
+        assert all(verdict.ok for verdict in await replays(engine))
+
+
+async def test_what_finalize_makes_of_an_event_that_nothing_handles_is_kept() -> None:
+    """Also if the next event fails, and it must be storable."""
+
+    def fail(_context: Any) -> Any:
+        raise ValueError("boom")
+
+    def front(change: Any) -> Chart:
+        chart = ChartBuilder("front", context=lambda: {"n": 0}).initial("with")
+        state = chart.state("with").invoke(teller(), id="t").on("bad", do=Assign(fail))
+        state.on("good", do=Assign(lambda context: {**context, "good": True}))
+        state._invokes[-1] = dataclasses.replace(state._invokes[-1], finalize=(Assign(change),))
+        return chart.build()
+
+    for change, count in ((lambda context: {"n": context["n"] + 1}, 1), (lambda context: {**context, "x": object()}, 0)):
+        async with TestEngine(machines=[front(change)]) as engine:
+            machine = engine.machine("front", "m")
+            await machine
+            await engine.advance(2)
+            with pytest.raises(EventFailed):
+                await machine.send("bad")
+            assert (await machine.ask("good")).context == (await machine.state()).context == {"n": count, "good": True}
+            assert all(verdict.ok for verdict in await replays(engine))
 
 
 @pytest.mark.parametrize("inline", [True, False])

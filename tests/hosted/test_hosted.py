@@ -475,6 +475,58 @@ async def test_a_machine_that_publishes_errors_about_its_publishing_comes_to_an_
         assert (await machine.state()).transitions == 1
 
 
+async def test_errors_of_publishing_come_where_older_journals_have_them() -> None:
+    """Behind what the machine sent itself, and when it is due: timers that came before it keep their numbers."""
+    chart = ChartBuilder("errs", context=list).initial("a")
+    state = chart.state("a").on("order", do=[Send("own"), Send("no topic\n", target="#_bus"), Send("after")])
+    state.on("late", do=[Send("no topic\n", target="#_bus", delay="2s"), Send("timer", delay="1s")])
+    for name in ("own", "after", "timer", "error.execution"):
+        state.on(name, do=Assign(lambda told, event: [*told, event.name]))
+    async with TestEngine(machines=[chart.build()]) as engine:
+        machine = engine.machine("errs", "m")
+        assert (await machine.ask("order")).context == ["own", "after", "error.execution"]
+        assert (await machine.ask("late")).context == ["own", "after", "error.execution"]
+        await engine.advance(3)
+        assert (await machine.state()).context == ["own", "after", "error.execution", "timer", "error.execution"]
+        assert all(verdict.ok for verdict in await replays(engine))
+
+
+@pytest.mark.parametrize("trim", [1, 100])
+async def test_what_fails_leaves_deferred_events_as_the_journal_has_them(trim: int) -> None:
+    """It may have changed the data of one in place."""
+
+    def hear(context: dict[str, Any], event: Any) -> dict[str, Any]:
+        event.data["n"] += 100
+        if not context["ready"]:
+            raise ValueError("boom")
+        return {**context, "heard": event.data["n"]}
+
+    chart = ChartBuilder("defers", context=lambda: {"ready": False}).initial("a")
+    chart.state("a").defer("job").on("go", "b").on("ok", "b", do=Assign(lambda context: {**context, "ready": True}))
+    chart.state("b").on("job", do=Assign(hear))
+    async with TestEngine(machines=[MachineType(chart.build(), trim=trim)]) as engine:
+        machine = engine.machine("defers", "m")
+        await machine.send("job", {"n": 1})
+        with pytest.raises(EventFailed):
+            await machine.send("go")
+        assert (await machine.ask("ok")).context == (await machine.state()).context == {"ready": True, "heard": 101}
+        assert all(verdict.ok for verdict in await replays(engine))
+
+
+async def test_what_waits_is_compressed_in_the_snapshot() -> None:
+    """A machine with many timers writes all of them each time that its journal is trimmed."""
+    chart = ChartBuilder("waits").initial("a")
+    chart.state("a").on("go", do=Send("late", data="hello world " * 20, delay="1h")).on("late")
+    async with TestEngine(machines=[MachineType(chart.build(), trim=50)]) as engine:
+        machine = engine.machine("waits", "m")
+        for _ in range(60):
+            await machine.send("go")
+        sizes = await engine.store.read(lambda reader: [len(value) for _, value in reader.scan(b"", b"\xff")])
+        assert max(sizes) < 5000
+        assert (await machine.state()).transitions == 61
+        assert all(verdict.ok for verdict in await replays(engine))
+
+
 async def test_an_end_waits_for_its_activities_and_gives_a_result() -> None:
     """What the exit asks for is done; then the run is over, and refuses events."""
     done: list[str] = []

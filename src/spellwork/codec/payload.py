@@ -187,7 +187,11 @@ class Codec:
     def checked(self, value: Any, data: bytes) -> bytes:
         """`data` within the limits, compressed where that pays."""
         self._check(value, data)
-        if len(data) > self.limits.compress_above:
+        return self.compressed(data)
+
+    def compressed(self, data: bytes) -> bytes:
+        """`data` compressed where that pays; what is beyond the limit stays as it is."""
+        if self.limits.compress_above < len(data) <= self.limits.size:
             small = zlib.compress(data, 1)
             if len(small) + 1 < len(data):
                 return _COMPRESSED + small

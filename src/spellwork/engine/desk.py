@@ -52,6 +52,7 @@ from spellwork.journal.rows import Address, blocked_key, id_key, receipt_range
 from spellwork.store import Batch
 from spellwork.supervision import attempt
 from spellwork.workflow import Execution
+from spellwork.workflow.execution import Ignored
 from spellwork.workflow.questions import answer_query, validate_update
 
 Post = Callable[[m.AnyMessage], Any]
@@ -207,7 +208,8 @@ class Desk:
             await self._durable(live)
             return await self._standing_after(message)
         entry = SignalReceived(self._now(live), message.name, message.payload, message.id)
-        await self._admit(live, entry, message)
+        if not await self._admit(live, entry, message):
+            return None
         if not message.answer:
             self._add(live, extra)  # an answer goes with its reply, once it is known
         self._host.append(live, entry)
@@ -242,10 +244,16 @@ class Desk:
         answer = execution.standing()
         return live.partition.settled(), answer
 
-    async def _admit(self, live: LiveRun, entry: SignalReceived, message: m.AskSignal) -> None:
-        """Let the code refuse a signal before it is written; whoever sent it is told once the reasons are durable."""
+    async def _admit(self, live: LiveRun, entry: SignalReceived, message: m.AskSignal) -> bool:
+        """Let the code refuse a signal before it is written; whoever sent it is told once the reasons are durable.
+
+        False says that the run ignores it.
+        """
         try:
             live.execution.admit(entry)
+        except Ignored:
+            await self._durable(live)
+            return False
         except MigrationMissing as error:
             self._host.block(live, error)
             await self._durable(live)
@@ -255,6 +263,7 @@ class Desk:
         except SpellworkError:
             await self._durable(live)
             raise
+        return True
 
     async def _standing_after(self, message: m.AskSignal) -> bytes | None:
         """Where a signal led that was received before: what is durable is replayed up to it."""

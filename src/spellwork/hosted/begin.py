@@ -52,7 +52,7 @@ class BeginParameters(Parameters):
     def encode(self, codec: Codec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The payload of a beginning."""
         del kwargs
-        return pack_call([codec.pack(args[0])])
+        return codec.compressed(pack_call([codec.compressed(codec.pack(args[0]))]))
 
 
 class Waiting(msgspec.Struct):
@@ -114,7 +114,7 @@ def _stored(kind: "MachineType", codec: Codec, plain: dict[str, Any]) -> bytes:
     whole["deferred"] = [_bytes(kind, codec, each) for each in plain.get("deferred", ())]
     whole["pending"] = [[_bytes(kind, codec, each[0]), *each[1:]] for each in plain.get("pending", ())]
     # what a user gave has been through redaction above; the rest are names, and bytes that it would break
-    return codec.pack(codec.exact.lower(whole))
+    return codec.compressed(codec.pack(codec.exact.lower(whole)))
 
 
 def _bytes(kind: "MachineType", codec: Codec, plain: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ import msgspec
 from spellwork.errors import ActivityFailed
 from spellwork.hosted.begin import Waiting
 from spellwork.hosted.events import ENVELOPE
-from spellwork.hosted.turn import RunActivity, SendOut, SetTimer, StartRun
+from spellwork.hosted.turn import RunActivity, SendOut, SetTimer, StartRun, unpublishable
 from spellwork.hosted.type import BUS, MachineType
 from spellwork.machine import action
 from spellwork.machine.event import Event
@@ -209,7 +209,11 @@ class Effects:
         elif target.startswith("#_scxml_"):
             self.send(target.removeprefix("#_scxml_"), wanted, is_machine=True)
         elif target == BUS:
-            self._publish(wanted)
+            problem = unpublishable(wanted.event)  # that of a timer is found out here
+            if problem is None:
+                self._publish(wanted)
+            else:
+                self.arrived(problem)
         else:
             child = self.children.get(target.removeprefix("#_"))
             if child is None:
@@ -285,12 +289,18 @@ class Effects:
             self._tell(child, SendOut(f"#_{invokeid}", event, events.pack(codec, event), events.payload(codec, event)))
 
     def is_stale(self, event: Event) -> bool:
-        """Whether it comes from a child whose state was left since: nothing of such a child is taken any more (SCXML, 6.4)."""
-        child = self.children.get(event.invokeid or "")
+        """Whether it comes from a child whose state was left since: nothing of such a child is taken any more (SCXML, 6.4).
+
+        An event that was handed on still names the child of another machine; who sent it tells whose it is.
+        """
+        execution, origin = self._execution, event.origin or ""
+        mine = f"#_scxml_{execution.started.run_id}"
+        if event.invokeid is None or not origin.startswith((f"{mine}.", f"{mine}~")):
+            return False
+        child = self.children.get(event.invokeid)
         if child is not None:
-            return event.origin not in (None, f"#_scxml_{child.run_id}")
-        children = self._execution.configuration.children
-        return event.invokeid is not None and all(id_ != event.invokeid for id_, _, _ in children)
+            return origin != f"#_scxml_{child.run_id}"
+        return all(id_ != event.invokeid for id_, _, _ in execution.configuration.children)
 
     def can_reach(self, target: str) -> bool:
         """Whether an event to this target would arrive, as far as is known here."""

@@ -28,7 +28,7 @@ from spellwork.machine.why import Refusal, why_not
 from spellwork.supervision import attempt
 from spellwork.workflow import commands as c
 from spellwork.workflow.definition import Known
-from spellwork.workflow.execution import AFTER_THE_END, DELIVER, SEEN, Execution
+from spellwork.workflow.execution import AFTER_THE_END, DELIVER, SEEN, Execution, Ignored
 from spellwork.workflow.handlers import Handler
 from spellwork.workflow.pending import Pending, describe
 
@@ -48,6 +48,7 @@ class MachineExecution(Execution):
         self.configuration = Configuration(self.chart.table.nowhere)
         self.count = 0
         self._kept: bytes | None = None
+        self._deferred: tuple[bytes, ...] = ()
         self.record: list[Transition] = []
         self.recording = False
         self._known = known
@@ -71,7 +72,8 @@ class MachineExecution(Execution):
         if (self._until is None and self._newest is self.type) or not self._leave(entry):
             _DELIVER[type(entry)](self, entry)
             while self._effects.events:
-                self._adopt(self._take(self._effects.events.pop(0)))
+                event = self._effects.events.pop(0)
+                self._adopt(self._work_out(event.name, self._turns.take, self.configuration, event))
         self.position += 1
         if not self.finished:
             self._see_the_end()
@@ -116,6 +118,7 @@ class MachineExecution(Execution):
             return
         self.configuration, waiting = unpack_snapshot(self.type, self.codec, begin.snapshot, begin.at)
         self._kept = self.type.context_shape(self.codec).encode(self.configuration.context)
+        self._deferred = tuple(self.type.events.pack(self.codec, each) for each in self.configuration.deferred)
         for each in waiting:
             self._effects.set_timer(each.due, each.wanted, each.due - begin.at)
 
@@ -174,16 +177,22 @@ class MachineExecution(Execution):
     # Turns
 
     def admit(self, entry: e.SignalReceived) -> None:
-        """Work out what the event would lead to; raises what its sender is to be told if it is refused."""
+        """Work out what the event would lead to; raises what its sender is to be told if it is refused.
+
+        What comes from a child whose state was left is ignored here, and not when it is delivered: an entry that the journal has
+        was taken once, and is taken again on replay.
+        """
         self.now, self._foreseen = max(self.now, entry.at), None
         if not self.configuration.running:
             raise self.chart.invalid(self.configuration, entry.name)
+        if entry.name == ENVELOPE and self._effects.is_stale(self._event_of(entry)):
+            raise Ignored
         newest = self._newest
         if newest is not self.type and self._effects.only_waits:
             self._admit_elsewhere(newest, entry)
             return
         event = self._event_of(entry)
-        turn = self._take(event)
+        turn = self._work_out(event.name, self._turns.take, self.configuration, event)
         if not turn.handled and self.chart.options.strict and entry.name != ENVELOPE:
             raise self.chart.invalid(self.configuration, event.name)
         self._foreseen = (entry, turn)
@@ -196,11 +205,6 @@ class MachineExecution(Execution):
         there.admit(entry)
         there.close()
 
-    def _take(self, event: Event) -> Turn:
-        if self._effects.is_stale(event):
-            return Turn(self.configuration, (), handled=False, macrosteps=0)
-        return self._work_out(event.name, self._turns.take, self.configuration, event)
-
     def _work_out(self, name: str | None, work: Callable[..., Turn], *args: Any) -> Turn:
         self._moment.renew()
         turn, error = attempt(self.loop.enter, work, *args)
@@ -209,7 +213,8 @@ class MachineExecution(Execution):
             return found
         if self._kept is not None:  # what failed may have changed it in place
             context = self.type.context_shape(self.codec).decode(self._kept)
-            self.configuration = dataclasses.replace(self.configuration, context=context)
+            deferred = tuple(self.type.events.unpack(self.codec, each) for each in self._deferred)
+            self.configuration = dataclasses.replace(self.configuration, context=context, deferred=deferred)
         if isinstance(error, SpellworkError):
             raise error
         raise EventFailed(
@@ -226,7 +231,7 @@ class MachineExecution(Execution):
             ]
         self.count += turn.macrosteps
         self.configuration = turn.configuration
-        self._kept = turn.kept or self._kept
+        self._kept, self._deferred = turn.kept or self._kept, turn.deferred
         for wanted in turn.wanted:
             self._effects.perform(wanted)
 

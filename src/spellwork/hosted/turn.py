@@ -75,7 +75,7 @@ class Turn(NamedTuple):
     """Where the machine stands afterwards and what it asks for, after so many `macrosteps`. `handled` tells of the first event.
 
     `steps` are those macrosteps; a turn by the short cut has none to show. `kept` is the stored form of the context, if anything
-    was called that could have changed it.
+    was called that could have changed it, and `deferred` that of the events that wait.
     """
 
     configuration: Configuration
@@ -84,6 +84,7 @@ class Turn(NamedTuple):
     macrosteps: int
     steps: tuple[Macrostep, ...] = ()
     kept: bytes | None = None
+    deferred: tuple[bytes, ...] = ()
 
 
 class Turns:
@@ -92,6 +93,7 @@ class Turns:
     def __init__(self, kind: MachineType, codec: Codec, known: Known | None, can_reach: Callable[[str], bool]):
         self._kind, self._codec, self._known, self._can_reach = kind, codec, known, can_reach
         self._shape = kind.context_shape(codec)
+        self._stored: tuple[Any, bytes] = (self, b"")
         self.short = not kind.activities
         """Whether a step that only guards decide may skip the interpreter; whoever wants a record of it may not."""
 
@@ -154,45 +156,54 @@ class Turns:
     def _go_on(self, before: Configuration, event: Event | None, outcome: Outcome) -> Turn:
         handled, own = outcome.handled, f"#_scxml_{before.session}"
         queue: deque[Event] = deque()
+        late: deque[Event] = deque()  # errors come behind what it sent itself, as in journals that were written before
         wanted: list[Any] = []
         steps: list[Macrostep] = []
         limit = self._kind.chart.options.limit
+        finalized = event is not None and event.invokeid is not None  # that may change the context, whatever handles the event
         while True:
             if outcome.handled:
                 steps.append(Macrostep(event, before.node, outcome))
             for each in outcome.actions:
-                following = _next_event(each, own)
-                if following is not None:
-                    queue.append(following)
-                else:
-                    self._prepare(each, wanted)
+                if type(each) is action.Deliver and each.delay <= 0:
+                    if each.target in (None, own):
+                        queue.append(each.event)
+                        continue
+                    problem = unpublishable(each.event) if each.target == BUS else None
+                    if problem is not None:
+                        late.append(problem)
+                        continue
+                self._prepare(each, wanted)
             before = outcome.configuration
-            if not queue or not before.running:
+            if not (queue or late) or not before.running:
                 break
             if len(steps) > limit:
                 raise EndlessStep(
                     f"the machine {self._kind.chart.name!r} sent itself more than {limit} events in a turn; send one with a delay",
                     machine=self._kind.chart.name,
                 )
-            event = queue.popleft()
+            event = (queue or late).popleft()
             outcome = Step(self._kind.chart, before, self._can_reach).take(event)
-        for waits in before.deferred:
-            self._kind.events.payload(self._codec, waits)  # what could not be stored must not be kept for later
+        # what could not be stored must not be kept for later
+        deferred = tuple(self._kind.events.pack(self._codec, waits) for waits in before.deferred)
         kept = None
-        if steps:
+        if steps or finalized:
             context, kept = self._storable(before.context)
             if context is not before.context:
                 before = dataclasses.replace(before, context=context)
-        return Turn(before, tuple(wanted), handled, len(steps), tuple(steps), kept)
+        return Turn(before, tuple(wanted), handled, len(steps), tuple(steps), kept, deferred)
 
     def _storable(self, context: Any) -> tuple[Any, bytes]:
         """The context as it comes back from the store, so that trimming changes nothing; and its stored form."""
         shape = self._shape
         try:
             payload = shape.encode(context)
-            if shape.annotation is Any and self._codec.redaction is None and is_plain(context):
-                return context, payload  # nothing could be different
-            return shape.decode(payload), payload
+            if context is self._stored[0] and payload == self._stored[1]:
+                return self._stored  # an action that has not changed it, as most don't
+            if shape.annotation is not Any or self._codec.redaction is not None or not is_plain(context):
+                context = shape.decode(payload)  # else nothing could be different
+            self._stored = context, payload
+            return self._stored
         except PayloadError as error:
             raise PayloadError(
                 f"machine {self._kind.chart.name!r}: its new context cannot be stored: {error}", path=error.path
@@ -266,15 +277,9 @@ class Turns:
         return self._known.find(name)
 
 
-def _next_event(wanted: Any, own: str) -> Event | None:
-    """The event that the machine takes next because of this: what it sends itself, or the error of what can't be published."""
-    if type(wanted) is not action.Deliver:
-        return None
-    if wanted.delay <= 0 and wanted.target in (None, own):
-        return wanted.event
-    if wanted.target != BUS:
-        return None
+def unpublishable(event: Event) -> Event | None:
+    """The error of an event whose name is no topic, or nothing."""
     from spellwork.events.durable.keys import check_name  # noqa: PLC0415 - for machines that publish
 
-    _, problem = attempt(check_name, wanted.event.name)
-    return None if problem is None else Event("error.execution", str(problem), "platform", sendid=wanted.event.sendid)
+    _, problem = attempt(check_name, event.name)
+    return None if problem is None else Event("error.execution", str(problem), "platform", sendid=event.sendid)

@@ -40,6 +40,10 @@ _SECOND, SEEN = 1_000_000, 1000
 _IMMUTABLE = frozenset({int, str, bytes, float, bool, type(None)})
 
 
+class Ignored(Exception):
+    """A signal is no concern of the run any more: it is received, and no part of the journal."""
+
+
 class Execution:
     """The code of one run, brought to where its journal ends.
 
@@ -475,7 +479,10 @@ class Execution:
     # What the host looks at
 
     def admit(self, entry: e.SignalReceived) -> None:
-        """Raise what whoever sent the signal is to be told instead, if the code refuses it. Plain workflows buffer every one."""
+        """Raise what whoever sent the signal is to be told instead, if the code refuses it, or `Ignored`.
+
+        Plain workflows buffer every one.
+        """
 
     def keep_record(self) -> None:
         """Tell from now on what the code does, if it can; plain workflows show themselves in their journal."""
