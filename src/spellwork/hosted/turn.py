@@ -202,12 +202,12 @@ class Turns:
                 return self._stored  # an action that has not changed it, as most don't
             if shape.annotation is not Any or self._codec.redaction is not None or not is_plain(context):
                 context = shape.decode(payload)  # else nothing could be different
-            self._stored = context, payload
-            return self._stored
         except PayloadError as error:
             raise PayloadError(
                 f"machine {self._kind.chart.name!r}: its new context cannot be stored: {error}", path=error.path
             ) from error
+        self._stored = context, payload
+        return self._stored
 
     def _prepare(self, each: Any, wanted: list[Any]) -> None:
         """Call what is called inline; make of everything else something that can be performed without failing."""
