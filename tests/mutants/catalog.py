@@ -750,8 +750,8 @@ _HOSTED = (
         "context-redacted-at-the-trim",
         "what a machine sees is what is stored",
         "hosted/turn.py",
-        "shape.annotation is Any and self._codec.redaction is None and is_plain",
-        "shape.annotation is Any and is_plain",
+        "shape.annotation is not Any or self._codec.redaction is not None or not is_plain",
+        "shape.annotation is not Any or not is_plain",
         f"{_HOSTED_REDACTION} -k guards",
     ),
     Mutant(
