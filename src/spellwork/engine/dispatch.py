@@ -74,6 +74,7 @@ class Dispatch:
         triggers: Iterable[Trigger],
         bring: Callable[[m.AskSignal, Partition], Awaitable[Any]],
         start: Callable[[Trigger, Event[Any], str, Batch], Awaitable[None]],
+        taken_over: Callable[[Partition], None],
     ):
         self._host = host
         self._store = host.store
@@ -81,6 +82,7 @@ class Dispatch:
         self._triggers = tuple(triggers)
         self._bring_in = bring
         self._start = start
+        self._taken_over = taken_over
         self._cursors: dict[Partition, Cursor] = {}
         self._closed = False
         # each trigger has its own, so that the backlog of one holds up no other
@@ -123,6 +125,7 @@ class Dispatch:
 
     async def _dispatch_all(self) -> bool | None:
         partitions = list(self._host.partitions.values())
+        self._cursors = {each: cursor for each, cursor in self._cursors.items() if each.held}
         more = await asyncio.gather(*(self._tried(functools.partial(self._dispatch, each)) for each in partitions))
         return None if None in more else any(more)
 
@@ -150,12 +153,13 @@ class Dispatch:
             batch = Batch().require_epoch(partition.index, partition.epoch)
             try:
                 outcomes = await _all_done(self._bring(run_id, each, partition) for run_id, each in plan.runs.items())
-            except Fenced:
-                return False  # its new owner begins where the stored cursor is
-            for gone in outcomes:
-                for key in gone:
+                for key in set().union(*outcomes):
                     batch.delete(key)
-            await self._store.commit(batch.put(cursor_key(partition.index), bytes(plan.cursor)))
+                await self._store.commit(batch.put(cursor_key(partition.index), bytes(plan.cursor)))
+            except Fenced:
+                self._taken_over(partition)
+                self._cursors.pop(partition, None)
+                return False  # its new owner begins where the stored cursor is
         self._cursors[partition] = plan.cursor  # not before: if that failed, all of it is brought once more
         return plan.more
 
@@ -192,7 +196,11 @@ class Dispatch:
         batch = Batch().require_epoch(0, partition.epoch).put(key, bytes(place(found[-1])))
         await _all_done(self._pull(trigger, each, batch) for each in found)
         letters = len(batch.rows) > 1
-        await self._store.commit(batch)
+        try:
+            await self._store.commit(batch)
+        except Fenced:
+            self._taken_over(partition)
+            return False  # the new owner of the first partition goes on where the stored cursor is
         if letters:
             self._host.unblocked()  # their inboxes may have become ours in between
         return True

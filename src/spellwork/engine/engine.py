@@ -330,7 +330,8 @@ class Engine:
         if self._dispatch is None:
             from spellwork.engine.dispatch import Dispatch  # noqa: PLC0415 - as above
 
-            self._dispatch = Dispatch(self._host, self._logs(self._host.store), self._triggers, self._bring, self._pulled)
+            topics = self._logs(self._host.store)
+            self._dispatch = Dispatch(self._host, topics, self._triggers, self._bring, self._pulled, self._taken_over)
         return self._dispatch
 
     def _subscribed(self) -> None:
