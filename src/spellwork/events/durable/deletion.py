@@ -99,8 +99,10 @@ async def _forget_ids(store: Store, topic: str, newest: int) -> None:
     def drop(old: bytes | None, _operand: bytes) -> bytes | None:
         return old if unpack_id(old)[1] > newest else None
 
-    while rows := await store.scan(start, end, limit=_AT_ONCE, damaged=b""):
-        batch = Batch()
+    # what comes behind a page that is not full is new: a publisher that does not rest would be followed for ever
+    full = True
+    while full and (rows := await store.scan(start, end, limit=_AT_ONCE, damaged=b"")):
+        full, batch = len(rows) == _AT_ONCE, Batch()
         for key, data in rows:
             if unpack_id(data)[1] <= newest:
                 batch.merge(key, drop, b"") if data else batch.delete(key)
@@ -111,17 +113,17 @@ async def _forget_ids(store: Store, topic: str, newest: int) -> None:
     def orphans(reader: Reader) -> tuple[list[bytes], bytes]:
         keys = [key for key, _ in reader.scan(due, last, limit=_AT_ONCE, damaged=b"")]
         known = ((key, dict(reader.scan(id_of, id_of + b"\0", damaged=b"")).get(id_of)) for key, id_of in map(_with_id, keys))
-        return [key for key, row in known if not unpack_id(row)[1]], keys[-1] + b"\0" if keys else b""
+        return [key for key, row in known if not unpack_id(row)[1]], keys[-1] + b"\0" if len(keys) == _AT_ONCE else b""
 
     while True:
         gone, upto = await store.read(orphans)
-        if not upto:
-            return
         batch = Batch()
         for key in gone:
             batch.delete(key)
         if gone:
             await store.commit(batch)
+        if not upto:
+            return
         due = upto
 
 
