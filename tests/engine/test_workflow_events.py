@@ -19,7 +19,7 @@ from spellwork.events.durable import Retention, open_topics
 from spellwork.events.durable.keys import event_key, log_key, touched_key
 from spellwork.events.event import Event as Happened
 from spellwork.events.pattern import matches
-from spellwork.journal.rows import Keys, cursor_key, subscription_key
+from spellwork.journal.rows import Keys, cursor_key, subscription_key, trigger_key
 from spellwork.store import Batch, Reader, open_store
 from spellwork.testing import TestEngine, check_laws
 from spellwork.workflow.events import Event, publish
@@ -611,3 +611,37 @@ async def test_a_run_whose_rows_are_damaged_holds_up_no_other(tmp_path: Path, sp
         for event in range(3):
             await topic.publish(event)
         assert await (await engine.get("b")).result(timeout=5) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("place", [b"\xc1", None], ids=["unreadable", "deleted"])
+async def test_a_trigger_without_a_place_stands_still_and_nothing_else_does(
+    tmp_path: Path, place: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It starts no run for what it may have had already; other triggers go on, and so does the engine."""
+    url, handled, tended = f"sqlite:{tmp_path / 'store.db'}", [], []
+
+    @workflow
+    async def handles(event: Happened[int]) -> None:
+        handled.append(event.data)
+
+    @workflow
+    async def tends(event: Happened[int]) -> None:
+        tended.append(event.data)
+
+    triggers = [Trigger("a.*", handles, int), Trigger("*.x", tends, int)]
+    async with Engine(url, workflows=[handles, tends], triggers=triggers) as engine:
+        topic = await engine.topics.topic("a.x", type=int)
+        await topic.publish(1)
+        async with asyncio.timeout(10):
+            while not (handled and tended and engine.idle):
+                await asyncio.sleep(0.01)
+        key = trigger_key(triggers[0].name)
+        await engine.store.commit(Batch().put(key, place) if place else Batch().delete(key))
+        await topic.publish(2)
+        async with asyncio.timeout(10):
+            while len(tended) < 2:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        await engine.run(tends, Happened("e", "s", "a.x", 0, 3), id="by hand")
+    assert (handled, tended) == ([1], [1, 2, 3])
+    assert ("the place of trigger" in caplog.text) == (place is not None)

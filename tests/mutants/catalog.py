@@ -68,9 +68,9 @@ _EFFECTS = (
         "place-kept-before-its-events-are-brought",
         "each event that a run waits for is heard, once",
         "engine/dispatch.py",
-        "            try:\n                outcomes = await _all_done(self._bring(",
-        "            await self._store.commit(Batch().put(cursor_key(partition.index), bytes(plan.cursor)))\n"
-        "            try:\n                outcomes = await _all_done(self._bring(",
+        "                outcomes = await _all_done(self._bring",
+        "                await self._store.commit(Batch().put(cursor_key(partition.index), bytes(plan.cursor)))\n"
+        "                outcomes = await _all_done(self._bring",
         _KILLED_AT_ANY_MOMENT,
     ),
     Mutant(
@@ -883,7 +883,7 @@ _TOPICS = (
     ),
     Mutant(
         "ids-outlive-their-topic", "an event of a new topic is not taken for one that was deleted", "events/durable/deletion.py",
-        "_ITS_OWN = (Spaces.IDS, Spaces.EXPIRIES, Spaces.NEWEST)", "_ITS_OWN = (Spaces.NEWEST,)",
+        "        await _forget_ids(store, topic, ground.newest)\n", "",
         f"{_GROUPS}/test_deletion.py -k whole",
     ),
     Mutant(

@@ -25,12 +25,14 @@ _SWEEP_EVERY = 60.0
 
 
 class Data:
-    """State and topics of one engine, from its opening to its closing. `bring` and `start` are for events: see `Dispatch`."""
+    """State and topics of one engine, from its opening to its closing. The functions are for events: see `Dispatch`."""
 
-    def __init__(self, host: Host, triggers: tuple[Trigger, ...], bring: Bring, start: Start):
+    def __init__(
+        self, host: Host, triggers: tuple[Trigger, ...], bring: Bring, start: Start, taken_over: Callable[[Partition], None]
+    ):
         self._host = host
         self._triggers = triggers
-        self._bring, self._start = bring, start
+        self._bring, self._start, self._taken_over = bring, start, taken_over
         self._state: StateStore | None = None
         self._topics: Topics | None = None
         self._dispatch: Dispatch | None = None
@@ -63,7 +65,7 @@ class Data:
         if self._dispatch is None:
             from spellwork.engine.dispatch import Dispatch  # noqa: PLC0415 - see above
 
-            self._dispatch = Dispatch(self._host, self.topics, self._triggers, self._bring, self._start)
+            self._dispatch = Dispatch(self._host, self.topics, self._triggers, self._bring, self._start, self._taken_over)
         return self._dispatch
 
     def expects(self, batch: Batch) -> None:

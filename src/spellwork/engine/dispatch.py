@@ -28,6 +28,7 @@ from spellwork.errors import (
     RunNotFound,
     SpellworkError,
     StoreClosed,
+    StoreCorrupt,
     StoreError,
     UsageError,
 )
@@ -74,6 +75,7 @@ class Dispatch:
         triggers: Iterable[Trigger],
         bring: Callable[[m.AskSignal, Partition], Awaitable[Any]],
         start: Callable[[Trigger, Event[Any], str, Batch], Awaitable[None]],
+        taken_over: Callable[[Partition], None],
     ):
         self._host = host
         self._store = host.store
@@ -81,6 +83,7 @@ class Dispatch:
         self._triggers = tuple(triggers)
         self._bring_in = bring
         self._start = start
+        self._taken_over = taken_over
         self._cursors: dict[Partition, Cursor] = {}
         self._closed = False
         # each trigger has its own, so that the backlog of one holds up no other
@@ -123,6 +126,7 @@ class Dispatch:
 
     async def _dispatch_all(self) -> bool | None:
         partitions = list(self._host.partitions.values())
+        self._cursors = {each: cursor for each, cursor in self._cursors.items() if each.held}
         more = await asyncio.gather(*(self._tried(functools.partial(self._dispatch, each)) for each in partitions))
         return None if None in more else any(more)
 
@@ -150,12 +154,13 @@ class Dispatch:
             batch = Batch().require_epoch(partition.index, partition.epoch)
             try:
                 outcomes = await _all_done(self._bring(run_id, each, partition) for run_id, each in plan.runs.items())
-            except Fenced:
-                return False  # its new owner begins where the stored cursor is
-            for gone in outcomes:
-                for key in gone:
+                for key in set().union(*outcomes):
                     batch.delete(key)
-            await self._store.commit(batch.put(cursor_key(partition.index), bytes(plan.cursor)))
+                await self._store.commit(batch.put(cursor_key(partition.index), bytes(plan.cursor)))
+            except Fenced:
+                self._taken_over(partition)
+                self._cursors.pop(partition, None)
+                return False  # its new owner begins where the stored cursor is
         self._cursors[partition] = plan.cursor  # not before: if that failed, all of it is brought once more
         return plan.more
 
@@ -183,7 +188,9 @@ class Dispatch:
             return False  # the owner of the first partition pulls the triggers
         key = trigger_key(trigger.name)
         stored = await self._store.get(key)
-        cursor = Cursor.of(stored) if stored else Cursor()
+        if stored is None:
+            return False  # somebody has deleted its place; it gets another one when an engine is opened
+        cursor = _place_of(trigger, stored)
         wanted = matcher(trigger.pattern)
         found = await self._store.read(lambda reader: found_after(reader, wanted, cursor, _PAGE))
         if not found:
@@ -192,7 +199,11 @@ class Dispatch:
         batch = Batch().require_epoch(0, partition.epoch).put(key, bytes(place(found[-1])))
         await _all_done(self._pull(trigger, each, batch) for each in found)
         letters = len(batch.rows) > 1
-        await self._store.commit(batch)
+        try:
+            await self._store.commit(batch)
+        except Fenced:
+            self._taken_over(partition)
+            return False  # the new owner of the first partition goes on where the stored cursor is
         if letters:
             self._host.unblocked()  # their inboxes may have become ours in between
         return True
@@ -211,6 +222,13 @@ class Dispatch:
         """It will not fit next time either; the event stays in its topic."""
         name = trigger.workflow.name
         log.error("event %d of topic %s has not started workflow %s: %s", found.offset, found.topic, name, error)
+
+
+def _place_of(trigger: Trigger, stored: bytes) -> Cursor:
+    try:
+        return Cursor.of(stored)
+    except DefinitionError as error:
+        raise StoreCorrupt(f"the place of trigger {trigger.name} can't be read: {error}; restore a backup") from error
 
 
 async def _all_done(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

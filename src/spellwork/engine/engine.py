@@ -179,7 +179,7 @@ class Engine:
         )  # fmt: skip
         self._waiting = Waiting(self._host, self._routes.row)
         desk.closing.ended = self._waiting.ended
-        self._data = data = Data(self._host, self._triggers, self._routes.bring, self._pulled)
+        self._data = data = Data(self._host, self._triggers, self._routes.bring, self._pulled, self._taken_over)
         self._host.broken = self._broken
         # these also while the engine is being closed, for what still runs then
         self._host.expects = data.expects

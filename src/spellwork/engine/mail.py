@@ -36,6 +36,7 @@ class MailRoom:
         self._host = host
         self._desk = desk
         self._handling: set[bytes] = set()
+        self._told: set[bytes] = set()
         self._draining = False
         self._again = False
         self._stop = store.on_change(self.drain_soon, foreign_only=True)
@@ -108,7 +109,9 @@ class MailRoom:
         except SpellworkError as error:
             if isinstance(error, UnknownWorkflow) and not envelope.reply_to:
                 # nobody would hear that nothing was started: it waits for an owner that has the workflow
-                log.warning("run %s is not started yet: %s", envelope.message.run_id, error)
+                if key not in self._told:
+                    log.warning("run %s is not started yet: %s", envelope.message.run_id, error)
+                self._told.add(key)
                 self._handling.discard(key)
                 return
             failure = error.failure if isinstance(error, m.Told) else Failure.of(error).redacted(self._host.codec.redaction)

@@ -223,3 +223,55 @@ async def test_what_a_run_waits_for_keeps_the_topic_unless_forced(tmp_path: Path
         assert await (await engine.get("patient")).result(timeout=10) == 42
     async with open_topics(url, sweep_every=None) as topics:
         assert await topics.delete("orders") == 1
+
+
+async def test_what_comes_meanwhile_keeps_its_id(monkeypatch) -> None:
+    """An event that survives the deletion is still known by its id: whoever publishes it again adds nothing."""
+    monkeypatch.setattr("spellwork.events.durable.deletion._AT_ONCE", 3)
+    async with open_topics("memory:", sweep_every=None) as topics:
+        topic = await topics.topic("orders", type=int, dedup=60)
+        for n in range(8):
+            await topic.publish(n, id=str(n))
+        commit, commits, fresh = topics.store.commit, 0, {}
+
+        async def meanwhile(batch):
+            nonlocal commits
+            commits += 1
+            with monkeypatch.context() as once:
+                once.setattr(topics.store, "commit", commit)
+                fresh[f"new{commits}"] = await topic.publish(9, id=f"new{commits}")
+            return await commit(batch)
+
+        with monkeypatch.context() as racing:
+            racing.setattr(topics.store, "commit", meanwhile)
+            assert await topics.delete("orders") == 8
+        assert len(fresh) > 5
+        assert {name: await topic.publish(9, id=name) for name in fresh} == fresh
+        assert await topic.publish(0, id="0") == max(fresh.values()) + 1, "the old topic's ids are forgotten"
+        found = await left(topics, "orders")
+        assert found[Spaces.IDS] == found[Spaces.EXPIRIES] == len(fresh) + 1
+        await topics.delete("orders")
+        assert await left(topics, "orders") == {Spaces.LOG: 1, Spaces.SWEPT: 1}
+
+
+async def test_a_consumer_that_joined_a_group_just_dropped_does_not_keep_the_topic() -> None:
+    """Its row is all that is left of the group: while it lives it keeps the topic, and then no longer."""
+    async with open_topics("memory:", sweep_every=None) as topics:
+        topic = await topics.topic("orders", type=int)
+        await topic.publish(1)
+        consumer = topic.consume("mail")
+        join = consumer._join
+
+        async def late() -> None:
+            await topics.drop_group("orders", "mail")  # it was declared, and has no members yet
+            await join()
+            with pytest.raises(TopicError, match="has consumers"):
+                await topics.delete("orders")
+
+        consumer._join = late  # type: ignore[method-assign]
+        with pytest.raises(TopicNotFound, match="was dropped"):
+            async with consumer:
+                await anext(consumer)
+        async with asyncio.timeout(5):
+            assert await topics.delete("orders") == 1
+        assert await left(topics, "orders") == {Spaces.LOG: 1, Spaces.SWEPT: 1}

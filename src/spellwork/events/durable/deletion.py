@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from spellwork.clock import Clock
 from spellwork.errors import Conflict, RowDamaged, TopicError, TopicNotFound
-from spellwork.events.durable.dedup import id_of_expiry
+from spellwork.events.durable.dedup import id_of_expiry, unpack_id
 from spellwork.events.durable.groups import group_names, require_group
-from spellwork.events.durable.keys import Spaces, check_name, event_key, row_key, rows_of, touched_key
+from spellwork.events.durable.keys import Spaces, check_name, event_key, names_of, row_key, rows_of, touched_key
 from spellwork.events.durable.membership import has_ended, runs_here
 from spellwork.events.durable.reading import Swept, head, revision_at, swept
 from spellwork.events.durable.rows import Member, pack_row, unpack_row
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from spellwork.events.durable.topics import Topics
 
 _AT_ONCE = 5000
-_ITS_OWN = (Spaces.IDS, Spaces.EXPIRIES, Spaces.NEWEST)
 _NOTHING = fingerprint(())
 
 
@@ -51,11 +50,10 @@ async def delete_topic(topics: Topics, topic: str, *, force: bool) -> int:
                 topic=topic,
             )
         for group in ground.groups:
-            await store.read(lambda reader: require_group(reader, topic, group))  # noqa: B023 - called before it changes
-            await drop_group(store, clock, topic, group)
+            await _drop(store, clock, topic, group)
         # before the topic is gone, or a new one of its name would take their events for known
-        await _forget_ids(store, topic)
         await _clear(store, *rows_of(Spaces.NEWEST, topic))
+        await _forget_ids(store, topic, ground.newest)
         try:
             await store.commit(_end(topic, ground))
         except Conflict:
@@ -77,7 +75,10 @@ def _ground(reader: Reader, topic: str) -> _Ground:
     newest = head(reader, topic)
     state, version = swept(reader, topic), reader.version(row_key(Spaces.SWEPT, topic))
     revision = max(revision_at(reader, topic, newest), state.revision)
-    return _Ground(newest, revision, brought(reader, topic), state, version, group_names(reader, topic))
+    # a consumer may have joined a group that was dropped just then: its row must go, too, or the topic never ends
+    members = {names_of(key)[1] for key, _ in reader.scan(*rows_of(Spaces.MEMBERS, topic), damaged=b"")}
+    groups = sorted(members.union(group_names(reader, topic)))
+    return _Ground(newest, revision, brought(reader, topic), state, version, groups)
 
 
 def _end(topic: str, ground: _Ground) -> Batch:
@@ -88,9 +89,42 @@ def _end(topic: str, ground: _Ground) -> Batch:
     batch.delete(row_key(Spaces.TOPICS, topic)).put(touched_key(topic), b"")
     for space in (Spaces.GROUPS, Spaces.MEMBERS):
         batch.require_unchanged(*rows_of(space, topic), _NOTHING)
-    for space in _ITS_OWN:
-        batch.delete_range(*rows_of(space, topic))
-    return batch
+    return batch.delete_range(*rows_of(Spaces.NEWEST, topic))
+
+
+async def _forget_ids(store: Store, topic: str, newest: int) -> None:
+    """Forget the ids of events up to `newest`, in steps. Those behind it are the new topic's, which knows their ids."""
+    (start, end), (due, last) = rows_of(Spaces.IDS, topic), rows_of(Spaces.EXPIRIES, topic)
+
+    def drop(old: bytes | None, _operand: bytes) -> bytes | None:
+        return old if unpack_id(old)[1] > newest else None
+
+    # what comes behind a page that is not full is new: a publisher that does not rest would be followed for ever
+    full = True
+    while full and (rows := await store.scan(start, end, limit=_AT_ONCE, damaged=b"")):
+        full, batch = len(rows) == _AT_ONCE, Batch()
+        for key, data in rows:
+            if unpack_id(data)[1] <= newest:
+                batch.merge(key, drop, b"") if data else batch.delete(key)
+        if batch.rows or batch.merges:
+            await store.commit(batch)
+        start = rows[-1][0] + b"\0"
+
+    def orphans(reader: Reader) -> tuple[list[bytes], bytes]:
+        keys = [key for key, _ in reader.scan(due, last, limit=_AT_ONCE, damaged=b"")]
+        unknown = [key for key in keys if not unpack_id(_value(reader, id_of_expiry(key)))[1]]
+        return unknown, keys[-1] + b"\0" if len(keys) == _AT_ONCE else b""
+
+    while True:
+        gone, upto = await store.read(orphans)
+        batch = Batch()
+        for key in gone:
+            batch.delete(key)
+        if gone:
+            await store.commit(batch)
+        if not upto:
+            return
+        due = upto
 
 
 async def _forget_news(store: Store, topic: str) -> None:
@@ -117,21 +151,18 @@ async def _forget_news(store: Store, topic: str) -> None:
             return  # it is used again
 
 
+def _value(reader: Reader, key: bytes) -> bytes | None:
+    try:
+        return reader.get(key)
+    except RowDamaged:
+        return None
+
+
 def _version(reader: Reader, key: bytes) -> int | None:
     try:
         return reader.version(key)
     except RowDamaged:
         return None
-
-
-async def _forget_ids(store: Store, topic: str) -> None:
-    """Each id with its entry in the index: who publishes meanwhile must not be left with one that the sweeper never finds."""
-    start, end = rows_of(Spaces.EXPIRIES, topic)
-    while rows := await store.scan(start, end, limit=_AT_ONCE, damaged=b""):
-        batch = Batch()
-        for key, _ in rows:
-            batch.delete(key).delete(id_of_expiry(key))
-        await store.commit(batch)
 
 
 async def _clear(store: Store, start: bytes, end: bytes) -> None:
@@ -148,10 +179,14 @@ async def _steps(store: Store, start: bytes, end: bytes, *, rest: bool = True) -
 
 async def drop_group(store: Store, clock: Clock, topic: str, group: str) -> None:
     """Delete the rows of a group; raises `TopicNotFound`, and `TopicError` while it has members."""
+    await store.read(lambda reader: require_group(reader, topic, group))
+    await _drop(store, clock, topic, group)
+
+
+async def _drop(store: Store, clock: Clock, topic: str, group: str) -> None:
     members = rows_of(Spaces.MEMBERS, topic, group)
 
     def look(reader: Reader) -> tuple[bytes, list[Member]]:
-        require_group(reader, topic, group)
         rows = reader.rows(*members)
         lives = [unpack_row(Member, key, data) for key, data, _ in rows]
         return fingerprint((key, version) for key, _, version in rows), [each for each in lives if not has_ended(each)]
