@@ -314,6 +314,53 @@ async def test_whatever_fails_leaves_the_context_as_the_journal_has_it(busy: boo
         await machine.terminate()
 
 
+@dataclasses.dataclass
+class Basket:
+    items: list[int] = dataclasses.field(default_factory=list)
+
+
+def _frozen(basket: Basket) -> Basket:
+    basket.items = tuple(basket.items)  # type: ignore[assignment]
+    return basket
+
+
+def _shared(context: dict[str, Any]) -> dict[str, Any]:
+    context["b"] = context["a"]
+    return context
+
+
+def _added(context: Any) -> Any:
+    (context["a"] if isinstance(context, dict) else context.items).append(1)
+    return context
+
+
+def _boom(_context: Any) -> Any:
+    raise ValueError("boom")
+
+
+@pytest.mark.parametrize(
+    ("context", "odd", "wanted"),
+    [(Basket, _frozen, Basket([1, 1])), (lambda: {"a": [], "b": []}, _shared, {"a": [1, 1], "b": [1]})],
+    ids=["kind", "alias"],
+)
+async def test_nothing_lives_on_in_a_context_that_its_stored_form_does_not_show(context: Any, odd: Any, wanted: Any) -> None:
+    """A tuple that is stored as a list, one list in two places: in memory and on replay it comes to the same, whatever failed."""
+    chart = ChartBuilder("odd", context=context).initial("a")
+    state = chart.state("a").on("odd", do=Assign(odd)).on("add", do=Assign(_added)).on("boom", do=Assign(_boom))
+    state.on("look", do=lambda: None)
+    async with TestEngine(machines=[chart.build()]) as engine:
+        machine = engine.machine("odd", "m")
+        for event in ("look", "odd", "add", "look", "odd", "boom", "add"):
+            if event == "boom":
+                with pytest.raises(EventFailed):
+                    await machine.send(event)
+            else:
+                await machine.send(event)
+        live = (await machine.state()).context
+        assert all(verdict.ok for verdict in await replays(engine))
+    assert live == wanted
+
+
 @activity
 async def forever() -> None:
     """Under way until the machine ends."""

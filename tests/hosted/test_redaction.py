@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,33 @@ async def test_guards_and_timers_see_what_is_stored(tmp_path: Path) -> None:
             await engine.advance(6)
             assert (await machine.state()).context == {"password": "***", "told": 1}
         assert set(seen) == {"***"}
+
+
+async def test_a_secret_that_is_set_in_place_again_is_not_seen_either() -> None:
+    """The stored form is the same as before, and so must be what guards and timers see."""
+    seen: list[str] = []
+
+    def tell(account: Account) -> Account:
+        account.password = CANARY
+        return account
+
+    def look(account: Account) -> bool:
+        seen.append(account.password)
+        return True
+
+    chart = ChartBuilder("seen", context=Account).initial("on")
+    chart.state("on").on("set", do=Assign(tell)).on("look", guard=look)
+    async with TestEngine(machines=[chart.build()], redaction=Redaction(fields=["password"])) as engine:
+        machine = engine.machine("seen", "m")
+        for _ in range(2):
+            await machine.send("set")
+            await machine.send("look")
+    assert seen == ["***", "***"]
+
+
+@dataclasses.dataclass
+class Account:
+    password: str = ""
 
 
 _TOLD = Assign(lambda context: {**context, "told": context["told"] + 1})

@@ -739,6 +739,14 @@ _HOSTED = (
         f"{_HOSTED_TESTS} -k whatever_fails",
     ),
     Mutant(
+        "one-list-in-two-places-lives-on",
+        "a hosted machine stands where its journal leads, whatever failed in between",
+        "codec/exact.py",
+        "    if id(value) in seen:\n        return False\n",
+        "",
+        f"{_HOSTED_TESTS} -k nothing_lives",
+    ),
+    Mutant(
         "beginning-redacted-as-bytes",
         "no rule of redaction breaks what a machine is made of",
         "hosted/type.py",
@@ -750,8 +758,8 @@ _HOSTED = (
         "context-redacted-at-the-trim",
         "what a machine sees is what is stored",
         "hosted/turn.py",
-        "shape.annotation is not Any or self._codec.redaction is not None or not is_plain",
-        "shape.annotation is not Any or not is_plain",
+        "shape.annotation is Any and self._codec.redaction is None and is_plain_tree",
+        "shape.annotation is Any and is_plain_tree",
         f"{_HOSTED_REDACTION} -k guards",
     ),
     Mutant(

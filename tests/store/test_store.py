@@ -8,6 +8,7 @@ import random
 import threading
 from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -429,10 +430,12 @@ async def test_a_snapshot_that_is_cancelled_while_it_closes_is_let_go(tmp_path: 
     blocked = threading.Event()
 
     async def hold() -> None:
-        async with store.snapshot():
+        async with store.snapshot() as view:
+            views.append(view)
             reading.append(asyncio.ensure_future(store.read(lambda _reader: blocked.wait(5))))
             await asyncio.sleep(0)  # so that it comes before the end of the view
 
+    views: list[Any] = []
     reading: list[asyncio.Future[bool]] = []
     holding = asyncio.ensure_future(hold())
     while not reading:
@@ -443,7 +446,10 @@ async def test_a_snapshot_that_is_cancelled_while_it_closes_is_let_go(tmp_path: 
         await holding
     blocked.set()
     assert await reading[0]
-    assert not store._snapshots
+    async with asyncio.timeout(5):
+        while store._snapshots:
+            await asyncio.sleep(0.001)
+    assert views[0]._reader is None
     await store.close()
 
 

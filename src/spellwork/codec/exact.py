@@ -43,6 +43,21 @@ def is_plain(value: Any) -> bool:
     return False
 
 
+def is_plain_tree(value: Any) -> bool:
+    """Whether msgpack alone brings the value back exactly, and no list or dict stands in it twice: those would come back as two."""
+    return is_plain(value) and _is_tree(value, set())
+
+
+def _is_tree(value: Any, seen: set[int]) -> bool:
+    kind = type(value)
+    if kind is not list and kind is not dict:
+        return True
+    if id(value) in seen:
+        return False
+    seen.add(id(value))
+    return all(_is_tree(each, seen) for each in (value if kind is list else value.values()))
+
+
 class ExactForm:
     """Turns values into plain data with extensions, and extensions back into values."""
 

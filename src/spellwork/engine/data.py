@@ -1,5 +1,5 @@
 """Owns what an engine opens over its store only when it is needed: state, durable topics, and the dispatch of their events.
-It must never be imported with what few programs use: both are a tenth of the import time.
+It must never import them before that: each takes a tenth of the time in which Spellwork is imported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _SWEEP_EVERY = 60.0
 
 
 class Data:
-    """State and topics of one engine, from its opening to its closing. The functions are for events: see `Dispatch`."""
+    """State and topics of one engine, from its opening to its closing.
+
+    `bring` gives an event to a run, `start` starts one by an event, `taken_over` is told of a partition that was lost.
+    """
 
     def __init__(
         self, host: Host, triggers: tuple[Trigger, ...], bring: Bring, start: Start, taken_over: Callable[[Partition], None]
@@ -79,7 +82,7 @@ class Data:
 
     @property
     def dispatches(self) -> bool:
-        """Whether anybody may wait for events."""
+        """Whether events have been dispatched since the engine was opened."""
         return self._dispatch is not None
 
     @property

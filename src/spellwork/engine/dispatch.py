@@ -28,7 +28,6 @@ from spellwork.errors import (
     RunNotFound,
     SpellworkError,
     StoreClosed,
-    StoreCorrupt,
     StoreError,
     UsageError,
 )
@@ -85,6 +84,7 @@ class Dispatch:
         self._start = start
         self._taken_over = taken_over
         self._cursors: dict[Partition, Cursor] = {}
+        self._standing: set[str] = set()
         self._closed = False
         # each trigger has its own, so that the backlog of one holds up no other
         looks: list[Callable[[], Awaitable[bool | None]]] = [
@@ -187,10 +187,13 @@ class Dispatch:
         if partition is None:
             return False  # the owner of the first partition pulls the triggers
         key = trigger_key(trigger.name)
-        stored = await self._store.get(key)
-        if stored is None:
-            return False  # somebody has deleted its place; it gets another one when an engine is opened
-        cursor = _place_of(trigger, stored)
+        try:
+            stored = await self._store.get(key)
+            cursor = None if stored is None else Cursor.of(stored)
+        except (RowDamaged, DefinitionError) as error:
+            return self._stand_still(trigger, f"its place can't be read: {error}; restore a backup")
+        if cursor is None:
+            return self._stand_still(trigger, "its place was deleted; it gets another one when the engine is opened again")
         wanted = matcher(trigger.pattern)
         found = await self._store.read(lambda reader: found_after(reader, wanted, cursor, _PAGE))
         if not found:
@@ -208,6 +211,13 @@ class Dispatch:
             self._host.unblocked()  # their inboxes may have become ours in between
         return True
 
+    def _stand_still(self, trigger: Trigger, why: str) -> bool:
+        """It starts nothing: nobody knows what it has started already."""
+        if trigger.name not in self._standing:
+            self._standing.add(trigger.name)
+            log.error("trigger %s starts no more runs: %s", trigger.name, why)
+        return False
+
     async def _pull(self, trigger: Trigger, found: Found, batch: Batch) -> None:
         name = trigger.workflow.name
         try:
@@ -222,13 +232,6 @@ class Dispatch:
         """It will not fit next time either; the event stays in its topic."""
         name = trigger.workflow.name
         log.error("event %d of topic %s has not started workflow %s: %s", found.offset, found.topic, name, error)
-
-
-def _place_of(trigger: Trigger, stored: bytes) -> Cursor:
-    try:
-        return Cursor.of(stored)
-    except DefinitionError as error:
-        raise StoreCorrupt(f"the place of trigger {trigger.name} can't be read: {error}; restore a backup") from error
 
 
 async def _all_done(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -140,7 +140,7 @@ class Engine:
         self._host: Host
         self._data: Data
         self._mail: MailRoom
-        self._routes: Router
+        self._way: Router
         self._ownership: Ownership
 
     def _add_machines(self, machines: Iterable[Chart | MachineType]) -> None:
@@ -171,15 +171,15 @@ class Engine:
     async def _open(self, store: Store) -> None:
         self._failed = None
         self._host = Host(store, self._clock, self.codec, self.registry, self._errors, **self._sizes)  # type: ignore[arg-type]
-        desk = Desk(self._host, self._clock, lambda message: self._routes.ask(message), self._new_number)  # noqa: PLW0108 - made below
+        desk = Desk(self._host, self._clock, lambda message: self._router.ask(message), self._new_number)  # noqa: PLW0108 - made below
         self._mail = MailRoom(store, self._clock, self._errors, self._host, desk)
-        self._routes = Router(
+        self._way = Router(
             self._host, desk, self._mail, self._errors, opened=lambda: self._open_store, why=lambda: self._failed,
             partition_of=self._partition_of, taken_over=self._taken_over,
         )  # fmt: skip
-        self._waiting = Waiting(self._host, self._routes.row)
+        self._waiting = Waiting(self._host, self._way.row)
         desk.closing.ended = self._waiting.ended
-        self._data = data = Data(self._host, self._triggers, self._routes.bring, self._pulled, self._taken_over)
+        self._data = data = Data(self._host, self._triggers, self._way.bring, self._pulled, self._taken_over)
         self._host.broken = self._broken
         # these also while the engine is being closed, for what still runs then
         self._host.expects = data.expects
@@ -291,9 +291,9 @@ class Engine:
 
     @property
     def _router(self) -> Router:
-        """The way to runs, for whoever asks from outside."""
+        """The way to runs; raises why there is none."""
         self._open_store  # noqa: B018 - raises when it is closed
-        return self._routes
+        return self._way
 
     @property
     def store(self) -> Store:
@@ -315,7 +315,7 @@ class Engine:
     async def _pulled(self, trigger: Trigger, event: Published[Any], run_id: str, batch: Batch) -> None:
         """Start a run by an event, or leave a letter in `batch` for who has to."""
         message = self._start_message(trigger.workflow, check_name(run_id, "id"), (event,), {})
-        await self._routes.begin_or_leave(message, batch)
+        await self._router.begin_or_leave(message, batch)
 
     @property
     def idle(self) -> bool:

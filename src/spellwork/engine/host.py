@@ -352,7 +352,7 @@ class Host:
             self.drop(oldest)
 
     def rest_if_idle(self, live: LiveRun) -> None:
-        """Let a run that only waits be the next to leave memory when there are too many."""
+        """Count a run that only waits among those that leave memory, the longest at rest first, when there are too many."""
         if not live.update_waiters and live.parked and not live.dropped and not live.unacked:
             self._rest(live)
 
@@ -362,7 +362,7 @@ class Host:
             return
         live.dropped = True
         if live.unacked:
-            self.loader.left(live.number)
+            self.loader.unsettled(live.number)
         self.runs.pop(live.number, None)
         if self.by_id.get(live.row.id) is live:
             del self.by_id[live.row.id]
@@ -387,7 +387,7 @@ class Host:
 
     def block(self, live: LiveRun, error: BaseException) -> None:
         """Park a run with a reason: nothing is lost, it goes on after a fix."""
-        self.loader.left(live.number)
+        self.loader.unsettled(live.number)
         live.row = self.write_blocked(live.row, live.partition, live.timer_key, error)
         self.drop(live)
 

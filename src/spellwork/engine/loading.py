@@ -34,16 +34,16 @@ class Loader:
         """Whether a run is on its way into memory."""
         return bool(self._loading)
 
-    def left(self, number: int) -> None:
-        """A run is in memory no more, and some of what it wrote is not yet in the store."""
+    def unsettled(self, number: int) -> None:
+        """A run leaves memory, and what it wrote may still be on its way to the store."""
         self._unsettled.add(number)
 
-    def adopt(self, row: RunRow, started: Started) -> LiveRun | None:
+    def adopt(self, row: RunRow, started: Started) -> None:
         """Take up a run whose first rows have just become durable."""
         host = self._host
         partition = host.partitions.get(row.partition)
         if partition is None or row.number in host.runs:
-            return None
+            return
         definition = host.registry.find(row.workflow, row.version)
         live = LiveRun(row, partition, definition.execution(row.number, host.codec, host.errors, host.registry))
         host.runs[row.number] = host.by_id[row.id] = live
@@ -51,7 +51,6 @@ class Loader:
         host.deliver(live, started)
         if not live.dropped:
             host.drain(live)
-        return live
 
     async def load(self, number: int, *, resume: bool = False) -> LiveRun:
         """The run in memory, replayed from its journal if it was not; raises what keeps it from running.
@@ -110,7 +109,7 @@ class Loader:
         execution, error = attempt(self.replayed, number, stored)
         if error is not None:
             blocked = host.write_blocked(row, partition, stored.timer_key, error)
-            self.left(number)
+            self.unsettled(number)
             if isinstance(error, SpellworkError):
                 raise error
             raise blocked_error(blocked) from error

@@ -125,6 +125,7 @@ class MailRoom:
             if envelope.reply_to:
                 batch.put(_reply_key(envelope.reply_to), m.encode(reply))
         self._handling.discard(key)
+        self._told.discard(key)
 
     async def keep(self, message: m.AnyMessage, partition: Partition) -> None:
         """Leave a message in our own inbox, for a run that cannot take it now."""

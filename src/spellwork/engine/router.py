@@ -19,7 +19,11 @@ from spellwork.store import Batch, Store
 
 
 class Router:
-    """Brings messages to runs. `opened` gives the store of the engine, or raises why nothing can be asked any more."""
+    """Brings messages to runs.
+
+    `opened` gives the store of the engine, or raises why nothing can be asked any more; `why` tells what has made the engine fail.
+    `partition_of` is the partition of a run that nobody else started; `taken_over` is told of a partition that was lost.
+    """
 
     def __init__(  # noqa: PLR0913 - what the engine is made of
         self,
@@ -81,12 +85,10 @@ class Router:
 
     def take(self, message: m.AskSignal) -> tuple[asyncio.Future[None], bytes | None] | None:
         """See `Desk.at_once`."""
-        self._opened()
         return self._desk.at_once(message)
 
     async def ask(self, message: m.AnyMessage) -> bytes | None:
         """What the run answers, wherever it is."""
-        self._opened()
         if type(message) is m.AskSignal and (taken := self._desk.at_once(message)) is not None:
             durable, answer = taken
             try:
@@ -110,6 +112,7 @@ class Router:
 
     async def bring(self, message: m.AskSignal, partition: Partition) -> None:
         """Give an event to a run of ours. Raises `Fenced` when the partition is another's: that one brings it then."""
+        self._opened()
         if (taken := self.take(message)) is not None:
             await taken[0]
             return

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from spellwork.codec.exact import is_plain
+from spellwork.codec.exact import is_plain_tree
 from spellwork.errors import EndlessStep, PayloadError, UnknownWorkflow, UsageError
 from spellwork.hosted.begin import MICROSECONDS, Begin
 from spellwork.hosted.type import BUS, PREFIX, MachineType
@@ -93,7 +93,6 @@ class Turns:
     def __init__(self, kind: MachineType, codec: Codec, known: Known | None, can_reach: Callable[[str], bool]):
         self._kind, self._codec, self._known, self._can_reach = kind, codec, known, can_reach
         self._shape = kind.context_shape(codec)
-        self._stored: tuple[Any, bytes] = (self, b"")
         self.short = not kind.activities
         """Whether a step that only guards decide may skip the interpreter; whoever wants a record of it may not."""
 
@@ -198,16 +197,13 @@ class Turns:
         shape = self._shape
         try:
             payload = shape.encode(context)
-            if context is self._stored[0] and payload == self._stored[1]:
-                return self._stored  # an action that has not changed it, as most don't
-            if shape.annotation is not Any or self._codec.redaction is not None or not is_plain(context):
-                context = shape.decode(payload)  # else nothing could be different
+            if shape.annotation is Any and self._codec.redaction is None and is_plain_tree(context):
+                return context, payload  # nothing could be different
+            return shape.decode(payload), payload
         except PayloadError as error:
             raise PayloadError(
                 f"machine {self._kind.chart.name!r}: its new context cannot be stored: {error}", path=error.path
             ) from error
-        self._stored = context, payload
-        return self._stored
 
     def _prepare(self, each: Any, wanted: list[Any]) -> None:
         """Call what is called inline; make of everything else something that can be performed without failing."""

@@ -58,7 +58,9 @@ async def rotate(store: Store, progress: Progress | None = None) -> int:
     concerned. Old ciphertext may stay in free pages of the file until they are used again.
     """
     current = _ring(store)
-    older = {key.id for key in await _relist(store, lambda keys: [_replace(key, retired=key.id != current) for key in keys])}
+    listed_at_first = {
+        key.id for key in await _relist(store, lambda keys: [_replace(key, retired=key.id != current) for key in keys])
+    }
     rewritten, start = 0, _FIRST
     while True:
         page = await store.read(lambda reader, start=start: cast("EncryptedReader", reader).keys_of(start, _END, _PAGE))  # type: ignore[misc]
@@ -76,7 +78,7 @@ async def rotate(store: Store, progress: Progress | None = None) -> int:
         start = page[-1][0] + b"\0"
     # nobody could seal with a key that the first step retired, so what was not found is not there; of one that another rotation
     # has retired since, there may be rows where this one had been already
-    await _relist(store, lambda keys: [_replace(key, gone=key.gone or (key.retired and key.id in older)) for key in keys])
+    await _relist(store, lambda keys: [_replace(key, gone=key.gone or (key.retired and key.id in listed_at_first)) for key in keys])
     return rewritten
 
 

@@ -202,16 +202,13 @@ class Store:
     async def snapshot(self) -> AsyncIterator[Snapshot]:
         """A view that stays as it is while others write. Hold it briefly: it keeps old versions alive."""
         self._require_open()
-        view = Snapshot(self._readers)
+        view = Snapshot(self._readers, self._snapshots.discard)
         self._snapshots.add(view)
         try:
             await view.open(self._backend)
             yield view
         finally:
-            try:
-                await view.close()
-            finally:  # whoever is cancelled meanwhile: the thread of the readers closes it all the same
-                self._snapshots.discard(view)
+            await view.close()
 
     def on_change(self, callback: Callable[[], None], *, foreign_only: bool = False, calm: bool = False) -> Callable[[], None]:
         """Call back (on the loop) when something may have been committed; returns how to stop.
@@ -378,9 +375,10 @@ def no_thread(error: BaseException) -> str:
 class Snapshot:
     """A consistent view over time."""
 
-    def __init__(self, executor: concurrent.futures.Executor | None):
+    def __init__(self, executor: concurrent.futures.Executor | None, gone: Callable[[Snapshot], None]):
         self._reader: Reader | None = None
         self._executor = executor
+        self._gone = gone
 
     async def open(self, backend: Backend) -> None:
         """Fix the moment; done by the store."""
@@ -418,9 +416,16 @@ class Snapshot:
         return await self._call(lambda: self._use().scan(start, end, reverse=reverse, limit=limit))
 
     async def close(self) -> None:
-        """Let the view go."""
+        """Let the view go, even if whoever waits for that is cancelled."""
+        closing = asyncio.ensure_future(self._call(self.dispose))
+        closing.add_done_callback(self._closed)
         with contextlib.suppress(StoreClosed):  # then its store has done it
-            await self._call(self.dispose)
+            await asyncio.shield(closing)
+
+    def _closed(self, closing: asyncio.Future[None]) -> None:
+        if not closing.cancelled():
+            closing.exception()  # whoever still waits gets it
+        self._gone(self)
 
     def dispose(self) -> None:
         """The same in the thread of the readers."""
