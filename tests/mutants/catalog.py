@@ -710,8 +710,8 @@ _HOSTED = (
         "left-child-heard",
         "nothing of a child whose state was left is taken",
         "hosted/execution.py",
-        "        if entry.name == ENVELOPE and self._effects.is_stale(",
-        "        if False and self._effects.is_stale(",
+        "        if event is not None and self._effects.is_stale(event):\n",
+        "        if False:\n",
         f"{_HOSTED_CHILDREN} -k left_is_not_taken",
     ),
     Mutant(

@@ -185,13 +185,15 @@ class MachineExecution(Execution):
         self.now, self._foreseen = max(self.now, entry.at), None
         if not self.configuration.running:
             raise self.chart.invalid(self.configuration, entry.name)
-        if entry.name == ENVELOPE and self._effects.is_stale(self._event_of(entry)):
+        event = self._event_of(entry) if entry.name == ENVELOPE else None
+        if event is not None and self._effects.is_stale(event):
             raise Ignored
         newest = self._newest
         if newest is not self.type and self._effects.only_waits:
             self._admit_elsewhere(newest, entry)
             return
-        event = self._event_of(entry)
+        if event is None:
+            event = self._event_of(entry)
         turn = self._work_out(event.name, self._turns.take, self.configuration, event)
         if not turn.handled and self.chart.options.strict and entry.name != ENVELOPE:
             raise self.chart.invalid(self.configuration, event.name)

@@ -51,8 +51,8 @@ async def delete_topic(topics: Topics, topic: str, *, force: bool) -> int:
             )
         for group in ground.groups:
             await _drop(store, clock, topic, group)
-        # before the topic is gone, or a new one of its name would take their events for known
         await _clear(store, *rows_of(Spaces.NEWEST, topic))
+        # before the topic is gone, or a new one of its name would take their events for known
         await _forget_ids(store, topic, ground.newest)
         try:
             await store.commit(_end(topic, ground))
@@ -104,8 +104,10 @@ async def _forget_ids(store: Store, topic: str, newest: int) -> None:
     while full and (rows := await store.scan(start, end, limit=_AT_ONCE, damaged=b"")):
         full, batch = len(rows) == _AT_ONCE, Batch()
         for key, data in rows:
-            if unpack_id(data)[1] <= newest:
-                batch.merge(key, drop, b"") if data else batch.delete(key)
+            if not data:
+                batch.delete(key)
+            elif unpack_id(data)[1] <= newest:
+                batch.merge(key, drop, b"")
         if batch.rows or batch.merges:
             await store.commit(batch)
         start = rows[-1][0] + b"\0"
