@@ -14,7 +14,7 @@ from spellwork.engine.dispatch import planned
 from spellwork.engine.ownership import partition_of
 from spellwork.engine.subscribers import Subscribers, subscribers
 from spellwork.engine.triggers import Trigger
-from spellwork.errors import DefinitionError, PayloadError, StoreUnavailable, UsageError
+from spellwork.errors import DefinitionError, PayloadError, StoreFailed, StoreUnavailable, UsageError
 from spellwork.events.durable import Retention, open_topics
 from spellwork.events.durable.keys import event_key, log_key, touched_key
 from spellwork.events.event import Event as Happened
@@ -646,3 +646,22 @@ async def test_a_trigger_without_a_place_stands_still_and_nothing_else_does(
         await engine.run(tends, Happened("e", "s", "a.x", 0, 3), id="by hand")
     assert (handled, tended) == ([1], [1, 2, 3])
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["trigger a.* handles starts no more runs"]
+
+
+async def test_an_engine_does_not_open_without_a_place_for_its_trigger(tmp_path: Path) -> None:
+    """Where the store fails just then, events would be passed over that come before the next opening. Found by the simulation."""
+    url, failures = f"sqlite:{tmp_path / 'store.db'}", [OSError("the disk is gone for a moment")]
+
+    @workflow
+    async def handles(event: Happened[int]) -> None: ...
+
+    def once(point: str) -> None:
+        if point == "commit.sync" and failures:
+            raise failures.pop()
+
+    with pytest.raises(StoreFailed, match="gone for a moment"):
+        async with Engine(url, triggers=[Trigger("a.*", handles, int)], probe=once):
+            pass
+    assert not failures
+    async with Engine(url, triggers=[Trigger("a.*", handles, int)]) as engine:
+        assert await engine.store.get(trigger_key("a.* handles"))

@@ -83,6 +83,14 @@ _EFFECTS = (
         _KILLED_AT_ANY_MOMENT,
     ),
     Mutant(
+        "trigger-without-a-place",
+        "each event starts one run",
+        "engine/dispatch.py",
+        "with contextlib.suppress(Conflict):",
+        "with contextlib.suppress(StoreError):",
+        "tests/engine/test_workflow_events.py -k without_a_place_for",
+    ),
+    Mutant(
         "letter-of-a-trigger-lost",
         "each event starts one run",
         "engine/router.py",

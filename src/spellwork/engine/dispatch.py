@@ -5,6 +5,7 @@ It must never lose its place: the cursor moves after what it stands for is durab
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -19,6 +20,7 @@ from spellwork.engine.partition import Partition
 from spellwork.engine.subscribers import Subscribers, is_waited_for, oldest_subscription, subscribers
 from spellwork.engine.triggers import Trigger
 from spellwork.errors import (
+    Conflict,
     DefinitionError,
     Fenced,
     InternalError,
@@ -99,10 +101,8 @@ class Dispatch:
             key = trigger_key(trigger.name)
             if await self._store.get(key) is None:
                 here = Cursor(await self._store.revision(), LAST)
-                try:
+                with contextlib.suppress(Conflict):  # another engine has given it one
                     await self._store.commit(Batch().put(key, bytes(here)).require_absent(key))
-                except StoreError as error:
-                    log.debug("trigger %s has its place already: %s", trigger.name, error)
         if self._triggers:
             self.wake()
 
