@@ -14,7 +14,9 @@ import pytest
 
 from spellwork import Engine, RunFailed, Signal, activity, query, workflow
 from spellwork.clock import SystemClock
-from spellwork.errors import RunQuarantined
+from spellwork.engine.loading import Loader
+from spellwork.engine.partition import Partition
+from spellwork.errors import RunQuarantined, StoreUnavailable
 from spellwork.store import Batch, open_store
 from spellwork.testing import Ledger, TestEngine
 
@@ -373,3 +375,62 @@ async def test_a_run_that_starts_while_its_partition_is_taken_up_is_not_called_a
             await asyncio.sleep(0.001)
         await Recovery(engine._host, SystemClock(), 5)._admit(partition, {row.number: 1})
         assert not await engine.store.scan(bytes((Keys.ACTIVE,)), bytes((Keys.ACTIVE + 1,)))
+
+
+async def test_an_engine_that_cannot_read_a_run_at_work_fails_instead_of_leaving_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would look for that run again; the next engine takes it up."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+
+    @workflow
+    async def works() -> str:
+        await asyncio.sleep(0)
+        return await slow()
+
+    ready = asyncio.Event()
+
+    @activity
+    async def slow() -> str:
+        await ready.wait()
+        return "done"
+
+    async with Engine(url, workflows=[works], activities=[slow]) as engine:
+        await engine.start(works, id="w")
+        await engine.store.commit(Batch())
+    real = Loader.load
+
+    async def fails(self: Loader, number: int, **options: bool) -> object:
+        monkeypatch.setattr(Loader, "load", real)
+        raise StoreUnavailable("no more files for a moment")
+
+    monkeypatch.setattr(Loader, "load", fails)
+    async with Engine(url, workflows=[works], activities=[slow]) as engine:
+        with pytest.raises(StoreUnavailable, match="for a moment"):
+            await asyncio.wait_for((await engine.get("w")).result(), 10)
+    ready.set()
+    async with Engine(url, workflows=[works], activities=[slow]) as engine:
+        assert await asyncio.wait_for((await engine.get("w")).result(), 10) == "done"
+
+
+async def test_an_inbox_that_could_not_be_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has sent a letter is not told that nobody reads it, and there may be no other news."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    monkeypatch.setattr("spellwork.engine.mail._ONCE_MORE", 0.05)
+    async with Engine(url, workflows=[waits], activities=[echo]) as engine:
+        await engine.start(waits, 1, id="w")
+        while not engine.idle:
+            await asyncio.sleep(0.01)
+        drain, failures = engine._mail.drain, [StoreUnavailable("no more files for a moment")]
+
+        async def fails(partition: Partition) -> None:
+            if failures:
+                raise failures.pop()
+            await drain(partition)
+
+        monkeypatch.setattr(engine._mail, "drain", fails)
+        command = [sys.executable, "-m", "spellwork", "signal", "w", "go", "41", "--store", url, "--timeout", "10"]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert not failures
+        assert await asyncio.wait_for((await engine.get("w")).result(), 10) == 42

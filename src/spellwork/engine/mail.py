@@ -19,6 +19,7 @@ from spellwork.store import Batch, Store
 
 log = logging.getLogger("spellwork.engine")
 _RESEND_AFTER = 2.0
+_ONCE_MORE = 1.0
 _DRAIN = 500
 
 
@@ -39,13 +40,14 @@ class MailRoom:
         self._told: set[bytes] = set()
         self._draining = False
         self._again = False
+        self._closed = False
         self._stop = store.on_change(self.drain_soon, foreign_only=True)
         desk.closing.deliver_local = self._deliver
         host.unblocked = self.drain_soon
 
     def drain_soon(self) -> None:
         """Look into the inboxes of owned partitions."""
-        if self._host.partitions:
+        if self._host.partitions and not self._closed:
             if self._draining:
                 self._again = True
             else:
@@ -61,7 +63,8 @@ class MailRoom:
                 if not self._again:
                     return
         except StoreError as error:
-            log.warning("looking into the inboxes failed: %s", error)
+            log.warning("looking into the inboxes failed, once more in a second: %s", error)
+            self._clock.call_later(_ONCE_MORE, self.drain_soon)
         finally:
             self._draining = False
 
@@ -177,6 +180,7 @@ class MailRoom:
 
     def close(self) -> None:
         """Stop listening."""
+        self._closed = True
         self._stop()
 
 

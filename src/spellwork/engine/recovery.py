@@ -80,8 +80,10 @@ class Recovery:
             await self._host.loader.load(number)
         except RunFinished:
             await self._forget(number)
-        except StoreError as error:
+        except StoreCorrupt as error:
             log.warning("run number %d was not recovered: %s", number, error)
+        except StoreError:
+            raise  # nobody would look for this run again: the engine must not go on without it
         except SpellworkError:
             return  # blocked, with its reason in its row
 
