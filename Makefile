@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 retried = $(1) || { sleep 10; $(1); } || { sleep 30; $(1); }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-peers mutants chaos fuzz docs clean
+.PHONY: help demo test soak lint bench bench-peers mutants chaos fuzz docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,9 @@ demo: $(READY) ## run the demonstration; DEMO_ARGS="..." changes what it does
 
 test: $(READY) ## run the tests, without soak
 	$(BIN)/python -m pytest
+
+soak: $(READY) ## run the tests that load a machine for minutes
+	$(BIN)/python -m pytest -m soak
 
 lint: $(READY) ## check style, types and layers; every finding is an error
 	$(BIN)/ruff check
