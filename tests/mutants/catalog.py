@@ -309,11 +309,6 @@ _ENGINE = (
         f"{_PROMISES} -k fires_early", core=True,
     ),
     Mutant(
-        "stored-timer-fires-early", "no timer fires early", "engine/alarm.py",
-        "if timer_of(key)[0] <= now]", "if timer_of(key)[0] <= now + 5_000]",
-        f"{_PROMISES} -k fires_early",
-    ),
-    Mutant(
         "due-timers-before-they-are-due", "no timer fires early", "workflow/execution.py",
         'if p.kind == "timer" and p.due <= now)', 'if p.kind == "timer")',
         f"{_PROMISES} -k leaves_the_others_asleep",
