@@ -164,7 +164,8 @@ async def _judged(database: Path, machines: int, tally: Tally) -> None:
         for key, _ in await store.scan(bytes((Keys.RUNS,)), bytes((Keys.RUNS + 1,))):
             number = number_of(key)
             stored = await store.read(lambda reader, n=number: rows.read_run(reader, n))  # type: ignore[misc]
-            assert stored is not None  # its row was just found
+            if stored is None:
+                raise LawBroken(f"run number {number} has vanished")
             entries, row = stored.entries, stored.row
             machine = MachineExecution(number, KIND, codec, ErrorRegistry())
             fired += _replayed(machine, entries, row.id)
