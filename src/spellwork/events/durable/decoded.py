@@ -8,6 +8,7 @@ import datetime as dt
 from typing import Any
 
 from spellwork.codec import Shape
+from spellwork.errors import StoreCorrupt
 from spellwork.events.durable.reading import Found, record_of
 from spellwork.events.event import Event
 
@@ -41,4 +42,7 @@ def microseconds_of(time: dt.datetime) -> int:
 
 def time_of(microseconds: int) -> dt.datetime:
     """The time of microseconds since 1970, UTC."""
-    return _EPOCH + dt.timedelta(microseconds=microseconds)
+    try:
+        return _EPOCH + dt.timedelta(microseconds=microseconds)
+    except OverflowError as error:
+        raise StoreCorrupt(f"a stored time of {microseconds} microseconds is beyond every calendar; restore a backup") from error
