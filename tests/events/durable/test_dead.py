@@ -12,6 +12,7 @@ from spellwork.errors import StoreCorrupt, TopicDiffers, TopicError, TopicNotFou
 from spellwork.events.durable import Topics, open_topics
 from spellwork.events.durable.decoded import time_of
 from spellwork.events.durable.keys import event_key
+from spellwork.events.durable.rows import GroupRow, pack_row, unpack_row
 from spellwork.testing import VirtualClock
 
 
@@ -185,3 +186,11 @@ def test_a_stored_time_beyond_every_calendar_is_a_typed_error(far: int) -> None:
     """A row may be whole and hold what no clock has said. Found by fuzzing."""
     with pytest.raises(StoreCorrupt, match="beyond every calendar"):
         time_of(far)
+
+
+@pytest.mark.parametrize("partitions", [0, -1, 2**40])
+def test_a_group_of_as_many_lanes_as_no_topic_has_is_damage(partitions: int) -> None:
+    """A row may be whole and hold what nobody has written. Found by fuzzing."""
+    data = pack_row(GroupRow(partitions, 0, 0))
+    with pytest.raises(StoreCorrupt, match="cannot be read"):
+        unpack_row(GroupRow, b"k", data)

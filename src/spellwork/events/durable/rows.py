@@ -5,11 +5,12 @@ It must never decide anything.
 # Annotations are evaluated here: from strings, msgspec would compile each field's anew when the decoders are made.
 
 import zlib
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from spellwork.errors import StoreCorrupt
+from spellwork.events.durable.options import MOST_PARTITIONS
 from spellwork.events.durable.record import Record
 
 R = TypeVar("R")
@@ -18,7 +19,7 @@ R = TypeVar("R")
 class GroupRow(msgspec.Struct, frozen=True, array_like=True, tag=1, tag_field="form"):
     """A group: into how many lanes it divides its topic, and behind which offset it began."""
 
-    partitions: int
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=MOST_PARTITIONS)]
     start: int
     created: int
 
