@@ -4,7 +4,6 @@ It must never ask for a key: backups hold what the store holds, encrypted where 
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 import click
@@ -13,6 +12,7 @@ from spellwork.cli.options import TEXT, StoreUrl, common, json_option
 from spellwork.cli.output import moment, note, print_json, print_table
 from spellwork.cli.verb import Verb
 from spellwork.clock import SystemClock
+from spellwork.instant import datetime_of
 from spellwork.store.backup import Manifest, create_backup, list_backups, restore_backup, verify_backup
 from spellwork.store.opening import open_backend
 
@@ -113,7 +113,7 @@ def _record(manifest: Manifest) -> dict[str, Any]:
         "name": manifest.name,
         "kind": manifest.kind,
         "base": manifest.base,
-        "created": dt.datetime.fromtimestamp(manifest.created / 1_000_000, dt.UTC).isoformat(),
+        "created": datetime_of(manifest.created).isoformat(),
         "since": manifest.since,
         "revision": manifest.revision,
         "rows": manifest.rows,
@@ -125,4 +125,4 @@ def _record(manifest: Manifest) -> dict[str, Any]:
 
 
 def _moment(manifest: Manifest) -> str:
-    return moment(dt.datetime.fromtimestamp(manifest.created / 1_000_000, dt.UTC))
+    return moment(datetime_of(manifest.created))

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from spellwork.codec import Codec
-from spellwork.errors import PayloadError, StoreCorrupt
+from spellwork.errors import PayloadError
+from spellwork.instant import datetime_of
 from spellwork.workflow.parameters import show_call
 
 _PAYLOADS = ("result", "payload", "heartbeat")
@@ -41,15 +42,7 @@ def readable(position: int, entry: Any, codec: Codec) -> Event:
         elif isinstance(value, msgspec.Struct):
             value = _fields(value)
         data[name] = value
-    return Event(position, moment(entry.at), type(entry).__name__, data)
-
-
-def moment(microseconds: int) -> dt.datetime:
-    """A stored time; raises `StoreCorrupt` for one that no calendar has."""
-    try:
-        return dt.datetime.fromtimestamp(microseconds / 1_000_000, dt.UTC)
-    except (ValueError, OverflowError, OSError) as error:
-        raise StoreCorrupt(f"{microseconds} is no time: {error}; restore it from a backup") from error
+    return Event(position, datetime_of(entry.at), type(entry).__name__, data)
 
 
 def _call(codec: Codec, payload: bytes) -> Any:

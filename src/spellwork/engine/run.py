@@ -13,7 +13,7 @@ import msgspec
 from spellwork.clock import Duration, seconds
 from spellwork.codec.text import check_name, check_reason
 from spellwork.engine import messages as m
-from spellwork.engine.history import moment
+from spellwork.instant import datetime_of
 from spellwork.journal import RunRow, Status
 from spellwork.workflow import Signal
 
@@ -45,8 +45,8 @@ class RunInfo(msgspec.Struct, frozen=True):
             workflow=row.workflow,
             version=row.version,
             status=row.status,
-            created=moment(row.created),
-            updated=moment(row.updated),
+            created=datetime_of(row.created),
+            updated=datetime_of(row.updated),
             reason=row.reason,
             parent_id=row.parent.run_id if row.parent else None,
             number=row.number,

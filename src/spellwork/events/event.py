@@ -13,11 +13,11 @@ from typing import Any, Generic, TypedDict, TypeVar
 import msgspec
 
 from spellwork.errors import PayloadError
+from spellwork.instant import datetime_of, microseconds_of
 
 T = TypeVar("T")
 
 Header = str | int | bool
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _EXTENSION = re.compile(r"[a-z0-9]+")
 _INT32 = range(-(2**31), 2**31)
 _JSON = "application/json"
@@ -52,7 +52,7 @@ class Event(msgspec.Struct, Generic[T], frozen=True):
     @property
     def time(self) -> dt.datetime:
         """When it happened, UTC."""
-        return _EPOCH + dt.timedelta(microseconds=self.at)
+        return datetime_of(self.at)
 
     def to_cloudevent(self) -> str:
         """The event as JSON in the structured mode of CloudEvents 1.0.
@@ -230,7 +230,10 @@ def _moment(text: str | None, default: int | None) -> int:
         raise PayloadError(f"$.time: {text!r} is no time of RFC 3339", path="$.time") from error
     if moment.tzinfo is None:
         raise PayloadError(f"$.time: {text!r} has no offset from UTC", path="$.time")
-    return (moment - _EPOCH) // dt.timedelta(microseconds=1)
+    try:
+        return microseconds_of(moment.astimezone(dt.UTC))
+    except OverflowError as error:
+        raise PayloadError(f"$.time: {text!r} is beyond the calendar, as UTC", path="$.time") from error
 
 
 def _data(fields: dict[str, Any], annotation: Any) -> Any:

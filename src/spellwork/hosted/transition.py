@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from spellwork.instant import datetime_of
 from spellwork.machine import action
 from spellwork.machine.event import Event
 from spellwork.machine.log import told
@@ -42,7 +43,7 @@ def transition_of(position: int, at: int, event: Event | None, before: Node, out
     """The record of a step."""
     return Transition(
         position,
-        dt.datetime.fromtimestamp(at / 1_000_000, dt.UTC),
+        datetime_of(at),
         event.name if event else None,
         event.data if event else None,
         before.leaves,

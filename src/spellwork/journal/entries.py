@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from spellwork.errors import StoreCorrupt
+from spellwork.instant import Instant
 from spellwork.journal.failure import Failure
 from spellwork.journal.rows import Parent
 
@@ -20,7 +21,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Entries that answer a command carry its number `n`, `name` and the `digest` of its arguments; replay compares all three.
     """
 
-    at: int
+    at: Instant
 
 
 class Started(Entry, frozen=True, tag=1):

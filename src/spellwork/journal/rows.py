@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from spellwork.errors import StoreCorrupt
+from spellwork.instant import Instant
 
 
 class Keys:
@@ -69,8 +70,8 @@ class RunRow(msgspec.Struct, frozen=True, array_like=True):
     workflow: str
     version: str
     status: Status
-    created: int
-    updated: int
+    created: Instant
+    updated: Instant
     digest: bytes
     parent: Parent | None = None
     reason: str = ""

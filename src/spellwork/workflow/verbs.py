@@ -14,6 +14,7 @@ import msgspec
 
 from spellwork.codec.text import check_name
 from spellwork.errors import UsageError
+from spellwork.instant import datetime_of
 from spellwork.workflow.loop import WorkflowLoop
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def current(verb: str) -> Execution:
 
 def now() -> dt.datetime:
     """The time of the newest journal entry that the workflow has seen (UTC); equal on replay."""
-    return dt.datetime.fromtimestamp(current("now()").now / 1_000_000, dt.UTC)
+    return datetime_of(current("now()").now)
 
 
 def random() -> float:
@@ -73,7 +74,7 @@ def info() -> WorkflowInfo:
         run_id=started.run_id,
         workflow=started.workflow,
         version=started.version,
-        started=dt.datetime.fromtimestamp(started.at / 1_000_000, dt.UTC),
+        started=datetime_of(started.at),
         parent_id=started.parent.run_id if started.parent else None,
     )
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from spellwork.codec import Shape
 from spellwork.errors import Conflict, PayloadError, RowDamaged, TopicError, TopicNotFound
-from spellwork.events.durable.decoded import event_of, time_of
+from spellwork.events.durable.decoded import event_of
 from spellwork.events.durable.groups import require_group
 from spellwork.events.durable.keys import Spaces, offset_of, row_key, rows_of, touched_key
 from spellwork.events.durable.reading import Found
 from spellwork.events.durable.record import pack_record
 from spellwork.events.durable.rows import DeadRow, unpack_row
 from spellwork.events.event import Event
+from spellwork.instant import datetime_of
 from spellwork.store import Batch, Reader, Row, Store, successor
 
 _AT_ONCE = 500
@@ -50,7 +51,7 @@ def _letter(topic: str, group: str, row: Row, shape: Shape) -> DeadLetter:
         event = None if dead.record is None else event_of(Found(topic, offset, 0, dead.record), shape)
     except PayloadError:
         event = None
-    return DeadLetter(topic, group, offset, dead.attempts, dead.reason, time_of(dead.at), event)
+    return DeadLetter(topic, group, offset, dead.attempts, dead.reason, datetime_of(dead.at), event)
 
 
 async def settle(store: Store, topic: str, group: str, offset: int | None, *, again: bool) -> int:

@@ -4,15 +4,11 @@ It must never change what is stored.
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 from spellwork.codec import Shape
-from spellwork.errors import StoreCorrupt
 from spellwork.events.durable.reading import Found, record_of
 from spellwork.events.event import Event
-
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def event_of(found: Found, shape: Shape) -> Event[Any]:
@@ -32,17 +28,3 @@ def event_of(found: Found, shape: Shape) -> Event[Any]:
         priority=record.priority,
         headers=record.headers,
     )
-
-
-def microseconds_of(time: dt.datetime) -> int:
-    """Microseconds since 1970; a time without a zone is taken as UTC."""
-    aware = time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)
-    return (aware - _EPOCH) // dt.timedelta(microseconds=1)
-
-
-def time_of(microseconds: int) -> dt.datetime:
-    """The time of microseconds since 1970, UTC."""
-    try:
-        return _EPOCH + dt.timedelta(microseconds=microseconds)
-    except OverflowError as error:
-        raise StoreCorrupt(f"a stored time of {microseconds} microseconds is beyond every calendar; restore a backup") from error

@@ -9,6 +9,7 @@ import msgspec
 from spellwork.errors import RowDamaged
 from spellwork.events.durable.keys import log_key, touched_key
 from spellwork.events.event import Header
+from spellwork.instant import Instant
 from spellwork.store import Batch
 
 
@@ -20,7 +21,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, tag=1, tag_field="for
     """
 
     id: str
-    time: int
+    time: Instant
     payload: bytes
     key: str | None = None
     source: str = "spellwork"

@@ -12,6 +12,7 @@ import msgspec
 from spellwork.errors import StoreCorrupt
 from spellwork.events.durable.options import MOST_PARTITIONS
 from spellwork.events.durable.record import Record
+from spellwork.instant import Instant
 
 R = TypeVar("R")
 
@@ -21,7 +22,7 @@ class GroupRow(msgspec.Struct, frozen=True, array_like=True, tag=1, tag_field="f
 
     partitions: Annotated[int, msgspec.Meta(ge=1, le=MOST_PARTITIONS)]
     start: int
-    created: int
+    created: Instant
 
 
 class Pending(msgspec.Struct, frozen=True, array_like=True):
@@ -75,7 +76,7 @@ class DeadRow(msgspec.Struct, frozen=True, array_like=True, tag=1, tag_field="fo
     record: Record | None
     attempts: int
     reason: str
-    at: int
+    at: Instant
 
 
 pack_row = msgspec.msgpack.Encoder().encode

@@ -13,10 +13,11 @@ import msgspec
 
 from spellwork.codec import Shape
 from spellwork.errors import DefinitionError, Lagged
-from spellwork.events.durable.decoded import event_of, microseconds_of
+from spellwork.events.durable.decoded import event_of
 from spellwork.events.durable.keys import Spaces, matcher, names_of, space_range
 from spellwork.events.durable.reading import PAGE, Found, Swept, before_revision, before_time, page, swept, topics_with_events
 from spellwork.events.event import Event
+from spellwork.instant import microseconds_of
 from spellwork.store import Reader
 
 if TYPE_CHECKING:

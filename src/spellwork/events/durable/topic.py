@@ -14,13 +14,14 @@ from spellwork.clock import Duration
 from spellwork.codec import Shape
 from spellwork.errors import DefinitionError, MergeRefused, TopicNotFound
 from spellwork.events.durable.consumer import Consumer, consumer_options
-from spellwork.events.durable.decoded import event_of, microseconds_of
+from spellwork.events.durable.decoded import event_of
 from spellwork.events.durable.dedup import Once, duplicate_of
 from spellwork.events.durable.keys import check_name
 from spellwork.events.durable.options import Options
 from spellwork.events.durable.reading import PAGE, Found, before_time, head, page, require_kept, swept
 from spellwork.events.durable.record import Record, append_event
 from spellwork.events.event import Event, Header, check_attributes
+from spellwork.instant import microseconds_of
 from spellwork.store import Batch, Reader
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from spellwork.errors import BackupDamaged, StoreMissing, StoreTooNew
+from spellwork.instant import Instant
 from spellwork.store.backup.blocks import FileMark, damaged
 
 FORMAT = 1
@@ -34,7 +35,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     format: int = FORMAT
     number: int
     kind: str
-    created: int
+    created: Instant
     revision: int
     rows: int
     stored: int
