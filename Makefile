@@ -3,6 +3,7 @@
 PYTHON ?= python3
 DEMO_ARGS ?= review src --chaos --approve
 MINUTES ?= 1
+CONCURRENCY ?= 16 1000
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,8 +37,8 @@ lint: $(READY) ## check style, types and layers; every finding is an error
 bench: $(READY) ## measure Spellwork
 	$(BIN)/spellwork bench all
 
-bench-peers: $(READY) ## measure Spellwork beside its peers
-	$(BIN)/python bench/peers/run.py
+bench-peers: $(READY) ## measure Spellwork beside its peers, with CONCURRENCY="16 1000" workflows at a time
+	@set -e; for each in $(CONCURRENCY); do $(BIN)/python bench/peers/run.py --concurrency $$each; done
 
 mutants: $(READY) ## apply every known fault to a copy of the source; each must be caught
 	$(BIN)/python -m tests.mutants $(MUTANTS)

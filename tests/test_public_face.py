@@ -80,7 +80,14 @@ def test_pure_parts_import_only_what_they_may(place: str) -> None:
                 modules = [node.module or ""]
             for module in modules:
                 allowed = module.split(".")[0] in PURE[place] | {"__future__"} or module.startswith(
-                    ("spellwork.errors", "spellwork.supervision", "spellwork.journal", "spellwork.codec", "spellwork.workflow")
+                    (
+                        "spellwork.errors",
+                        "spellwork.supervision",
+                        "spellwork.instant",
+                        "spellwork.journal",
+                        "spellwork.codec",
+                        "spellwork.workflow",
+                    )
                     + (("spellwork.hosted", "spellwork.machine", "spellwork.events") if place == "hosted" else ())
                 )
                 assert allowed or module == "spellwork", f"{file.name} imports {module}"

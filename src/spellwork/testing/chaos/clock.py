@@ -3,7 +3,8 @@ It must never fake the monotonic clock, which no administrator can set.
 
 A timer is due at a moment of the wall clock, counted from the run's own time, which never goes backwards. So when the clock is
 set ahead, what has become due fires as soon as that is noticed (`longest_wait`, a minute; less here). When it is set back, nothing
-fires before the clock says so again, and what is due fires then. Summer time is no jump: stored times are UTC.
+fires before the clock says so again, and what is due fires then. Summer time is no jump: stored times are UTC. Beside the timers a
+run makes steps all the time: in no journal may an entry be older than the one before it.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spellwork import Engine, now, workflow
+from spellwork import Engine, activity, now, workflow
 from spellwork.clock import SystemClock
 from spellwork.testing.chaos import worker
+from spellwork.testing.chaos.laws import Journals
 from spellwork.testing.chaos.life import Inside, Life, Work
 from spellwork.testing.chaos.share import Share, Tally, skipped, split
 from spellwork.testing.chaos.trial import Deadline, Figure, LawBroken
 from spellwork.testing.chaos.zombies import is_locked
 
-LAW = "a wall clock that jumps fires no timer early, loses none, and keeps no owner alive"
+LAW = "a wall clock that jumps fires no timer early, loses none, turns no journal back, and keeps no owner alive"
 YEARS = 10 * 365 * 86_400
 _LIFE = 30.0
 _TICK = 0.1
@@ -43,6 +45,17 @@ async def sleeper(seconds: float) -> list[float]:
     began = now().timestamp()
     await asyncio.sleep(seconds)
     return [began, now().timestamp()]
+
+
+@activity
+async def step() -> None:
+    await asyncio.sleep(_TICK)
+
+
+@workflow
+async def walker() -> None:
+    while True:
+        await step()
 
 
 def run(place: Path, seed: int, count: int, deadline: Deadline) -> Figure:
@@ -76,6 +89,7 @@ def share(part: Share, tally: Tally) -> None:
             else:
                 tally.count += 1
                 tally.note(jump.__name__.strip("_"))
+            tally.note("entries", _in_order(place))
             tally.note_most("slowest_seconds", time.monotonic() - began)
             shutil.rmtree(place)
 
@@ -194,6 +208,11 @@ def _sleeping(place: Path, naps: dict[str, float], zone: str = "") -> Life:
     return life
 
 
+def _in_order(place: Path) -> int:
+    """How many entries there are; none is older than the one before it in its journal, whatever the clock said."""
+    return Journals(place / "store.db").entries
+
+
 def _silent(life: Life, seconds: float) -> None:
     for words in life.words(seconds):
         if "ended" in words:
@@ -215,9 +234,10 @@ def _sleeps(place: Path, naps: dict[str, float], zone: str = "", *, tells: bool 
 
     async def whole(inside: Inside) -> None:
         url = f"sqlite:{place / 'store.db'}"
-        async with Engine(url, workflows=[sleeper], clock=Watchful(), lease=_LEASE, cache=0) as engine:
+        async with Engine(url, workflows=[sleeper, walker], clock=Watchful(), lease=_LEASE, cache=0) as engine:
             began = time.monotonic()
             runs = {name: await engine.start(sleeper, seconds, id=name) for name, seconds in naps.items()}
+            await engine.start(walker, id="walker")
             inside.say(open=began)
             if tells:
                 _tell_of_signs(engine, inside)
@@ -254,7 +274,7 @@ async def _change_zone() -> None:
 def _stands_by(place: Path) -> Work:
     async def whole(inside: Inside) -> None:
         url = f"sqlite:{place / 'store.db'}"
-        async with Engine(url, workflows=[sleeper], clock=Watchful(), lease=_LEASE, standby=True) as engine:
+        async with Engine(url, workflows=[sleeper, walker], clock=Watchful(), lease=_LEASE, standby=True) as engine:
             inside.say(open=True)
             while engine.owned < 4:  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.01)

@@ -20,6 +20,7 @@ class Journals:
     """What a store file holds between two lives of its process."""
 
     def __init__(self, database: Path):
+        self.entries = 0
         self.steps: set[str] = set()
         self.attempts: collections.Counter[str] = collections.Counter()
         self.runs: set[str] = set()
@@ -42,7 +43,9 @@ class Journals:
             connection.close()
         if check != "ok":
             raise LawBroken(f"SQLite finds damage: {check}")
+        self.entries = len(rows)
         ids: dict[int, str] = {}
+        newest: dict[int, int] = collections.defaultdict(int)
         expected: dict[int, int] = collections.defaultdict(int)
         for key, frame in rows:
             number, position = int.from_bytes(key[1:9], "big"), int.from_bytes(key[9:13], "big")
@@ -50,6 +53,9 @@ class Journals:
                 raise LawBroken(f"run {number:x}: entry {expected[number]} is missing")
             expected[number] += 1
             entry = unpack_entry(key, frame)
+            if entry.at < newest[number]:
+                raise LawBroken(f"run {number:x}: entry {position} is {newest[number] - entry.at} us older than the one before it")
+            newest[number] = entry.at
             if isinstance(entry, Started):
                 ids[number] = entry.run_id
                 self.runs.add(entry.run_id)
