@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import doctest
+import inspect
 import io
 import os
 import re
@@ -201,6 +202,14 @@ def test_every_public_name_stands_in_the_reference() -> None:
     }
     missing = sorted(name for name in names if f"`{name}" not in text)
     assert not missing
+
+
+def test_every_option_and_verb_of_an_engine_stands_in_the_reference() -> None:
+    """The tables of `Engine` are complete."""
+    text = (DOCS / "reference.md").read_text()
+    options = inspect.signature(spellwork.Engine).parameters
+    assert not [name for name in options if not re.search(rf"[`(, ]{name}[=`]", text)]
+    assert not [name for name in vars(spellwork.Engine) if not name.startswith("_") and not re.search(rf"[`, ]{name}[(`]", text)]
 
 
 def test_every_error_stands_in_the_reference_with_its_code() -> None:

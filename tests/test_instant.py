@@ -12,13 +12,12 @@ from spellwork.errors import BackupDamaged, PayloadError, StoreCorrupt
 from spellwork.events import Event
 from spellwork.events.durable.record import Record, pack_record, unpack_record
 from spellwork.events.durable.rows import DeadRow, GroupRow, pack_row, unpack_row
-from spellwork.instant import datetime_of, microseconds_of
+from spellwork.instant import FIRST, LAST, datetime_of, microseconds_of
 from spellwork.journal import Completed, RunRow, Status, unpack_entry
 from spellwork.journal import rows as journal_rows
 from spellwork.journal.entries import pack_entry
 from spellwork.store.backup.manifest import MANIFEST, Manifest, packed, read_manifest
 
-FIRST, LAST = microseconds_of(dt.datetime.min), microseconds_of(dt.datetime.max)
 KEY = journal_rows.journal_key(7, 0)
 
 
@@ -55,6 +54,11 @@ def test_a_row_with_a_time_that_no_calendar_has_is_damage(read: Callable[[int], 
 def test_the_bounds_themselves_are_read(read: Callable[[int], object], time: int) -> None:
     """The first and the last microsecond of all calendars are times like others."""
     assert read(time)
+
+
+def test_the_bounds_are_those_of_the_calendar() -> None:
+    """The first and the last microsecond of the years 1 to 9999."""
+    assert (microseconds_of(dt.datetime.min), microseconds_of(dt.datetime.max)) == (FIRST, LAST)
 
 
 @pytest.mark.parametrize("time", [FIRST, -1, 0, 1_795_000_000_123_457, LAST])

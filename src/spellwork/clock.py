@@ -11,15 +11,24 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 MICROSECONDS = 1_000_000
 Duration = float | int | dt.timedelta
 
 
+LONGEST = 1000 * 365 * 86_400.0
+"""The longest duration in seconds: a thousand years, so that what is due then still has a date."""
+
+
 def seconds(value: Duration) -> float:
     """A duration in seconds."""
     return value.total_seconds() if isinstance(value, dt.timedelta) else float(value)
+
+
+def is_duration(value: Any, *, least: float = 0.0) -> bool:
+    """Whether it is a number of seconds (or a timedelta) from `least` to `LONGEST`; nan and infinity are not."""
+    return isinstance(value, (int, float, dt.timedelta)) and not isinstance(value, bool) and least <= seconds(value) <= LONGEST
 
 
 class Cancellable(Protocol):

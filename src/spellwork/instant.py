@@ -9,7 +9,8 @@ from typing import Annotated
 
 import msgspec
 
-Instant = Annotated[int, msgspec.Meta(ge=-62_135_596_800_000_000, le=253_402_300_799_999_999)]
+FIRST, LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
+Instant = Annotated[int, msgspec.Meta(ge=FIRST, le=LAST)]
 """A stored time in microseconds UTC; a row with one that no calendar has (years 1 to 9999) cannot be read."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 

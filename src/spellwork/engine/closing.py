@@ -88,9 +88,9 @@ class Closing:
             notices.append(m.TellChildEnded(row.parent.run_id, row.parent.number, row.parent.n, row.id, result, failure))
         for child_id, policy in children:
             if policy == "cancel":
-                notices.append(m.AskCancel(child_id, f"its parent {row.id} has ended"))
+                notices.append(m.AskCancel(child_id, f"its parent {row.id} has ended", row.number))
             elif policy == "terminate":
-                notices.append(m.AskTerminate(child_id, f"its parent {row.id} has ended"))
+                notices.append(m.AskTerminate(child_id, f"its parent {row.id} has ended", row.number))
         return notices
 
     def write_notice(self, batch: Batch, notice: m.AnyMessage) -> tuple[bytes, m.AnyMessage]:

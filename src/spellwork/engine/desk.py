@@ -178,7 +178,9 @@ class Desk:
 
         def acknowledge(outcome: int | StoreError) -> None:
             if isinstance(outcome, int):
-                self._host.loader.adopt(row, started)  # also when whoever asked has gone in between
+                _, problem = attempt(self._host.loader.adopt, row, started)  # also when whoever asked has gone in between
+                if problem is not None:
+                    self._host.broken(problem)  # and whoever asks for the result hears of it
                 if not done.done():
                     done.set_result(None)
             elif not done.done():
@@ -309,10 +311,13 @@ class Desk:
         return live
 
     async def _had(self, message: m.AskSignal | m.AskUpdate) -> bool:
-        entries = await self._host.store.read(lambda reader: rows.read_chain(reader, message.run_id))
-        return message.id is not None and any(
-            isinstance(entry, SignalReceived | UpdateCompleted) and entry.id == message.id for entry in entries
-        )
+        if message.id is None:
+            return False
+
+        def wanted(entry: Any) -> bool:
+            return isinstance(entry, SignalReceived | UpdateCompleted) and entry.id == message.id
+
+        return await self._host.store.read(lambda reader: rows.find_in_chain(reader, message.run_id, wanted)) is not None
 
     def _add(self, live: LiveRun, extra: Extra | None) -> None:
         if extra is not None:
@@ -359,9 +364,12 @@ class Desk:
         return answer.result
 
     async def _stored_answer(self, message: m.AskUpdate) -> UpdateCompleted:
-        for entry in await self._host.store.read(lambda reader: rows.read_chain(reader, message.run_id)):
-            if isinstance(entry, UpdateCompleted) and entry.id == message.id:
-                return entry
+        def wanted(entry: Any) -> bool:
+            return isinstance(entry, UpdateCompleted) and entry.id == message.id
+
+        found = await self._host.store.read(lambda reader: rows.find_in_chain(reader, message.run_id, wanted))
+        if found is not None:
+            return found  # type: ignore[no-any-return]
         raise RunFinished(f"run {message.run_id} ended before update {message.name} was answered", run_id=message.run_id)
 
     async def _cancel(self, message: m.AskCancel, extra: Extra | None) -> None:
@@ -369,6 +377,7 @@ class Desk:
             live = await self._live(message.run_id)
         except _BLOCKING as error:
             raise m.Deferred(f"run {message.run_id} is blocked, the cancellation waits: {error}") from error
+        _check_parent(live.row, message)
         if live.execution.finished:
             raise ended(message.run_id)
         self._add(live, extra)
@@ -384,6 +393,7 @@ class Desk:
             # what cannot be loaded (no definition, damaged journal) can still be ended
             await self._terminate_stored(message, extra)
             return
+        _check_parent(live.row, message)
         if live.execution.finished:
             raise ended(message.run_id)
         self._add(live, extra)
@@ -395,6 +405,7 @@ class Desk:
         row = await self._host.store.read(lambda reader: rows.read_row(reader, message.run_id))
         if row is None or row.partition not in self._host.partitions:
             raise RunNotFound(f"there is no run {message.run_id!r} here", run_id=message.run_id)
+        _check_parent(row, message)
         partition = self._host.partitions[row.partition]
         batch = Batch().require_epoch(partition.index, partition.epoch)
         now, reason = self._clock.now(), self._host.codec.text(message.reason)
@@ -469,3 +480,9 @@ def check_same(row: RunRow, message: m.AskStart) -> None:
             f"run {run_id!r} of workflow {row.workflow} was started with other arguments; choose another id",
             run_id=run_id,
         )
+
+
+def _check_parent(row: RunRow, message: m.AskCancel | m.AskTerminate) -> None:
+    """Raise `RunNotFound` if a parent means another run than this one: its own child of that name was refused or never began."""
+    if message.parent and (row.parent is None or row.parent.number != message.parent):
+        raise RunNotFound(f"run {message.run_id!r} is no child of run number {message.parent:x}", run_id=message.run_id)

@@ -14,6 +14,7 @@ from spellwork.errors import (
     RunFailed,
     RunQuarantined,
     RunTerminated,
+    SpellworkError,
 )
 from spellwork.journal import Cancelled, Completed, ErrorRegistry, Failed, Failure, RunRow, Status, Terminated
 
@@ -41,6 +42,11 @@ def blocked_error(row: RunRow) -> RunBlocked:
     """The error of a run that is parked with a reason."""
     kind = RunQuarantined if row.status is Status.QUARANTINED else RunBlocked
     return kind(f"run {row.id} is {row.status}: {row.reason}", run_id=row.id, reason=row.reason)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a run is blocked, in a line: errors of ours say it all, others need their name."""
+    return str(error) if isinstance(error, SpellworkError) else f"{type(error).__name__}: {error}"
 
 
 def failure_of_end(row: RunRow, entry: Any) -> Failure | None:

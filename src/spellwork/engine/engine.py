@@ -23,6 +23,7 @@ from spellwork.engine.desk import Desk
 from spellwork.engine.history import Event, readable
 from spellwork.engine.host import Host
 from spellwork.engine.mail import MailRoom
+from spellwork.engine.options import check_options
 from spellwork.engine.ownership import Ownership, partition_of
 from spellwork.engine.partition import Partition
 from spellwork.engine.recovery import Recovery
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 log = logging.getLogger("spellwork.engine")
+_TIDY_EVERY = 3600.0
 
 
 class Engine:
@@ -111,11 +113,13 @@ class Engine:
         clock: Clock | None = None,
         probe: Probe | None = None,
     ) -> None:
-        if not 1 <= partitions <= 1024 or lease <= 0 or threads < 1 or cache < 0 or max_recoveries < 3:
-            raise DefinitionError(
-                "Engine: partitions must be 1 to 1024, lease more than 0, threads at least 1, cache at least 0, "
-                "max_recoveries at least 3 (two to notice that something kills the process, one to find out which run)"
-            )
+        check_options(
+            {"partitions": partitions, "threads": threads, "cache": cache, "max_recoveries": max_recoveries},
+            {"max_partitions": max_partitions, "processes": processes},
+            lease=lease, grace=grace,
+        )  # fmt: skip
+        if client and triggers:
+            raise DefinitionError("Engine: a client owns no runs, so its triggers would start none; leave out client= or triggers=")
         self.url = store
         self.codec = (codec or Codec()) if redaction is None else (codec or Codec()).redacting(redaction)
         self.registry = Registry((*workflows, *(trigger.workflow for trigger in triggers)), activities)
@@ -159,7 +163,7 @@ class Engine:
         store = self._make_store()
         self._stop_redacting = redact_logs(self.codec.redaction)
         async with contextlib.AsyncExitStack() as undo:
-            undo.push_async_callback(self._shut, store)
+            undo.push_async_exit(lambda kind, _error, _traceback: self._shut(store, kind))
             await self._open(store)
             undo.pop_all()
         return self
@@ -204,6 +208,7 @@ class Engine:
                 )
             if self.url != "memory:":
                 self._maintenance = asyncio.gather(self._maintain(), self._check(store))
+                self._maintenance.add_done_callback(self._maintained)
         else:
             self._partition_count = await self._ownership.stored_count() or self._partition_count
 
@@ -230,14 +235,24 @@ class Engine:
                 self._fail(error)
 
     async def _maintain(self) -> None:
+        tidy_at = self._clock.monotonic()
         while self._failed is None:
             await asyncio.sleep(min(self._lease / 3, 1.0) if self._wants_more else self._lease / 3)
             try:
                 await self._ownership.renew(self._forget)
                 if self._wants_more:
                     await self._claim()
+                if 0 in self._host.partitions and self._clock.monotonic() >= tidy_at:
+                    await self._mail.forget_replies()
+                    tidy_at += _TIDY_EVERY
             except StoreError as error:
                 self._fail(error)
+
+    def _maintained(self, done: asyncio.Future[Any]) -> None:
+        # without it others take the partitions, and this engine must not seem to go on
+        error = None if done.cancelled() else done.exception()
+        if error is not None and not isinstance(error, asyncio.CancelledError):
+            self._broken(error)
 
     async def _check(self, store: Store) -> None:
         try:
@@ -253,33 +268,42 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._store is not None:
-            await self._shut(self._store)
+            await self._shut(self._store, kind)
 
-    async def _shut(self, store: Store) -> None:
+    async def _shut(self, store: Store, kind: type[BaseException] | None) -> None:
+        if kind is GeneratorExit:
+            return  # the coroutine was dropped in the middle: there is no loop on which to wait for anything
         self._store = None
-        if hasattr(self, "_data"):
-            await self._data.stop()
+        closed = StoreClosed("the engine was closed while this was waited for; the run goes on when it is opened again")
+        async with contextlib.AsyncExitStack() as undo:  # from the last line to the first, each whatever became of the others
+            undo.callback(self._stop_redacting)
+            if hasattr(self, "_ownership"):
+                undo.callback(self._ownership.close)
+            undo.push_async_callback(store.close)
+            if hasattr(self, "_data"):
+                undo.push_async_callback(self._data.close)
+            if hasattr(self, "_waiting"):
+                undo.callback(self._waiting.tell_all, closed)
+            if hasattr(self, "_mail"):
+                undo.push_async_callback(self._release)
+                undo.push_async_callback(self._host.close, self._grace)
+                undo.callback(self._mail.close)
+            undo.push_async_callback(self._stop_maintaining)
+            if hasattr(self, "_data"):
+                undo.push_async_callback(self._data.stop)
+
+    async def _stop_maintaining(self) -> None:
         if self._maintenance is not None:
             self._maintenance.cancel()
             await asyncio.gather(self._maintenance, return_exceptions=True)
             self._maintenance = None
-        if hasattr(self, "_mail"):
-            self._mail.close()
-            await self._host.close(self._grace)
-            if self._failed is None:
-                try:
-                    await self._ownership.release()
-                except StoreError as error:
-                    log.warning("the partitions were not released: %s", error)
-        closed = StoreClosed("the engine was closed while this was waited for; the run goes on when it is opened again")
-        if hasattr(self, "_waiting"):
-            self._waiting.tell_all(closed)
-        if hasattr(self, "_data"):
-            await self._data.close()
-        await store.close()
-        if hasattr(self, "_ownership"):
-            self._ownership.close()
-        self._stop_redacting()
+
+    async def _release(self) -> None:
+        if self._failed is None:
+            try:
+                await self._ownership.release()
+            except StoreError as error:
+                log.warning("the partitions were not released: %s", error)
 
     @property
     def _open_store(self) -> Store:

@@ -62,6 +62,8 @@ class Errands:
 
     async def _start_child(self, live: LiveRun, command: c.StartChild) -> None:
         row = live.row
+        if live.execution.finished and command.parent_close != "abandon":
+            return  # its parent has ended without waiting for it, and would close it at once
         parent = Parent(row.id, row.number, row.partition, command.n)
         message = m.AskStart(
             command.child_id, command.workflow.name, command.workflow.version, command.args, command.digest, parent
@@ -76,20 +78,11 @@ class Errands:
             return  # the partition was lost or the store failed; whoever owns the run next asks again
         except SpellworkError as error:
             failure = Failure.of(error).redacted(self._host.codec.redaction)
-        if live.execution.finished and failure is None:
-            await self._close_child(live, command)
         at = self._now(live)
         self._host.append(live, ChildStarted(at, command.n, command.workflow.name, command.digest, command.child_id, failure))
         early = live.early.pop(command.n, None)
         if early is not None:
             await self._starter.child_ended(*early)
-
-    async def _close_child(self, live: LiveRun, command: c.StartChild) -> None:
-        reason = f"its parent {live.row.id} has ended"
-        if command.parent_close == "cancel":
-            await self._ask_quietly(m.AskCancel(command.child_id, reason))
-        elif command.parent_close == "terminate":
-            await self._ask_quietly(m.AskTerminate(command.child_id, reason))
 
     def send_signal(self, live: LiveRun, command: c.SendSignal) -> None:
         """Send a signal; idempotent by the sender's run and command. Those to one run go one after the other, in their order."""
@@ -132,9 +125,3 @@ class Errands:
             pass
         live.errands -= 1
         self._host.drain(live)
-
-    async def _ask_quietly(self, message: m.AnyMessage) -> None:
-        try:
-            await self._post(message)
-        except (RunFinished, RunNotFound, RunBlocked, StoreError):
-            return

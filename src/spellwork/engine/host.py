@@ -13,13 +13,14 @@ from typing import Any, Protocol
 from spellwork.clock import Clock
 from spellwork.codec import Codec
 from spellwork.engine import rows
+from spellwork.engine.ending import reason_of
 from spellwork.engine.live import LiveRun
 from spellwork.engine.loading import Loader
 from spellwork.engine.partition import Partition
 from spellwork.engine.registry import Registry
 from spellwork.engine.steps import Steps
 from spellwork.engine.timers import Timers
-from spellwork.errors import SpellworkError, StoreError
+from spellwork.errors import StoreError
 from spellwork.journal import (
     Entry,
     ErrorRegistry,
@@ -434,8 +435,3 @@ class Host:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         for live in list(self.runs.values()):
             self.drop(live)
-
-
-def reason_of(error: BaseException) -> str:
-    """Why a run is blocked, in a line: errors of ours say it all, others need their name."""
-    return str(error) if isinstance(error, SpellworkError) else f"{type(error).__name__}: {error}"

@@ -8,7 +8,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from spellwork.engine import rows
-from spellwork.engine.ending import blocked_error
+from spellwork.engine.ending import blocked_error, reason_of
 from spellwork.engine.live import LiveRun
 from spellwork.errors import Fenced, RunFinished, RunNotFound, SpellworkError
 from spellwork.journal import RunRow, Started, Status
@@ -73,12 +73,14 @@ class Loader:
             await self._settle(number)
             stored = await self._host.store.read(lambda reader: rows.read_run(reader, number))
             live = self._revive(number, stored, resume=resume)
-        except (SpellworkError, asyncio.CancelledError) as error:
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        except Exception as error:
             if isinstance(error, SpellworkError):
                 await self._settle(number)  # nobody is told before it is durable
-            future.set_exception(error) if isinstance(error, SpellworkError) else future.cancel()
-            if not future.cancelled():
-                future.exception()
+            future.set_exception(error)
+            future.exception()
             raise
         else:
             future.set_result(live)
@@ -108,8 +110,11 @@ class Loader:
             raise Fenced(f"run {row.id} belongs to another owner now", partition=row.partition)
         execution, error = attempt(self.replayed, number, stored)
         if error is not None:
-            blocked = host.write_blocked(row, partition, stored.timer_key, error)
-            self.unsettled(number)
+            blocked = row
+            if row.status is not Status.BLOCKED or row.reason != host.codec.text(reason_of(error)):
+                # once for each reason: another owner, whom each commit wakes, may try one of its own as often
+                blocked = host.write_blocked(row, partition, stored.timer_key, error)
+                self.unsettled(number)
             if isinstance(error, SpellworkError):
                 raise error
             raise blocked_error(blocked) from error
@@ -143,7 +148,11 @@ class Loader:
         execution = definition.execution(number, host.codec, host.errors, host.registry)
         if recording:
             execution.keep_record()
-        execution.replay(stored.entries)
+        try:
+            execution.replay(stored.entries)
+        except BaseException:
+            execution.close()  # else the garbage collector would run its clean-up, as if outside any workflow
+            raise
         return execution
 
     def _unblock(self, live: LiveRun) -> None:

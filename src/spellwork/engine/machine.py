@@ -268,7 +268,11 @@ class HostedMachine:
         """The machine of one run of the chain as far as it is durable."""
         machine = self._empty(row, recording=recording)
         entries = await self._engine.store.read(lambda reader: rows.read_entries(reader, row.number))
-        machine.replay(entries)
+        try:
+            machine.replay(entries)
+        except BaseException:
+            machine.close()
+            raise
         return machine
 
     def _empty(self, row: RunRow, *, recording: bool = False) -> MachineExecution:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from spellwork.clock import Clock
+from spellwork.clock import MICROSECONDS, Clock
 from spellwork.engine import messages as m
 from spellwork.engine.desk import Desk
 from spellwork.engine.host import Host
@@ -21,6 +21,7 @@ log = logging.getLogger("spellwork.engine")
 _RESEND_AFTER = 2.0
 _ONCE_MORE = 1.0
 _DRAIN = 500
+_REPLIES_KEPT = 86_400 * MICROSECONDS
 
 
 def _reply_key(request: bytes) -> bytes:
@@ -171,6 +172,11 @@ class MailRoom:
                     continue
         finally:
             stop()
+
+    async def forget_replies(self) -> None:
+        """Delete the replies that nobody came for within a day: whoever asked has gone, or was killed."""
+        until = max(0, self._clock.now() - _REPLIES_KEPT).to_bytes(8, "big")
+        await self._store.commit(Batch().delete_range(_reply_key(b""), _reply_key(until)))
 
     def _open(self, data: bytes) -> bytes | None:
         reply = m.unpack_reply(data)

@@ -64,15 +64,17 @@ class AskUpdate(Message, frozen=True, array_like=True, tag=4):
 
 
 class AskCancel(Message, frozen=True, array_like=True, tag=5):
-    """Cancel the run, letting it unwind."""
+    """Cancel the run, letting it unwind; if `parent` is given, only a child of the run of that number."""
 
     reason: str
+    parent: int = 0
 
 
 class AskTerminate(Message, frozen=True, array_like=True, tag=6):
-    """End the run at once."""
+    """End the run at once; if `parent` is given, only a child of the run of that number."""
 
     reason: str
+    parent: int = 0
 
 
 class AskResume(Message, frozen=True, array_like=True, tag=7):

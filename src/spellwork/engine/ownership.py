@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import msgspec
 
@@ -167,7 +167,7 @@ class Ownership:
         self._beat += 1
         return msgspec.structs.replace(self.me, beat=self._beat)
 
-    async def renew(self, lost: Callable[[int], Awaitable[None] | None]) -> None:
+    async def renew(self, lost: Callable[[int], None]) -> None:
         """Show that this owner is alive, in one batch if nothing was lost, else one by one."""
         owner = self._alive()
         batch = Batch()

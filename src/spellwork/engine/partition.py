@@ -25,7 +25,6 @@ class Partition:
     ):
         self.index = index
         self.epoch = epoch
-        self.beat = 0
         self.held = True
         self._loop = asyncio.get_running_loop()
         self._store = store

@@ -4,6 +4,7 @@ It must never decide when a run changes its state.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -78,15 +79,16 @@ def read_numbered(reader: Reader, number: int) -> RunRow | None:
     return None if data is None else unpack_row(data)
 
 
-def read_chain(reader: Reader, run_id: str) -> list[Any]:
-    """The journals of a run and of those that it continued, oldest last."""
+def find_in_chain(reader: Reader, run_id: str, wanted: Callable[[Any], bool]) -> Any:
+    """The entry that is wanted, in the journal of a run or of one that it continued, the newest run first; else None."""
     row = read_row(reader, run_id)
-    entries: list[Any] = []
     while row is not None:
-        entries += read_entries(reader, row.number)
+        found = next((entry for entry in read_entries(reader, row.number) if wanted(entry)), None)
+        if found is not None:
+            return found
         data = reader.get(run_key(row.previous)) if row.previous else None
         row = unpack_row(data) if data is not None else None
-    return entries
+    return None
 
 
 def read_run(reader: Reader, number: int) -> StoredRun | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from spellwork.codec import Redaction
 
-_LOGGERS = ("spellwork.engine", "spellwork.workflow")
+_LOGGERS = ("spellwork", "spellwork.engine", "spellwork.events", "spellwork.machine", "spellwork.state", "spellwork.workflow")
 _formatted = logging.Formatter().formatException
 
 

@@ -316,7 +316,7 @@ class Steps:
                     raise raised  # noqa: TRY301 - the same path as any other failure
             else:
                 value, failure = await self._loop.run_in_executor(
-                    self._process_pool(), call_activity, activity, command.args, command.kwargs
+                    self._process_pool(), call_activity, activity.declared, command.args, command.kwargs
                 )
                 if failure is not None:
                     raise self._errors.rebuild(failure)  # noqa: TRY301 - the same path as any other failure
@@ -398,7 +398,6 @@ class Steps:
     def _failed(self, step: Step, error: BaseException, at: int) -> None:
         live, command, activity = step.live, step.command, step.command.activity
         failure = Failure.of(error).redacted(self._codec.redaction)
-        self._errors.add(kind for kind in activity.retry.non_retryable if issubclass(kind, Exception))
         wait = activity.retry.wait_after(step.attempt, error, self._random.random())
         issued = live.execution.pending[command.n].issued
         limit = activity.schedule_timeout
@@ -418,7 +417,7 @@ class Steps:
         """Wait up to `grace` seconds for what runs, then stop it."""
         self._closing = True
         deadline = self._clock.monotonic() + grace
-        while self._running and self._clock.monotonic() < deadline:
+        while self.busy and self._workers and self._clock.monotonic() < deadline:
             await asyncio.wait(self._workers, timeout=0.01)
         at_work = any(step.command.activity.executor == "process" for step in self._running)
         for step in list(self._running):

@@ -203,9 +203,11 @@ class MachineExecution(Execution):
         """The event is for the next version: ask a machine of it."""
         args = self.type.parameters.encode(self.codec, (self._next(newest),), {})
         there = newest.execution(self.number, self.codec, self._errors, self._known)
-        there.deliver(e.Started(self.now, self.started.run_id, newest.name, newest.version, args, self.started.seed))
-        there.admit(entry)
-        there.close()
+        try:
+            there.deliver(e.Started(self.now, self.started.run_id, newest.name, newest.version, args, self.started.seed))
+            there.admit(entry)
+        finally:
+            there.close()
 
     def _work_out(self, name: str | None, work: Callable[..., Turn], *args: Any) -> Turn:
         self._moment.renew()

@@ -117,19 +117,26 @@ class Turns:
         """The machine is ended from outside."""
         return self._go_on(configuration, None, self._kind.chart.end(configuration))
 
+    def _learned(self, node: Node, name: str) -> Any:
+        """The choices of a node for an event that it has not had yet, or None where the short cut does not cover it."""
+        if name in node.slow:
+            return None
+        choices = moves_of(self._kind.chart, node, name)
+        known: Any = node.slow if choices is None else node.moves
+        if len(known) >= _CACHED:
+            return choices
+        if choices is None:
+            node.slow.add(name)
+        else:
+            node.moves[name] = choices
+        return choices
+
     def _short(self, before: Configuration, event: Event) -> Turn | None:
         """The turn by the short cut that machines in memory have, where it covers the event (a law holds the two equal)."""
         node, name = before.node, event.name
         choices = node.moves.get(name)
-        if choices is None:
-            if name in node.slow:
-                return None
-            choices = moves_of(self._kind.chart, node, name)
-            if choices is None:
-                node.slow.add(name)
-                return None
-            if len(node.moves) < _CACHED:
-                node.moves[name] = choices
+        if choices is None and (choices := self._learned(node, name)) is None:
+            return None
         if before.deferred or before.children or not before.running:
             return None
         given = event.given

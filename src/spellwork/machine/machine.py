@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _BUSY: dict[Any, Any] = {}
 _OFF: dict[Any, Any] = {}
+_CACHED = 1024
 
 
 class Machine:
@@ -274,8 +275,9 @@ class Machine:
         if key is not None and self._moves is node.moves and key not in node.slow:
             choices = moves_of(self.chart, node, event.name)
             if choices is None:
-                node.slow.add(key)
-            elif len(node.moves) < 1024:
+                if len(node.slow) < _CACHED:
+                    node.slow.add(key)
+            elif len(node.moves) < _CACHED:
                 node.moves[key] = choices
         handled = self._process(event)
         if not handled and self.chart.options.strict:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -288,8 +289,8 @@ class LmdbBackend:
 
     def _full(self, error: lmdb.Error) -> StoreFull | None:
         """LMDB calls it an error of the disk when a full one has cut a write short."""
-        free, written = os.statvfs(self.path), sum(len(data) for items in self._written for _, data in items)
-        if error.code != errno.EIO or free.f_bavail * free.f_frsize > _ROOM + 4 * written:
+        free, written = shutil.disk_usage(self.path).free, sum(len(data) for items in self._written for _, data in items)
+        if error.code != errno.EIO or free > _ROOM + 4 * written:
             return None
         self._unsure = True
         return StoreFull(f"{self.path}: {_FULL}")

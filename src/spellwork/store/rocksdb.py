@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import threading
 from types import TracebackType
 
@@ -299,10 +300,9 @@ class RocksBackend:
             raise StoreFailed(f"{self.path}: whether the last batch is there is not known until the store is opened again")
 
     def reopen(self) -> None:
-        free = os.statvfs(self.path)
         unwritten, _ = attempt(self._db.property_int_value, "rocksdb.cur-size-all-mem-tables")
         needed = _ROOM + (unwritten or 0)
-        if free.f_bavail * free.f_frsize < needed:
+        if shutil.disk_usage(self.path).free < needed:
             # it could be closed and not be opened: as it is, it can still be read
             raise StoreFull(f"{self.path}: the disk is full; free {needed >> 20} MB and try again: every acknowledged step is kept")
         with self._views.none(_VIEWS_WAIT):

@@ -5,7 +5,6 @@ It must never run anything durable itself; the engine does.
 from __future__ import annotations
 
 import contextvars
-import copy
 import functools
 import inspect
 from asyncio import events
@@ -14,7 +13,7 @@ from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
 
-from spellwork.clock import Duration, seconds
+from spellwork.clock import LONGEST, Duration, is_duration, seconds
 from spellwork.errors import DefinitionError, UsageError
 from spellwork.workflow.loop import WorkflowLoop
 from spellwork.workflow.parameters import resolve_hints
@@ -44,6 +43,7 @@ class Activity(Generic[P, R]):
         executor: Where | None = None,
     ) -> None:
         self.fn = fn
+        self._declared: Activity[P, R] | None = None
         self.name: str = name or str(getattr(fn, "__name__", ""))
         self.retry = retry or Retry()
         self.timeout = _limit(self.name, "timeout", timeout)
@@ -104,10 +104,17 @@ class Activity(Generic[P, R]):
         unknown = changes.keys() - {"retry", "timeout", "schedule_timeout", "heartbeat_timeout"}
         if unknown:
             raise DefinitionError(f"activity {self.name}: options() does not know {', '.join(sorted(unknown))}")
-        twin = copy.copy(self)
+        twin: Activity[P, R] = object.__new__(type(self))  # copy.copy() would give the activity itself: see __reduce__
+        vars(twin).update(vars(self), _declared=self.declared)
         for name, value in changes.items():
             setattr(twin, name, value if name == "retry" else _limit(self.name, name, value))
+        twin._check(self.executor == "async")
         return twin
+
+    @property
+    def declared(self) -> Activity[P, R]:
+        """The activity that `options()` was called on; itself, if it was made by the decorator."""
+        return self._declared or self
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """A durable step inside a workflow; outside, the function itself."""
@@ -127,8 +134,8 @@ class Activity(Generic[P, R]):
 def _limit(name: str, what: str, value: Duration | None) -> float | None:
     if value is None:
         return None
-    if seconds(value) <= 0:
-        raise DefinitionError(f"activity {name}: {what} must be more than 0 seconds")
+    if not is_duration(value) or not seconds(value):
+        raise DefinitionError(f"activity {name}: {what} must be more than 0 seconds and at most {LONGEST:g}, not {value!r}")
     return seconds(value)
 
 

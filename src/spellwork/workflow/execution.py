@@ -22,6 +22,7 @@ from spellwork.errors import (
     QueryFailed,
     UsageError,
 )
+from spellwork.instant import LAST
 from spellwork.journal import entries as e
 from spellwork.journal.failure import ErrorRegistry, Failure
 from spellwork.workflow import commands as c
@@ -354,8 +355,8 @@ class Execution:
         if self.loop.closed:
             return
         n = handle.n = self._number()
-        microseconds = max(0, round(delay * _SECOND))
-        due = self.now + microseconds
+        microseconds = max(0, round(min(delay * _SECOND, LAST)))
+        due = min(self.now + microseconds, LAST)  # for ever is as long as there is a date for
         self.pending[n] = Pending("timer", "", microseconds.to_bytes(8, "big"), None, None, handle, due=due)
         self._passive.add(n)
         self.outbox.append(c.StartTimer(n, due))
@@ -417,7 +418,7 @@ class Execution:
         started = self.loop.create_future()
         ended = self._children[n] = self.loop.create_future()
         shape = self.codec.shape(workflow.parameters.result)
-        self.pending[n] = Pending("start of child", workflow.name, digest, started, shape, parent_close=close)
+        self.pending[n] = Pending("start of child", workflow.name, digest, started, shape, child_id=child_id, parent_close=close)
         self.outbox.append(c.StartChild(n, workflow, child_id, payload, digest, close))
         # shielded: once asked for, the child will exist, so the answer is waited for even if this task is cancelled
         await asyncio.shield(started)
@@ -521,8 +522,8 @@ class Execution:
         return sorted((p.due, n) for n, p in self.pending.items() if p.kind == "timer" and p.due <= now)
 
     def open_children(self) -> list[tuple[str, str]]:
-        """Id and parent-close policy of each child that has not ended."""
-        return [(p.child_id, p.parent_close) for p in self.pending.values() if p.kind == "child"]
+        """Id and parent-close policy of each child that has not ended, and of those that were asked for and may exist by now."""
+        return [(p.child_id, p.parent_close) for p in self.pending.values() if p.kind in ("child", "start of child")]
 
     def close(self) -> None:
         """Drop the code from memory, and let go of what refers back here: cycles are garbage that piles up."""

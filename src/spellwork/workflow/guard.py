@@ -42,7 +42,6 @@ _HARMLESS = (
     "warnings",
     "tokenize",
     "zipimport",
-    "_pytest",
     "inspect",
     "_frozen_importlib",
 )
@@ -63,7 +62,7 @@ def _audit(event: str, _args: tuple[Any, ...]) -> None:
     frame = sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
-        if module.startswith(_HARMLESS):
+        if module.partition(".")[0] in _HARMLESS:
             return
         if module == "spellwork.workflow.loop":
             break

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import msgspec
 
-from spellwork.clock import Duration, seconds
+from spellwork.clock import LONGEST, Duration, is_duration, seconds
 from spellwork.errors import DefinitionError, PayloadError, SpellworkError
+
+_STEEPEST = 1000.0
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -26,10 +28,10 @@ class Retry(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         problems = [
-            (self.max_attempts < 0, "max_attempts must be 0 (for ever) or more"),
-            (seconds(self.initial) < 0, "initial must not be negative"),
-            (self.backoff < 1, "backoff must be 1 or more"),
-            (seconds(self.maximum) < 0, "maximum must not be negative"),
+            (type(self.max_attempts) is not int or self.max_attempts < 0, "max_attempts must be 0 (for ever) or a number above it"),
+            (not is_duration(self.initial), f"initial must be 0 to {LONGEST:g} seconds"),
+            (not 1 <= self.backoff <= _STEEPEST, f"backoff must be 1 to {_STEEPEST:g}"),
+            (not is_duration(self.maximum), f"maximum must be 0 to {LONGEST:g} seconds"),
             (not 0 <= self.jitter <= 1, "jitter must be between 0 and 1"),
         ]
         for wrong, message in problems:
