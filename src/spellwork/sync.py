@@ -5,9 +5,11 @@ It must never do anything itself; each verb is the asynchronous one, awaited els
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import inspect
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
@@ -34,15 +36,30 @@ class _Bridge:
     """An event loop in a thread of its own."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._closed = False
+        self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="spellwork-sync", daemon=True)
         self._thread.start()
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Await `work` on the loop; a KeyboardInterrupt here cancels it there."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        refusal = self._refusal()
+        if refusal is not None:
+            work.close()
+            raise refusal
+        with self._lock:
+            if self._closed:
+                work.close()
+                raise StoreClosed("the engine or store is closed; open it again")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            if self._closed:
+                raise StoreClosed("the engine or store was closed while this was waited for") from None
+            raise
         except KeyboardInterrupt:
             future.cancel()
             raise
@@ -51,10 +68,31 @@ class _Bridge:
     def is_running(self) -> bool:
         return self._thread.is_alive()
 
+    def _refusal(self) -> UsageError | None:
+        if threading.current_thread() is self._thread:
+            return UsageError(
+                "the synchronous face was called on its own event loop, which would wait for itself; call it in a plain activity, "
+                "which has a thread"
+            )
+        if os.getpid() != self._process:
+            return UsageError("this was opened before a fork, and its thread is in the other process; open it again in this one")
+        return None
+
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        with self._lock:
+            self._closed = True
+        if not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    async def _end(self) -> None:
+        """Whoever still waits hears that nothing more will come."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Run(Generic[R]):

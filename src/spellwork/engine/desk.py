@@ -15,6 +15,7 @@ from spellwork.engine import messages as m
 from spellwork.engine import rows
 from spellwork.engine.closing import Closing
 from spellwork.engine.effects import Effects
+from spellwork.engine.ending import blocked_error
 from spellwork.engine.errands import Errands
 from spellwork.engine.host import Host
 from spellwork.engine.live import LiveRun
@@ -52,7 +53,7 @@ from spellwork.journal.rows import Address, blocked_key, id_key, receipt_range
 from spellwork.store import Batch
 from spellwork.supervision import attempt
 from spellwork.workflow import Execution
-from spellwork.workflow.execution import Ignored
+from spellwork.workflow.execution import SEEN_UPDATE, Ignored
 from spellwork.workflow.questions import answer_query, validate_update
 
 Post = Callable[[m.AnyMessage], Any]
@@ -301,10 +302,12 @@ class Desk:
                 raise
             raise m.Deferred(f"run {message.run_id} is blocked, the signal waits: {error}") from error
         execution = live.execution
-        if message.id in execution.seen:
+        is_update = isinstance(message, m.AskUpdate)
+        # in stores of before they were told apart, ids of updates stand like those of signals
+        if message.id in execution.seen or (is_update and f"{SEEN_UPDATE}{message.id}" in execution.seen):
             return None  # an earlier run of the chain had it
         if execution.finished:
-            if message.id in execution.signal_ids or message.id in execution.update_ids:
+            if message.id in (execution.update_ids if is_update else execution.signal_ids):
                 await self._durable(live)
                 return None
             raise ended(message.run_id)
@@ -314,8 +317,10 @@ class Desk:
         if message.id is None:
             return False
 
+        kind = UpdateCompleted if isinstance(message, m.AskUpdate) else SignalReceived
+
         def wanted(entry: Any) -> bool:
-            return isinstance(entry, SignalReceived | UpdateCompleted) and entry.id == message.id
+            return isinstance(entry, kind) and entry.id == message.id
 
         return await self._host.store.read(lambda reader: rows.find_in_chain(reader, message.run_id, wanted)) is not None
 
@@ -342,9 +347,26 @@ class Desk:
             self._host.append(live, UpdateAccepted(self._now(live), message.id, message.name, message.args))
         answer = execution.update_ids.get(message.id)
         if answer is None:
+            if live.dropped:  # its handler was what the run could not go on with
+                await live.partition.settled()
+                raise blocked_error(live.row)
             waiter: asyncio.Future[UpdateCompleted | None] = asyncio.get_running_loop().create_future()
-            live.update_waiters.setdefault(message.id, []).append(lambda entry: None if waiter.done() else waiter.set_result(entry))
-            answer = await waiter
+
+            def tell(entry: UpdateCompleted | None) -> None:
+                if not waiter.done():
+                    waiter.set_result(entry)
+
+            waiters = live.update_waiters.setdefault(message.id, [])
+            waiters.append(tell)
+            try:
+                answer = await waiter
+            finally:
+                waiters.remove(tell)  # whoever has gone must not keep the run in memory
+                if not waiters and live.update_waiters.get(message.id) is waiters:
+                    del live.update_waiters[message.id]
+                    self._host.rest_if_idle(live)
+            if answer is None and execution.finished and live.acked >= execution.position:
+                raise RunFinished(f"run {message.run_id} ended before update {message.name} was answered", run_id=message.run_id)
             if answer is None:
                 raise StoreClosed(f"run {message.run_id} left this process before update {message.name} was answered; ask again")
         else:

@@ -62,6 +62,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 log = logging.getLogger("spellwork.engine")
 _TIDY_EVERY = 3600.0
+_ALL = 1024
 
 
 class Engine:
@@ -128,7 +129,8 @@ class Engine:
         self._options = (durability, create, probe, encryption)
         self._standby, self._client = standby, client
         self._partition_count = partitions
-        self._max_partitions = 0 if client else (max_partitions or partitions)
+        # a store that has more partitions than this engine would make has them all owned all the same
+        self._max_partitions = 0 if client else (max_partitions or _ALL)
         self._lease = lease
         self._sizes = {"threads": threads, "processes": processes, "cache": cache}
         self._max_recoveries = max_recoveries
@@ -175,8 +177,9 @@ class Engine:
     async def _open(self, store: Store) -> None:
         self._failed = None
         self._host = Host(store, self._clock, self.codec, self.registry, self._errors, **self._sizes)  # type: ignore[arg-type]
-        desk = Desk(self._host, self._clock, lambda message: self._router.ask(message), self._new_number)  # noqa: PLW0108 - made below
+        desk = Desk(self._host, self._clock, self._post, self._new_number)
         self._mail = MailRoom(store, self._clock, self._errors, self._host, desk)
+        self._mail.why = lambda: self._failed
         self._way = Router(
             self._host, desk, self._mail, self._errors, opened=lambda: self._open_store, why=lambda: self._failed,
             partition_of=self._partition_of, taken_over=self._taken_over,
@@ -318,6 +321,15 @@ class Engine:
         """The way to runs; raises why there is none."""
         self._open_store  # noqa: B018 - raises when it is closed
         return self._way
+
+    async def _post(self, message: m.AnyMessage) -> bytes | None:
+        """What a run asks of another one. While the engine is being closed it is not done, and asked again in the next life."""
+        try:
+            return await self._router.ask(message)
+        except UsageError as error:
+            if self._store is None:  # no answer of the other run, and it must not become a part of the journal
+                raise StoreClosed("the engine is being closed; what the run asked for is done when it is opened again") from error
+            raise
 
     @property
     def store(self) -> Store:

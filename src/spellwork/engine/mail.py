@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from spellwork.clock import MICROSECONDS, Clock
 from spellwork.engine import messages as m
@@ -37,8 +38,10 @@ class MailRoom:
         self._errors = errors
         self._host = host
         self._desk = desk
+        self.why: Callable[[], SpellworkError | None] = lambda: None
         self._handling: set[bytes] = set()
         self._told: set[bytes] = set()
+        self._newest = 0
         self._draining = False
         self._again = False
         self._closed = False
@@ -106,11 +109,12 @@ class MailRoom:
                 batch.put(_reply_key(envelope.reply_to), m.encode(m.Reply()))
             self._handling.discard(key)
             return
-        except StoreError as error:
-            log.info("a message for run %s waits: %s", envelope.message.run_id, error)
-            self._handling.discard(key)
-            return
         except SpellworkError as error:
+            # damage is an answer: looked at again it would be no better, and whoever sent the message would wait for ever
+            if isinstance(error, StoreError) and not (isinstance(error, StoreCorrupt) and envelope.reply_to):
+                log.info("a message for run %s waits: %s", envelope.message.run_id, error)
+                self._handling.discard(key)
+                return
             if isinstance(error, UnknownWorkflow) and not envelope.reply_to:
                 # nobody would hear that nothing was started: it waits for an owner that has the workflow
                 if key not in self._told:
@@ -141,7 +145,9 @@ class MailRoom:
         batch.put(self._inbox(partition), m.encode(m.Envelope(message)))
 
     def _inbox(self, partition: int) -> bytes:
-        stamp = self._clock.now().to_bytes(8, "big") + self._clock.entropy(8)
+        # letters of one process keep their order, also when the clock is set back in between
+        self._newest = max(self._clock.now(), self._newest + 1)
+        stamp = self._newest.to_bytes(8, "big") + self._clock.entropy(8)
         return bytes((Keys.INBOX,)) + partition.to_bytes(2, "big") + stamp
 
     async def ask(self, message: m.AnyMessage, partition: int) -> bytes | None:
@@ -155,6 +161,8 @@ class MailRoom:
             await self._store.commit(Batch().put(inbox, letter))
             sent = self._clock.monotonic()
             while True:
+                if (failed := self.why()) is not None:
+                    raise failed  # nobody would notice any more that the partition has become ours
                 rung.clear()
                 data, waiting = await self._store.read(lambda reader: (reader.get(_reply_key(request)), reader.get(inbox)))
                 if data is not None:

@@ -117,6 +117,7 @@ class Steps:
         self._threaded = False
         self._processes = processes
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+        self._calls: set[concurrent.futures.Future[Any]] = set()
         self._random = random.Random(clock.entropy(16))  # noqa: S311 - spreads retries
         self._context = contextvars.copy_context()
         self._running: set[Step] = set()
@@ -307,17 +308,19 @@ class Steps:
                 value = await function(*command.args, **command.kwargs)
             elif activity.executor == "thread":
                 context = contextvars.copy_context()
-                call = functools.partial(context.run, attempt, lambda: function(*command.args, **command.kwargs))
-                waiting = self._in_thread(call)
+                waiting = self._in_thread(
+                    functools.partial(context.run, attempt, lambda: function(*command.args, **command.kwargs))
+                )
                 if waiting is None:
                     return  # the engine has stopped: it is no fault of the activity's
                 value, raised = await waiting
                 if raised is not None:  # not by way of the future, which takes no StopIteration
                     raise raised  # noqa: TRY301 - the same path as any other failure
             else:
-                value, failure = await self._loop.run_in_executor(
-                    self._process_pool(), call_activity, activity.declared, command.args, command.kwargs
-                )
+                call = self._process_pool().submit(call_activity, activity.declared, command.args, command.kwargs)
+                self._calls.add(call)
+                call.add_done_callback(self._calls.discard)
+                value, failure = await asyncio.wrap_future(call, loop=self._loop)
                 if failure is not None:
                     raise self._errors.rebuild(failure)  # noqa: TRY301 - the same path as any other failure
         except KeyboardInterrupt:
@@ -417,9 +420,8 @@ class Steps:
         """Wait up to `grace` seconds for what runs, then stop it."""
         self._closing = True
         deadline = self._clock.monotonic() + grace
-        while self.busy and self._workers and self._clock.monotonic() < deadline:
-            await asyncio.wait(self._workers, timeout=0.01)
-        at_work = any(step.command.activity.executor == "process" for step in self._running)
+        while self.busy and self._clock.monotonic() < deadline:  # noqa: ASYNC110 - one that waits for its retry is not waited for
+            await asyncio.sleep(0.01)
         for step in list(self._running):
             step.stop()
         self._running.clear()
@@ -430,8 +432,13 @@ class Steps:
         self._threads.shutdown(wait=False, cancel_futures=True)
         pool = self._pool
         if pool is not None:
-            # an idle pool goes quietly; one that is at work is not waited for
+            # An idle pool goes quietly. One that is at work is not waited for, also not at work for steps that have timed out; left
+            # alone, it would keep the interpreter from its end.
+            workers = list((getattr(pool, "_processes", None) or {}).values())
+            at_work = bool(self._calls)
             await self._loop.run_in_executor(None, lambda: pool.shutdown(wait=not at_work, cancel_futures=True))
+            for worker in workers if at_work else ():
+                worker.kill()
 
 
 def call_activity(activity: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Failure | None]:

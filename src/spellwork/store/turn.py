@@ -66,6 +66,7 @@ else:
 _LOOK_EVERY = 0.002
 _PAUSE = 0.0003
 _YIELD_LIMIT = 0.05
+_STOPPED = 1.0
 
 
 class Turn:
@@ -84,11 +85,13 @@ class Turn:
         if now - self._looked < _LOOK_EVERY:
             return
         self._looked = now
-        for _ in range(int(_YIELD_LIMIT / _PAUSE)):
+        while time.monotonic() - now < _YIELD_LIMIT:
             if try_lock(self._handle):
                 unlock(self._handle)
                 return
             pause(_PAUSE)
+        # nobody waits that long for a lock that was free all the time: whoever raised the hand was stopped with it
+        self._looked = time.monotonic() + _STOPPED
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:

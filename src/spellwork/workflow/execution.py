@@ -38,6 +38,8 @@ from spellwork.workflow.signal import Signal
 from spellwork.workflow.verbs import ContinueAsNew
 
 _SECOND, SEEN = 1_000_000, 1000
+# before the id of an update that an earlier run of the chain has had; no id has a control character
+SEEN_UPDATE = "\0"
 _IMMUTABLE = frozenset({int, str, bytes, float, bool, type(None)})
 
 
@@ -226,7 +228,10 @@ class Execution:
             if asyncio.iscoroutine(value):
                 value = await value
             result = self.codec.shape(handler.parameters.result).encode(value)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - supervision point: user code of an update
+        except ContinueAsNew:
+            self._continuing = None
+            failure = self._failure(UsageError(f"update {handler.name}: only the workflow itself can continue_as_new()"))
+        except (Exception, asyncio.CancelledError, SystemExit) as error:  # noqa: BLE001 - supervision point: user code of an update
             failure = self._failure(error)
         self.outbox.append(c.AnswerUpdate(0, entry.id, entry.name, result, failure))
 
@@ -301,8 +306,7 @@ class Execution:
         error = root.exception()
         if isinstance(error, ContinueAsNew):
             carried = tuple((name, *item) for name, buffer in sorted(self._signals.items()) for item in buffer)
-            seen = (*self.started.seen, *self.signal_ids, *self.update_ids)[-SEEN:]
-            return c.Finish(0, continue_args=self._continuing, carried=carried, seen=seen)
+            return c.Finish(0, continue_args=self._continuing, carried=carried, seen=self._had())
         if error is None and self._continuing is not None:
             error = UsageError("continue_as_new() was swallowed by an except clause; let BaseException pass")
         if error is not None:
@@ -315,6 +319,13 @@ class Execution:
         except PayloadError as problem:
             error = PayloadError(f"workflow {self.definition.name}, result: {problem}", path=problem.path)
             return c.Finish(0, failure=self._failure(error))
+
+    def _had(self) -> tuple[str, ...]:
+        """What the next run of the chain knows of: the newest of each kind, so that many of one crowd out none of the other."""
+        seen = (*self.started.seen, *self.signal_ids, *(SEEN_UPDATE + update_id for update_id in self.update_ids))
+        updates = [each for each in seen if each.startswith(SEEN_UPDATE)]
+        signals = [each for each in seen if not each.startswith(SEEN_UPDATE)]
+        return (*signals[-SEEN:], *updates[-SEEN:])
 
     # Verbs of workflow code
 
@@ -393,7 +404,10 @@ class Execution:
         try:
             return await (await asyncio.shield(starting)).result()
         except asyncio.CancelledError:
-            (await starting).cancel("its parent stopped waiting for it")
+            while not starting.done():  # cancelled once more meanwhile: the child is started all the same
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(starting)
+            starting.result().cancel("its parent stopped waiting for it")
             raise
 
     async def start_child(
