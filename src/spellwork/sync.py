@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import contextvars
 import functools
 import inspect
 import os
@@ -21,6 +22,7 @@ from spellwork.engine import Event, RunInfo
 from spellwork.errors import StoreClosed, UsageError
 from spellwork.journal import Status
 from spellwork.state import Reads, Scan, ScopeView, StateBatch, StateSnapshot, StateStore, Transaction, open_store
+from spellwork.supervision import attempt
 from spellwork.workflow import Signal, Workflow
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from spellwork.hosted import MachineState, MachineType, Transition
     from spellwork.machine import Chart, Refusal
 
+_CLOSED = "the engine or store is closed; open it again"
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -36,15 +39,17 @@ class _Bridge:
     """An event loop in a thread of its own."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._closed = False
         self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
+        self.threads: set[threading.Thread] = set()
+        self._lock = threading.Lock()
+        self._calls: set[concurrent.futures.Future[Any]] = set()
+        self._closed = False
         self._thread = threading.Thread(target=self._loop.run_forever, name="spellwork-sync", daemon=True)
         self._thread.start()
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await `work` on the loop; a KeyboardInterrupt here cancels it there."""
+        """Await `work` on the loop; a KeyboardInterrupt here cancels it there, and its end ends whoever waits."""
         refusal = self._refusal()
         if refusal is not None:
             work.close()
@@ -52,17 +57,20 @@ class _Bridge:
         with self._lock:
             if self._closed:
                 work.close()
-                raise StoreClosed("the engine or store is closed; open it again")
+                raise StoreClosed(_CLOSED)
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            self._calls.add(future)
         try:
             return future.result()
-        except concurrent.futures.CancelledError:
-            if self._closed:
-                raise StoreClosed("the engine or store was closed while this was waited for") from None
-            raise
         except KeyboardInterrupt:
             future.cancel()
             raise
+        except concurrent.futures.CancelledError:
+            if self._closed:
+                raise StoreClosed(_CLOSED) from None
+            raise
+        finally:
+            self._calls.discard(future)
 
     @property
     def is_running(self) -> bool:
@@ -80,19 +88,25 @@ class _Bridge:
 
     def close(self) -> None:
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
-        if not self._loop.is_closed():
-            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        # over there, since a loop may be running in this thread
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        for future in list(self._calls):
+            future.cancel()
 
-    async def _end(self) -> None:
-        """Whoever still waits hears that nothing more will come."""
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
+
+async def _cancel_others() -> None:
+    """What is still awaited in other threads, which would wait for ever."""
+    await asyncio.sleep(0)  # what was asked for just now begins
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in others:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait(others)
 
 
 class Run(Generic[R]):
@@ -328,7 +342,7 @@ class State:
         """The function of a transaction is a plain one: it may block, so it gets a thread."""
 
         async def in_thread(transaction: Transaction) -> T:
-            return await asyncio.to_thread(function, State(self._bridge, transaction))
+            return await _in_thread(self._bridge, function, State(self._bridge, transaction))
 
         result: T = self._bridge.call(self._thing.run(in_thread, **options))
         return result
@@ -337,7 +351,7 @@ class State:
         if inspect.iscoroutine(found):
             if not self._bridge.is_running:
                 found.close()
-                raise StoreClosed("the store is closed; open it again")
+                raise StoreClosed(_CLOSED)
             return self._plain(self._bridge.call(found))
         if isinstance(found, _STATE) or inspect.isasyncgen(found):
             return State(self._bridge, found)
@@ -347,6 +361,34 @@ class State:
 _STATE = (
     Reads, Scan, ScopeView, StateBatch, StateSnapshot, StateStore, Transaction, contextlib.AbstractAsyncContextManager,
 )  # fmt: skip
+
+
+async def _in_thread(bridge: _Bridge, function: Callable[[State], T], given: State) -> T:
+    """What a function returns that may block for as long as it likes, also for other transactions: no pool has threads enough."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[tuple[T, BaseException | None]] = loop.create_future()
+
+    def tell(outcome: tuple[T, BaseException | None]) -> None:
+        if not future.cancelled():
+            future.set_result(outcome)
+
+    def work() -> None:
+        outcome: Any = None, KeyboardInterrupt()
+        try:
+            outcome = attempt(function, given)
+        finally:
+            loop.call_soon_threadsafe(tell, outcome)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="spellwork-transaction", daemon=True)
+    bridge.threads.add(thread)
+    thread.start()
+    try:
+        result, error = await future
+    finally:
+        bridge.threads.discard(thread)
+    if error is not None:
+        raise error
+    return result
 
 
 class _OpenState(State):
@@ -368,6 +410,8 @@ class _OpenState(State):
 
     async def _end(self) -> None:
         await self._thing.close()
+        for thread in list(self._bridge.threads):
+            await asyncio.to_thread(thread.join)
         await asyncio.get_running_loop().shutdown_default_executor()
 
 

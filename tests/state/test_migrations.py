@@ -12,6 +12,7 @@ import pytest
 from spellwork.errors import DefinitionError, MigrationFailed
 from spellwork.state import Migration, Schema, Scope, StateStore, open_store
 from spellwork.state.scopes import ASIDE, SCHEMAS, STATE
+from spellwork.testing import VirtualClock
 from tests.state.test_watch import child
 
 
@@ -230,3 +231,26 @@ async def test_ten_thousand_values_take_about_a_second(tmp_path: Path) -> None:
         began = time.process_time()
         await store.migrate(PLAN)
         assert time.process_time() - began < 3
+
+
+async def test_a_value_whose_time_came_is_no_hindrance(url: str) -> None:
+    """Neither to the way there, though it fits no shape any more, nor to the way back: nobody has written or deleted it."""
+    clock = VirtualClock(1)
+    plan = Migration("numbers", to=2, change=lambda number: str(1 // number), old=int, new=str)
+    async with open_store(url, clock=clock, sweep=False) as store:
+        numbers = store.tree("numbers", int)
+        await numbers.set("gone before", 0, ttl=10)
+        clock.advance(11)
+        await numbers.set("swept later", 1, ttl=10)
+        await numbers.set("gone later", 1, ttl=20)
+        await numbers.set("stays", 1)
+        assert (await store.migrate(plan)).values == 3
+        clock.advance(11)
+        await store.sweeper.sweep()
+        clock.advance(10)
+        assert await store.rollback_migration(plan) == 3
+        assert await numbers.scan() == [("stays", 1)]
+        await store.migrate(plan)
+        await store.tree("numbers", str).delete("stays")
+        with pytest.raises(MigrationFailed, match="1 values were written or deleted"):
+            await store.rollback_migration(plan)

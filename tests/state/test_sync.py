@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +95,56 @@ def test_a_store_that_cannot_be_opened_leaves_no_thread(url: str) -> None:
     with pytest.raises(DefinitionError):
         open_state(url, max_pending=0)
     assert threading.active_count() == before
+
+
+def test_transactions_that_wait_for_others_find_a_thread_each() -> None:
+    """However many there are: each function may begin a transaction of its own, which needs a thread as well."""
+    with open_state("memory:") as store:
+        t, log = store.tree("t", int), store.tree("log", str)
+        together = threading.Barrier(40)
+
+        def work(number: int) -> None:
+            def outer(tx):
+                if not together.broken:
+                    together.wait(20)
+                store.run(lambda own: own[log].set(number, "began"))
+                tx[t].set(number, number)
+
+            store.run(outer)
+
+        threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(40)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in threads)
+        assert (t.count(), log.count()) == (40, 40)
+
+
+def test_a_thread_that_watches_hears_that_the_store_is_closed(url: str) -> None:
+    """It would wait for ever, and keep the program from ending."""
+    store = open_state(url)
+    t, outcome, begun = store.tree("t", int), [], threading.Event()
+
+    def watch() -> None:
+        try:
+            for change in t.watch():
+                outcome.append(change.key)
+                begun.set()
+        except StoreClosed:
+            outcome.append("closed")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    while not begun.wait(0.05):
+        t.set("a", 1)
+    store.close()
+    thread.join(10)
+    assert outcome[-1] == "closed"
+
+
+async def test_it_can_be_opened_and_closed_where_a_loop_is_running(tmp_path: Path) -> None:
+    """As in a notebook, whose cells run on one."""
+    with open_state(f"sqlite:{tmp_path / 'store.db'}") as store:
+        store.tree("numbers").set("a", 1)
+        assert store.tree("numbers").get("a") == 1

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from spellwork.errors import Lagged, PayloadError
+from spellwork.errors import Lagged, PayloadError, StoreClosed
 from spellwork.state import StateChange, StateStore, Tree, open_store
 from spellwork.store.committer import FEED_RETAINED
 
@@ -368,3 +368,14 @@ def test_two_processes_count_exactly(tmp_path: Path, backend: str) -> None:
 def test_two_processes_count_exactly_soak(tmp_path: Path, backend: str) -> None:
     """Two processes, 4 tasks each, 10,000 increments each."""
     _counted_by_two(tmp_path, f"{backend}:{tmp_path / 'store.db'}", 10_000)
+
+
+async def test_a_watcher_hears_that_the_store_is_closed(url: str) -> None:
+    """Whether it waits or is about to."""
+    store = await open_store(url)
+    waiting = [asyncio.ensure_future(told(store.tree("t", int), 1)) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    waiting.append(asyncio.ensure_future(told(store.tree("t", int), 1)))
+    await store.close()
+    outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+    assert [type(outcome) for outcome in outcomes] == [StoreClosed] * 3

@@ -16,7 +16,7 @@ import msgspec
 
 from spellwork.errors import Conflict, DefinitionError, MigrationFailed, StoreCorrupt
 from spellwork.state.keys import Key
-from spellwork.state.row import due_of, pack
+from spellwork.state.row import due_of, is_live, pack
 from spellwork.state.rows import TreeRows, due_key
 from spellwork.state.scopes import ASIDE, SCHEMAS, Scope
 from spellwork.store import Batch, Reader, successor
@@ -138,12 +138,14 @@ class _Step:
     def _page(self, reader: Reader, after: bytes) -> _Page:
         rows: list[tuple[bytes, bytes, int, bytes]] = []
         errors: list[tuple[Key, str]] = []
-        size = 0
+        size, now = 0, self._store.clock.now()
         start, is_last = (after + b"\x00" if after else self._old.prefix), False
         while not is_last and len(rows) + len(errors) < _ROWS and size < _BYTES:
             found = reader.rows(start, self._old.end, limit=_ROWS_A_READ)
             is_last = len(found) < _ROWS_A_READ
             for full, row, version in found:
+                if not is_live(row, now):  # nobody sees it any more, and it may be of any shape
+                    continue
                 changed, problem = attempt(self._changed, _UNNAMED, row)
                 if problem is None:
                     rows.append((full, row, version, changed))
@@ -277,19 +279,18 @@ class _Step:
         return new, (found[-1][0] + b"\x00" if found else start), len(found) < _ROWS_A_READ
 
     def _written_since(self, reader: Reader) -> int:
-        written, migrated, start = 0, 0, self._old.prefix
+        now = self._store.clock.now()
+        written, start = 0, self._old.prefix
         while found := reader.rows(start, self._migrated_end, limit=_ROWS_A_READ):
-            for key, _, version in found:
-                kept = reader.version(ASIDE.key(key))
-                migrated += kept > 0
-                written += kept != version
+            written += sum(reader.version(ASIDE.key(key)) != version for key, row, version in found if is_live(row, now))
             start = found[-1][0] + b"\x00"
-        return written + self._count_kept(reader) - migrated
+        return written + self._deleted_since(reader, now)
 
-    def _count_kept(self, reader: Reader) -> int:
+    def _deleted_since(self, reader: Reader, now: int) -> int:
+        """How many values are gone, but for those whose time had come."""
         count, (start, end) = 0, ASIDE.range(self._old.prefix)
         while found := reader.scan(start, end, limit=_ROWS_A_READ):
-            count += len(found)
+            count += sum(is_live(row, now) and not reader.version(aside[1:]) for aside, row in found)
             start = found[-1][0] + b"\x00"
         return count
 

@@ -317,11 +317,20 @@ class _Transaction:
     def _worked_out(self, batch: Batch) -> dict[bytes, bytes | None]:
         """The rows of a batch with what its merges and appends come to."""
         rows = dict(batch.rows)
+        logs = {log for log, _ in batch.appends}
 
         def value_of(key: bytes) -> bytes | None:
             if key in rows:
                 return rows[key]
-            old = None if any(start <= key < end for start, end in batch.ranges) else self._get(key)
+            if any(start <= key < end for start, end in batch.ranges):
+                return None
+            try:
+                old = self._get(key)
+            except RowDamaged:
+                if key not in logs:
+                    raise
+                # also for a merge that looks at the counter: the log tells, and what is appended makes it whole again
+                return self._counted(key).to_bytes(SEQUENCE_BYTES, "big")
             return old[0] if old else None
 
         for key, operator, operand in batch.merges:
@@ -330,10 +339,7 @@ class _Transaction:
                 raise MergeRefused(f"the merge into {key!r} was refused: {problem}", key=key) from problem
         sequences = []
         for log, value in batch.appends:
-            try:
-                sequence = int.from_bytes(value_of(log) or b"", "big") + 1
-            except RowDamaged:
-                sequence = self._counted(log) + 1
+            sequence = int.from_bytes(value_of(log) or b"", "big") + 1
             rows[log] = number = sequence.to_bytes(SEQUENCE_BYTES, "big")
             rows[log + number] = value
             sequences.append(sequence)

@@ -431,6 +431,8 @@ def _translation(path: str, error: lmdb.Error) -> Exception:
         return StoreFull(f"{path}: {_FULL}")
     if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)):
         return StoreCorrupt(f"{path} is damaged or no LMDB file ({error}); restore a backup, or move it away to start anew")
+    if "already open in this process" in str(error):
+        return StoreUnavailable(f"{path}: it is open in this process already; use that store, or close it first")
     if isinstance(error, lmdb.ReadersFullError):
         return StoreUnavailable(f"{path}: {_READERS} readers have it open; close some")
     if isinstance(error, (lmdb.ReadonlyError, lmdb.LockError, lmdb.MemoryError)) or error.code in (errno.EPERM, errno.EROFS):

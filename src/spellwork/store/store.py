@@ -32,6 +32,8 @@ _QUIET_EVERY = 0.05
 _QUIET_AFTER = 2.0
 _AWAIT_EVERY = 0.005
 _FEED_PAGE = 1000
+_FEED_BYTES = 4 << 20
+_FEED_ROWS = 20
 _REST = 300.0
 _LONGEST_REST = 2.0
 _CLOSED = "the store is closed; open it again"
@@ -69,6 +71,7 @@ class Store:
         self._is_alone = bool(getattr(backend, "alone", False))
         self._looks: set[asyncio.Future[Any]] = set()
         self._snapshots: set[Snapshot] = set()
+        self._feeds: set[asyncio.Event] = set()
         self._closed = False
 
     def _started(self, probe: Probe | None) -> Committer:
@@ -312,15 +315,17 @@ class Store:
                     yield change
 
     async def feed(self, prefix: bytes, since: int | None = None) -> AsyncGenerator[list[Change]]:
-        """As `watch`, some revisions at a time: all changes of a revision come together."""
+        """As `watch`, some revisions at a time: all changes of a revision come together. Raises `StoreClosed` at the end."""
         if not prefix or prefix[0] < 0x80:
             raise ValueError("only keyspaces with a prefix of 0x80 and above are watched")
         position = await self.revision() if since is None else since
         woken = asyncio.Event()
         stop = self.on_change(woken.set, calm=True)
+        self._feeds.add(woken)
         try:
             while True:
                 woken.clear()
+                self._require_open()
                 changes, position, more = await self.read(lambda reader, after=position: _changes(reader, prefix, after))  # type: ignore[misc]
                 if changes:
                     yield changes
@@ -328,12 +333,15 @@ class Store:
                     await woken.wait()
         finally:
             stop()
+            self._feeds.discard(woken)
 
     async def close(self) -> None:
         """Write what is queued and let go of everything."""
         if self._closed:
             return
         self._closed = True
+        for woken in self._feeds:
+            woken.set()  # nothing else would ever wake who waits for changes
         if self._poll is not None:
             self._poll.cancel()
         loop = asyncio.get_running_loop()
@@ -449,14 +457,22 @@ def _changes(reader: Reader, prefix: bytes, after: int) -> tuple[list[Change], i
             missed=after - newest,
         )
     _, end = FEED.range()
-    rows = reader.scan(FEED.key((after + 1).to_bytes(8, "big")), end, limit=_FEED_PAGE)
+    rows: list[tuple[bytes, bytes]] = []
+    start, size, more = FEED.key((after + 1).to_bytes(8, "big")), 0, True
+    while more and len(rows) < _FEED_PAGE and size < _FEED_BYTES:
+        found = reader.scan(start, end, limit=_FEED_ROWS)
+        more = len(found) == _FEED_ROWS
+        if found:
+            rows += found
+            size += sum(len(value) for _, value in found)
+            start = found[-1][0] + b"\0"
     changes: list[Change] = []
     for key, value in rows:
         after = int.from_bytes(key[1:], "big")
         for changed, content, range_end in msgspec.msgpack.decode(value, type=list[tuple[bytes, bytes | None, bytes | None]]):
             if changed.startswith(prefix) or (range_end is not None and changed <= prefix < range_end):
                 changes.append(Change(after, changed, content, range_end))
-    if len(rows) < _FEED_PAGE:
+    if not more:
         # nothing more up to now: an idle watcher must not fall behind what others commit
         after = max(after, newest)
-    return changes, after, len(rows) == _FEED_PAGE
+    return changes, after, more

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 from pathlib import Path
 
 import apsw
 import pytest
 
-from spellwork.errors import Lagged, PayloadError, StoreCorrupt, UsageError
+from spellwork.engine.fsck import check
+from spellwork.errors import DefinitionError, Lagged, PayloadError, RowDamaged, StoreClosed, StoreCorrupt, TopicNotFound, UsageError
 from spellwork.events.durable import Cursor, Retention, Topics, open_topics
-from spellwork.events.durable.keys import Spaces, row_key, space_range, touched_key
+from spellwork.events.durable.keys import Spaces, event_key, log_key, row_key, rows_of, space_range, touched_key
 from spellwork.events.durable.lane import Entry, Lane
 from spellwork.events.durable.record import Record
 from spellwork.events.durable.rows import Pending, Progress
+from spellwork.store import Batch
 from spellwork.testing import VirtualClock
 
 
@@ -391,3 +394,145 @@ async def test_who_began_behind_what_is_gone_is_not_told(url: str, monkeypatch) 
         with pytest.raises(Lagged) as lagged:
             _ = [seen async for seen in reader]
         assert lagged.value.missed == 1
+
+
+async def test_who_slept_while_its_group_was_begun_anew_is_no_part_of_that(tmp_path: Path) -> None:
+    """It would divide the events by the lanes that there were: those of a lane that it takes for another one's would be lost."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    async with open_topics(url, clock=(clock := VirtualClock(1))) as here, open_topics(url) as there:
+        one = await here.topic("orders", type=int, partitions=3)
+        sleeper = await one.consume("mail", lease=10).__aenter__()
+        try:
+            await there.store.commit(Batch().delete_range(*rows_of(Spaces.MEMBERS, "orders", "mail")))  # given up by another one
+            await there.drop_group("orders", "mail")
+            two = await there.topic("orders", type=int, partitions=2, change=True)
+            async with two.consume("mail", lease=10) as consumer:
+                clock.advance(5)  # the sleeper wakes
+                with pytest.raises(TopicNotFound, match="was dropped"):
+                    await asyncio.wait_for(anext(sleeper), 5)
+                await two.publish_many(range(12))
+                assert sorted(delivery.data for delivery in await take(consumer, 12)) == list(range(12))
+            await there.drop_group("orders", "mail")
+            for space in (Spaces.CLAIMS, Spaces.MEMBERS, Spaces.LANES):
+                assert await there.store.scan(*rows_of(space, "orders")) == []
+        finally:
+            with contextlib.suppress(TopicNotFound):
+                await sleeper.__aexit__(None, None, None)
+
+
+async def until_damage(topics: Topics, behind: Cursor) -> tuple[list[int], bytes | None]:
+    """What there is behind a cursor, up to the first damaged event, and the key of that."""
+    found = []
+    try:
+        async for seen in topics.read("orders.*", behind, follow=False):
+            found.append(seen.event.data)
+    except RowDamaged as error:
+        return found, error.key
+    return found, None
+
+
+async def test_a_damaged_event_right_behind_a_cursor_is_told(tmp_path: Path) -> None:
+    """Not passed over: a reader that waits is always right behind the newest event. And it is told once, in its place."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    async with open_topics(url) as topics:
+        us, eu = [await topics.topic(name, type=int) for name in ("orders.us", "orders.eu")]
+        for n in range(1, 5):
+            await us.publish(n)
+            await eu.publish(-n)
+        cursors = [seen.cursor async for seen in topics.read("orders.*", follow=False)]
+    damage(tmp_path / "store.db", event_key("orders.us", 3))
+    damage(tmp_path / "store.db", event_key("orders.eu", 4))
+    async with open_topics(url) as topics:
+        for behind, expected in ((Cursor(), [1, -1, 2, -2, -3]), (cursors[2], [-2, -3]), (cursors[3], [-3])):
+            assert await until_damage(topics, behind) == (expected, event_key("orders.us", 3))
+        passed = Cursor(cursors[4].revision, "orders.us", 3)
+        assert await until_damage(topics, passed) == ([-3, 4], event_key("orders.eu", 4))
+
+
+async def test_a_damaged_head_keeps_no_event_with_an_id_out(tmp_path: Path) -> None:
+    """The log tells what it said, also where ids are remembered."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    async with open_topics(url) as topics:
+        topic = await topics.topic("orders", type=int, dedup=60)
+        assert [await topic.publish(n, id=f"o-{n}") for n in (1, 2)] == [1, 2]
+    damage(tmp_path / "store.db", log_key("orders"))
+    async with open_topics(url) as topics:
+        topic = await topics.topic("orders", type=int)
+        assert [await topic.publish(n, id=f"o-{n}") for n in (3, 2, 3, 4)] == [3, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "limit", [{"count": 1e6}, {"bytes": 1e9}, {"count": 2.5}, {"count": 1 << 63}, {"count": "5"}, {"bytes": True}]
+)
+async def test_retention_takes_whole_numbers_alone(limit) -> None:
+    """1e9 would be stored as what no reader takes for a number, and the topic would be damaged from then on."""
+    with pytest.raises(DefinitionError, match="whole number"):
+        Retention(**limit)
+
+
+async def test_a_group_that_is_dropped_leaves_no_note(url: str) -> None:
+    """Each look for news reads all notes: one for each group that ever was would make it slower for ever."""
+    async with open_topics(url) as topics:
+        topic = await topics.topic("orders", type=int)
+        await topic.publish(1)
+        for number in range(3):
+            async with topic.consume(f"session-{number}"):
+                pass
+            await topics.drop_group("orders", f"session-{number}")
+        assert [key for key, _ in await topics.store.scan(*space_range(Spaces.TOUCHED))] == [touched_key("orders")]
+
+
+async def test_of_two_who_drop_a_group_one_has_done_it(url: str) -> None:
+    """The other one hears that it is gone, and drops none that was begun meanwhile."""
+    async with open_topics(url) as topics:
+        topic = await topics.topic("orders", type=int)
+        async with topic.consume("mail"):
+            pass
+        outcomes = await asyncio.gather(*(topics.drop_group("orders", "mail") for _ in range(3)), return_exceptions=True)
+        assert [type(each) for each in outcomes].count(TopicNotFound) == 2
+        assert outcomes.count(None) == 1
+
+
+async def test_no_lane_speaks_of_a_letter_that_a_broken_drop_has_deleted(url: str, monkeypatch) -> None:
+    """A group of many letters is dropped in steps; what is killed in between is a group with fewer letters."""
+    monkeypatch.setattr("spellwork.events.durable.deletion._AT_ONCE", 3)
+    async with open_topics(url) as topics:
+        topic = await topics.topic("orders", type=int)
+        await topic.publish_many(range(8))
+        async with topic.consume("mail", max_attempts=1) as consumer:
+            for delivery in await take(consumer, 8):
+                await delivery.nack()
+        await topics.replay("orders", "mail")
+        async with topic.consume("mail") as consumer:
+            await take(consumer, 8)
+        commit, left = topics.store.commit, [1]
+
+        async def dies(batch):
+            if not left:
+                raise StoreClosed("killed")
+            left.pop()
+            return await commit(batch)
+
+        monkeypatch.setattr(topics.store, "commit", dies)
+        with pytest.raises(StoreClosed):
+            await topics.drop_group("orders", "mail")
+        monkeypatch.setattr(topics.store, "commit", commit)
+        assert (await topics.store.examine(check)).findings == []
+        async with topic.consume("mail") as consumer:
+            assert sorted(delivery.data for delivery in await take(consumer, 5)) == [3, 4, 5, 6, 7]
+
+
+async def test_offsets_that_there_cannot_be_are_refused(url: str) -> None:
+    """Not by an error of what packs them."""
+    async with open_topics(url) as topics:
+        topic = await topics.topic("orders", type=int)
+        async with topic.consume("mail"):
+            pass
+        wrong: list[Any] = [-1, 1 << 64, "1"]
+        for offset in wrong:
+            for refused in (topics.replay("orders", "mail", offset), topics.dead_letters("orders", "mail", after=offset)):
+                with pytest.raises(DefinitionError):
+                    await refused
+            for reader in (topic.read(offset, follow=False), topics.read(">", Cursor(1, "orders", offset), follow=False)):
+                with pytest.raises(DefinitionError):
+                    await anext(reader)

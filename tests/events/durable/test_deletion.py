@@ -9,7 +9,8 @@ import apsw
 import pytest
 
 from spellwork import Engine, workflow
-from spellwork.errors import Lagged, TopicError, TopicNotFound
+from spellwork.engine.fsck import check
+from spellwork.errors import Lagged, StoreClosed, TopicError, TopicNotFound
 from spellwork.events.durable import Cursor, Retention, open_topics
 from spellwork.events.durable.keys import Spaces, event_key, rows_of
 from spellwork.journal.rows import Keys
@@ -275,3 +276,36 @@ async def test_a_consumer_that_joined_a_group_just_dropped_does_not_keep_the_top
         async with asyncio.timeout(5):
             assert await topics.delete("orders") == 1
         assert await left(topics, "orders") == {Spaces.LOG: 1, Spaces.SWEPT: 1}
+
+
+async def test_a_deletion_that_is_broken_off_has_forgotten_no_event_that_is_there(url: str, monkeypatch) -> None:
+    """Killed at each of its commits, it leaves a topic that is whole, and knows the id of each event that it still has."""
+    monkeypatch.setattr("spellwork.events.durable.deletion._AT_ONCE", 3)
+    for lives in range(40):
+        name = f"orders-{lives}"
+        async with open_topics(url, sweep_every=None) as topics:
+            await rich(topics, name)
+            commit, more = topics.store.commit, [None] * lives
+
+            async def dies(batch, commit=commit, more=more):
+                if not more:
+                    raise StoreClosed("killed")
+                more.pop()
+                return await commit(batch)
+
+            with monkeypatch.context() as killed:
+                killed.setattr(topics.store, "commit", dies)
+                try:
+                    await topics.delete(name)
+                except StoreClosed:
+                    pass
+                else:
+                    break
+            assert (await topics.store.examine(check)).findings == []
+            topic = await topics.stored(name, type=int)
+            for event in [event async for event in topic.read(follow=False)]:
+                if topic.options.dedup:
+                    assert await topic.publish(event.data, id=event.id) == event.sequence
+            await topics.delete(name)
+            assert await left(topics, name) == {Spaces.LOG: 1, Spaces.SWEPT: 1}
+    assert 8 < lives < 40

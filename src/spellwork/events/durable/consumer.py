@@ -16,7 +16,7 @@ from spellwork.codec import Shape
 from spellwork.errors import Conflict, DefinitionError, DeliveryLost, PayloadError, SpellworkError, UsageError
 from spellwork.events.durable.decoded import event_of
 from spellwork.events.durable.delivery import Delivery
-from spellwork.events.durable.groups import GroupOptions, restored, revived
+from spellwork.events.durable.groups import GroupOptions, dropped, restored, revived
 from spellwork.events.durable.holding import Held, Holding, Ticket
 from spellwork.events.durable.membership import Membership, View, view
 from spellwork.events.durable.options import microseconds
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _BEATS = 3
 _LONGEST_REASON = 2000
+_LEAST_PAGE = 10
 
 
 class Consumer(Generic[T]):
@@ -56,6 +57,7 @@ class Consumer(Generic[T]):
         self._entered = self._closing = False
         self._failure: BaseException | None = None
         self._beat_at = 0.0
+        self._made = 0
         self._log_news = self._group_news = True
         self._listener: Listener
         self._holding: Holding
@@ -67,7 +69,7 @@ class Consumer(Generic[T]):
         if self._entered:
             raise UsageError(f"a consumer is entered once; ask for another one of group {self.group} with topic.consume()")
         self._entered = True
-        partitions = await self._options.declare(self._topics, self.topic, self.group)
+        partitions, self._made = await self._options.declare(self._topics, self.topic, self.group)
         self._holding = Holding(self.topic, self.group, partitions, self._options.max_attempts)
         self._listener = self._open.enter_context(self._topics.watch.listening(self._is_news))
         joined = False
@@ -236,8 +238,11 @@ class Consumer(Generic[T]):
             self._holding.lose(partition, told)
 
     async def _join(self) -> None:
-        self._membership = Membership(self._store, self._clock, self.topic, self.group, self._options.lease)
-        await self._membership.join()
+        self._membership = Membership(self._store, self._clock, self.topic, self.group, self._made, self._options.lease)
+        try:
+            await self._membership.join()
+        except Conflict:
+            raise dropped(self.topic, self.group) from None
         self._beat_at = self._clock.monotonic() + self._options.lease / _BEATS
 
     async def _organise(self) -> None:
@@ -299,8 +304,10 @@ class Consumer(Generic[T]):
         if not hungry:
             return False
         after = min(held.lane.position for held in hungry)
-        found = await self._store.read(lambda reader: page(reader, self.topic, after))
-        self._holding.take_in(hungry, found, whole=len(found) == PAGE)
+        # many at a time cost less, and each is held until it is done: few are held for who wants few
+        limit = min(PAGE, max(_LEAST_PAGE, 4 * self._options.in_flight))
+        found = await self._store.read(lambda reader: page(reader, self.topic, after, limit))
+        self._holding.take_in(hungry, found, whole=len(found) == limit)
         return bool(self._holding.hungry(self._options.in_flight))
 
     def _hand_out(self) -> list[Ticket]:

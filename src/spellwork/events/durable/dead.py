@@ -9,11 +9,11 @@ import datetime as dt
 from typing import Any
 
 from spellwork.codec import Shape
-from spellwork.errors import Conflict, PayloadError, RowDamaged, TopicError, TopicNotFound
+from spellwork.errors import Conflict, DefinitionError, PayloadError, RowDamaged, TopicError, TopicNotFound
 from spellwork.events.durable.decoded import event_of
 from spellwork.events.durable.groups import require_group
 from spellwork.events.durable.keys import Spaces, offset_of, row_key, rows_of, touched_key
-from spellwork.events.durable.reading import Found
+from spellwork.events.durable.reading import BEYOND, Found
 from spellwork.events.durable.record import pack_record
 from spellwork.events.durable.rows import DeadRow, unpack_row
 from spellwork.events.event import Event
@@ -41,6 +41,7 @@ class DeadLetter:
 
 def dead_letters(reader: Reader, topic: str, group: str, shape: Shape, after: int, limit: int) -> list[DeadLetter]:
     """The next dead letters behind an offset."""
+    _check(after, least=0)
     require_group(reader, topic, group)
     return [_letter(topic, group, row, shape) for row in _rows(reader, topic, group, after, limit)]
 
@@ -56,6 +57,8 @@ def _letter(topic: str, group: str, row: Row, shape: Shape) -> DeadLetter:
 
 async def settle(store: Store, topic: str, group: str, offset: int | None, *, again: bool) -> int:
     """Deliver one dead letter (or all there are now) `again`, or drop it; how many there were."""
+    if offset is not None:
+        _check(offset, least=1)
     await store.read(lambda reader: require_group(reader, topic, group))
     after, settled = (0, 0) if offset is None else (offset - 1, 0)
     limit = _AT_ONCE if offset is None else 1
@@ -76,6 +79,11 @@ async def settle(store: Store, topic: str, group: str, offset: int | None, *, ag
         if offset is not None or len(rows) < limit:
             return settled
         after = offset_of(rows[-1][0])
+
+
+def _check(offset: int, *, least: int) -> None:
+    if type(offset) is not int or not least <= offset < BEYOND:
+        raise DefinitionError(f"{offset!r} is no offset of an event; give a number from {least} on")
 
 
 def _settlement(rows: list[Row], topic: str, group: str, again: bool) -> tuple[Batch, int]:

@@ -5,19 +5,23 @@ It must never take anything from a consumer that is alive, nor give an offset of
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from spellwork.clock import Clock
 from spellwork.errors import Conflict, RowDamaged, TopicError, TopicNotFound
-from spellwork.events.durable.dedup import id_of_expiry, unpack_id
-from spellwork.events.durable.groups import group_names, require_group
+from spellwork.events.durable.dedup import id_key, id_of_expiry, unpack_id
+from spellwork.events.durable.groups import dropped, group_names, require_group
 from spellwork.events.durable.keys import Spaces, check_name, event_key, names_of, row_key, rows_of, touched_key
 from spellwork.events.durable.membership import has_ended, runs_here
-from spellwork.events.durable.reading import Swept, head, revision_at, swept
-from spellwork.events.durable.rows import Member, pack_row, unpack_row
+from spellwork.events.durable.reading import PAGE, Found, Swept, head, page, revision_at, swept
+from spellwork.events.durable.rows import Member, Progress, pack_row, unpack_row
 from spellwork.events.durable.waiting import brought
 from spellwork.store import Batch, Reader, Store, fingerprint
+from spellwork.store.batch import Operator
 
 if TYPE_CHECKING:
     from spellwork.events.durable.topics import Topics
@@ -41,6 +45,7 @@ async def delete_topic(topics: Topics, topic: str, *, force: bool) -> int:
     """Delete a topic; how many of its offsets were still kept. The face of it is `Topics.delete`."""
     store, clock = topics.store, topics.clock
     await store.read(lambda reader: _require(reader, topic))
+    trimmed = (await store.read(lambda reader: swept(reader, topic))).trimmed
     while True:
         ground = await store.read(lambda reader: _ground(reader, topic))
         if not force and ground.brought is not None and ground.brought < ground.newest:
@@ -50,19 +55,21 @@ async def delete_topic(topics: Topics, topic: str, *, force: bool) -> int:
                 topic=topic,
             )
         for group in ground.groups:
-            await _drop(store, clock, topic, group)
+            with contextlib.suppress(TopicNotFound):  # somebody else was faster
+                await _drop(store, clock, topic, group)
         await _clear(store, *rows_of(Spaces.NEWEST, topic))
-        # before the topic is gone, or a new one of its name would take their events for known
-        await _forget_ids(store, topic, ground.newest)
         try:
+            ground = await _trim(store, topic, ground)
+            # before the topic is gone, or a new one of its name would take their events for known
+            await _forget_ids(store, topic, ground.newest)
             await store.commit(_end(topic, ground))
         except Conflict:
             continue  # it is swept, or has a group again
         break
-    # from here on nobody sees what is left, and whoever asks again deletes it
+    # what a deletion of before it went by steps has left
     await _clear(store, event_key(topic, 1), event_key(topic, ground.newest + 1))
     await _forget_news(store, topic)
-    return ground.newest - ground.swept.trimmed
+    return ground.newest - trimmed
 
 
 def _require(reader: Reader, topic: str) -> None:
@@ -92,13 +99,44 @@ def _end(topic: str, ground: _Ground) -> Batch:
     return batch.delete_range(*rows_of(Spaces.NEWEST, topic))
 
 
-async def _forget_ids(store: Store, topic: str, newest: int) -> None:
-    """Forget the ids of events up to `newest`, in steps. Those behind it are the new topic's, which knows their ids."""
-    (start, end), (due, last) = rows_of(Spaces.IDS, topic), rows_of(Spaces.EXPIRIES, topic)
+async def _trim(store: Store, topic: str, ground: _Ground) -> _Ground:
+    """Delete the events in steps, each together with their ids: what is broken off is a topic that was trimmed, and knows the ids
+    of all that it still has. Who reads it hears from the first step on that it is deleted.
+    """
+    key, state, version = row_key(Spaces.SWEPT, topic), ground.swept, ground.version
+    if state.trimmed < ground.newest:
+        state = msgspec.structs.replace(state, deletions=state.deletions + 1)
+    while (after := state.trimmed) < ground.newest:
+        found, has_ids = await store.read(lambda reader: _next(reader, topic, after))
+        upto = min(found[-1].offset, ground.newest) if len(found) == min(_AT_ONCE, PAGE) else ground.newest
+        batch = Batch().delete_range(event_key(topic, after + 1), event_key(topic, upto + 1))
+        gone = [each for each in found if each.offset <= upto]
+        for each in gone if has_ids else ():
+            if each.record is not None:
+                batch.merge(id_key(topic, each.record.id), _unless_after(upto), b"")
+        revision = max([state.revision, *(each.revision for each in gone)])
+        state = msgspec.structs.replace(state, trimmed=upto, compacted=max(upto, state.compacted), revision=revision)
+        version = await store.commit(batch.put(key, pack_row(state)).require_version(key, version))
+    return ground._replace(swept=state, version=version)
+
+
+def _next(reader: Reader, topic: str, after: int) -> tuple[list[Found], bool]:
+    return page(reader, topic, after, min(_AT_ONCE, PAGE)), bool(reader.scan(*rows_of(Spaces.IDS, topic), limit=1, damaged=b""))
+
+
+def _unless_after(newest: int) -> Operator:
+    """Forget an id, unless it is that of a later event."""
 
     def drop(old: bytes | None, _operand: bytes) -> bytes | None:
         return old if unpack_id(old)[1] > newest else None
 
+    return drop
+
+
+async def _forget_ids(store: Store, topic: str, newest: int) -> None:
+    """Forget the ids of events up to `newest`, in steps. Those behind it are the new topic's, which knows their ids."""
+    (start, end), (due, last) = rows_of(Spaces.IDS, topic), rows_of(Spaces.EXPIRIES, topic)
+    drop = _unless_after(newest)
     # what comes behind a page that is not full is new: a publisher that does not rest would be followed for ever
     full = True
     while full and (rows := await store.scan(start, end, limit=_AT_ONCE, damaged=b"")):
@@ -180,41 +218,74 @@ async def _steps(store: Store, start: bytes, end: bytes, *, rest: bool = True) -
 
 
 async def drop_group(store: Store, clock: Clock, topic: str, group: str) -> None:
-    """Delete the rows of a group; raises `TopicNotFound`, and `TopicError` while it has members."""
+    """Delete the rows of a group; raises `TopicNotFound` (also if somebody else was faster), `TopicError` while it has members."""
     await store.read(lambda reader: require_group(reader, topic, group))
     await _drop(store, clock, topic, group)
 
 
+class _Group(NamedTuple):
+    """A group before it is dropped: the version of its row (None if that is damaged), what stands for its members, who lives."""
+
+    made: int | None
+    members: bytes
+    left: list[Member]
+
+
 async def _drop(store: Store, clock: Clock, topic: str, group: str) -> None:
-    members = rows_of(Spaces.MEMBERS, topic, group)
-
-    def look(reader: Reader) -> tuple[bytes, list[Member]]:
-        rows = reader.rows(*members)
+    def look(reader: Reader) -> _Group:
+        rows = reader.rows(*rows_of(Spaces.MEMBERS, topic, group))
         lives = [unpack_row(Member, key, data) for key, data, _ in rows]
-        return fingerprint((key, version) for key, _, version in rows), [each for each in lives if not has_ended(each)]
+        seen = fingerprint((key, version) for key, _, version in rows)
+        return _Group(_version(reader, _row(topic, group)), seen, [each for each in lives if not has_ended(each)])
 
-    seen, left = await store.read(look)
-    if left and not any(runs_here(each) for each in left):
+    ground = await store.read(look)
+    if ground.left and not any(runs_here(each) for each in ground.left):
         # of other machines one knows only whether they show life; whoever does has another row after a lease
-        await _pause(clock, max(each.lease for each in left))
-        before, (seen, left) = seen, await store.read(look)
-        left = left if seen != before else []
-    if left:
+        await _pause(clock, max(each.lease for each in ground.left))
+        now = await store.read(look)
+        ground = now._replace(made=ground.made, left=now.left if now.members != ground.members else [])
+    if ground.left:
         raise TopicError(f"group {group} of topic {topic} has consumers; stop them first", topic=topic)
     for space in (Spaces.DEAD, Spaces.REVIVED):
         # a group that keeps its lanes because this is interrupted keeps its letters too, as far as one commit can take them
         async for upto in _steps(store, *rows_of(space, topic, group), rest=False):
-            await _commit(store, Batch().delete_range(rows_of(space, topic, group)[0], upto), topic, group, seen)
-    batch = Batch().delete(row_key(Spaces.GROUPS, topic, group)).put(touched_key(topic, group), b"")
+            batch = Batch().delete_range(rows_of(space, topic, group)[0], upto)
+            if space == Spaces.REVIVED:
+                batch.put_all(await store.read(lambda reader: _without_letters(reader, topic, group)))
+            await _commit(store, batch, topic, group, ground)
+    # a note that is gone is news, too; kept, one for each group that ever was would be read at every look for news
+    batch = Batch().delete(_row(topic, group)).delete(touched_key(topic, group))
     for space in (Spaces.LANES, Spaces.CLAIMS, Spaces.MEMBERS, Spaces.DEAD, Spaces.REVIVED):
         batch.delete_range(*rows_of(space, topic, group))
-    await _commit(store, batch, topic, group, seen)
+    await _commit(store, batch, topic, group, ground)
 
 
-async def _commit(store: Store, batch: Batch, topic: str, group: str, seen: bytes) -> None:
+def _row(topic: str, group: str) -> bytes:
+    return row_key(Spaces.GROUPS, topic, group)
+
+
+def _without_letters(reader: Reader, topic: str, group: str) -> list[tuple[bytes, bytes]]:
+    """The lanes that deliver dead letters again, as they are without: a lane must not speak of a letter that is gone."""
+    changed = []
+    for key, data in reader.scan(*rows_of(Spaces.LANES, topic, group), damaged=b""):
+        lane = unpack_row(Progress, key, data) if data else Progress(0)
+        kept = [each for each in lane.pending if not each.revived]
+        if len(kept) < len(lane.pending):
+            changed.append((key, pack_row(Progress(lane.position, kept))))
+    return changed
+
+
+async def _commit(store: Store, batch: Batch, topic: str, group: str, ground: _Group) -> None:
+    row = _row(topic, group)
+    if ground.made is None:
+        batch.require_damaged(row)
+    else:
+        batch.require_version(row, ground.made)
     try:
-        await store.commit(batch.require_unchanged(*rows_of(Spaces.MEMBERS, topic, group), seen))
+        await store.commit(batch.require_unchanged(*rows_of(Spaces.MEMBERS, topic, group), ground.members))
     except Conflict as error:
+        if error.key == row:
+            raise dropped(topic, group) from error
         raise TopicError(f"group {group} of topic {topic} has just got a consumer; stop it first", topic=topic) from error
 
 

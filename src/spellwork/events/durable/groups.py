@@ -48,28 +48,31 @@ class GroupOptions:
                 raise DefinitionError(f"{name} must be at least {least:g} seconds, not {value!r}")
         return self
 
-    async def declare(self, topics: Topics, topic: str, group: str) -> int:
-        """Make the group if there is none of this name; the number of its lanes."""
+    async def declare(self, topics: Topics, topic: str, group: str) -> tuple[int, int]:
+        """Make the group if there is none of this name; the number of its lanes, and the version of its row.
+
+        The row is written once: while the version is the same, so is the group.
+        """
         check_name(group, "group")
         key, options_key = row_key(Spaces.GROUPS, topic, group), row_key(Spaces.TOPICS, topic)
         while True:
 
-            def look(reader: Reader) -> tuple[bytes | None, bytes | None, int, int]:
+            def look(reader: Reader) -> tuple[bytes | None, int, bytes | None, int, int]:
                 # not before what is trimmed: of a topic that is just being deleted, events may lie there that are nobody's
                 start = head(reader, topic) if self.start == "latest" else swept(reader, topic).trimmed
-                return reader.get(key), reader.get(options_key), reader.version(options_key), start
+                return reader.get(key), reader.version(key), reader.get(options_key), reader.version(options_key), start
 
-            data, options, version, start = await topics.store.read(look)
+            data, made, options, version, start = await topics.store.read(look)
             if data is not None:
-                return unpack_row(GroupRow, key, data).partitions
+                return unpack_row(GroupRow, key, data).partitions, made
             partitions = unpack_options(topic, options).partitions
             row = GroupRow(partitions, start, topics.clock.now())
             batch = Batch().put(key, pack_row(row)).put(touched_key(topic, group), b"")
             try:
-                await topics.store.commit(batch.require_absent(key).require_version(options_key, version))
+                made = await topics.store.commit(batch.require_absent(key).require_version(options_key, version))
             except Conflict:
                 continue
-            return partitions
+            return partitions, made
 
 
 def read_group(reader: Reader, topic: str, group: str) -> GroupRow | None:
@@ -113,11 +116,16 @@ def read_progress(reader: Reader, topic: str, group: str, row: GroupRow) -> list
     return found
 
 
+def dropped(topic: str, group: str) -> TopicNotFound:
+    """What a consumer is told whose group is not there any more."""
+    return TopicNotFound(f"group {group} of topic {topic} was dropped; consume again to begin a new one", topic=topic)
+
+
 def restored(reader: Reader, topic: str, group: str, partition: int) -> Lane:
     """A lane as the store has it."""
     row = read_group(reader, topic, group)
     if row is None:
-        raise TopicNotFound(f"group {group} of topic {topic} was dropped; consume again to begin a new one", topic=topic)
+        raise dropped(topic, group)
     progress = read_progress(reader, topic, group, row)[partition]
     again = {each.offset for each in progress.pending if each.revived}
 

@@ -60,10 +60,11 @@ def has_ended(member: Member) -> bool:
 
 
 class Membership:
-    """One consumer's part in its group."""
+    """One consumer's part in its group, whose row was `made` at this revision: another group of that name is none of its."""
 
-    def __init__(self, store: Store, clock: Clock, topic: str, group: str, lease: float):
+    def __init__(self, store: Store, clock: Clock, topic: str, group: str, made: int, lease: float):
         self._store = store
+        self._made = made
         self._clock = clock
         self._topic = topic
         self._group = group
@@ -73,9 +74,9 @@ class Membership:
         self._seen: dict[str, tuple[int, float]] = {}
 
     async def join(self) -> None:
-        """Show that this consumer is there."""
+        """Show that this consumer is there; raises `Conflict` if its group is not, or not the same."""
         _OPEN.add(self.me.id)
-        self._version = await self._store.commit(self._news().put(self._key(self.me.id), pack_row(self.me)))
+        self._version = await self._store.commit(self._of_group(self._news().put(self._key(self.me.id), pack_row(self.me))))
 
     async def beat(self) -> bool:
         """Show that this consumer is alive; False if the others have given it up."""
@@ -113,10 +114,11 @@ class Membership:
         return {partition for partition in range(partitions) if partition % len(alive) == place}
 
     async def claim(self, partition: int, version: int) -> int:
-        """Take a free lane: the version that all its batches require, 0 if somebody else was faster."""
+        """Take a free lane: the version that all its batches require, 0 if somebody else was faster, or the group is gone."""
         key = claim_key(self._topic, self._group, partition)
+        batch = self._of_group(Batch().put(key, pack_row(Claim(self.me.id))))
         try:
-            return await self._store.commit(Batch().put(key, pack_row(Claim(self.me.id))).require_version(key, version))
+            return await self._store.commit(batch.require_version(key, version))
         except Conflict:
             return 0
 
@@ -140,6 +142,10 @@ class Membership:
 
     def _key(self, member_id: str) -> bytes:
         return row_key(Spaces.MEMBERS, self._topic, self._group, member_id.encode())
+
+    def _of_group(self, batch: Batch) -> Batch:
+        # who slept while its group was dropped and begun anew, with other lanes, would divide the events in another way
+        return batch.require_version(row_key(Spaces.GROUPS, self._topic, self._group), self._made)
 
     def _news(self) -> Batch:
         return Batch().put(touched_key(self._topic, self._group), b"")

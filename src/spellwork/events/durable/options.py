@@ -25,10 +25,13 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     beyond_groups: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("count", "bytes", "age"):
+        for name in ("count", "bytes"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not seconds(value) >= (0 if name == "age" else 1)):
-                raise DefinitionError(f"retention by {name} needs a positive number, not {value!r}")
+            # 1e9 is no whole number: it would be stored as what no reader takes for one
+            if value is not None and (type(value) is not int or not 1 <= value < 1 << 63):
+                raise DefinitionError(f"retention by {name} needs a whole number, 1 or more, not {value!r}")
+        if self.age is not None and (isinstance(self.age, bool) or not seconds(self.age) >= 0):
+            raise DefinitionError(f"retention by age needs a positive number, not {self.age!r}")
 
 
 class Options(msgspec.Struct, frozen=True, array_like=True, tag=1, tag_field="form"):

@@ -16,7 +16,7 @@ from spellwork.store import SEQUENCE_BYTES, Reader
 from spellwork.store.logs import last_number
 
 PAGE = 500
-_BEYOND = 1 << 63
+BEYOND = 1 << 63
 
 
 class Found(NamedTuple):
@@ -53,7 +53,7 @@ def head(reader: Reader, topic: str) -> int:
     if data is None:
         return 0
     offset = int.from_bytes(data, "big")
-    if len(data) != SEQUENCE_BYTES or offset >= _BEYOND:
+    if len(data) != SEQUENCE_BYTES or offset >= BEYOND:
         raise StoreCorrupt(f"the newest offset of topic {topic} cannot be read ({data[:16].hex()}); restore a backup")
     return offset
 

@@ -15,7 +15,17 @@ from spellwork.codec import Shape
 from spellwork.errors import DefinitionError, Lagged
 from spellwork.events.durable.decoded import event_of
 from spellwork.events.durable.keys import Spaces, matcher, names_of, space_range
-from spellwork.events.durable.reading import PAGE, Found, Swept, before_revision, before_time, page, swept, topics_with_events
+from spellwork.events.durable.reading import (
+    BEYOND,
+    PAGE,
+    Found,
+    Swept,
+    before_revision,
+    before_time,
+    page,
+    swept,
+    topics_with_events,
+)
 from spellwork.events.event import Event
 from spellwork.instant import microseconds_of
 from spellwork.store import Reader
@@ -66,8 +76,8 @@ def found_after(reader: Reader, wanted: Callable[[str], bool], cursor: Cursor, l
     pages = []
     for topic, newest in topics_with_events(reader).items():
         if newest >= cursor.revision and wanted(topic):
-            after = offset_behind(reader, topic, cursor)
-            pages.append([found for found in _in_order(page(reader, topic, after, limit)) if place(found) > cursor])
+            found = _dated(reader, topic, offset_behind(reader, topic, cursor), limit, newest)
+            pages.append([each for each in found if place(each) > cursor])
     return list(heapq.merge(*pages, key=place))[:limit]
 
 
@@ -104,19 +114,29 @@ def offset_behind(reader: Reader, topic: str, cursor: Cursor) -> int:
     return before_revision(reader, topic, cursor.revision if topic < cursor.topic else cursor.revision - 1)
 
 
-def _in_order(found: list[Found]) -> list[Found]:
-    # a damaged row has lost its revision; it came no earlier than the one before it
-    revision, ordered = 0, []
-    for each in found:
-        revision = max(revision, each.revision)
-        ordered.append(each._replace(revision=revision))
-    return ordered
+def _dated(reader: Reader, topic: str, after: int, limit: int, newest: int) -> list[Found]:
+    """The next events of a topic, at least `limit` if there are so many. `newest` is the revision of its newest.
+
+    A damaged row has lost its revision: it is taken for one of the commit of what lies behind it. (That of what lies before it may
+    be the cursor's, and it would be passed over without a word.)
+    """
+    found = page(reader, topic, after, limit)
+    while found and found[-1].record is None and (more := page(reader, topic, found[-1].offset, limit)):
+        found += more
+    revision = max([newest, *(each.revision for each in found)])
+    for index in reversed(range(len(found))):
+        if found[index].record is None:
+            found[index] = found[index]._replace(revision=revision)
+        revision = found[index].revision
+    return found
 
 
 async def follow(topics: Topics, pattern: str, start: Cursor | str | dt.datetime, on: bool, shape: Shape) -> AsyncIterator[Seen]:
     """The events behind `start`; the face of it is `Topics.read`."""
     store = topics.store
     wanted = matcher(pattern)
+    if isinstance(start, Cursor) and not all(type(n) is int and 0 <= n < BEYOND for n in (start.revision, start.offset)):
+        raise DefinitionError(f"{start!r} is no cursor of events: its numbers are beyond what there can be")
 
     def begin(reader: Reader) -> tuple[Cursor, dict[str, Swept]]:
         if isinstance(start, Cursor) and start != Cursor():

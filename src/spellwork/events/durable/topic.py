@@ -18,7 +18,7 @@ from spellwork.events.durable.decoded import event_of
 from spellwork.events.durable.dedup import Once, duplicate_of
 from spellwork.events.durable.keys import check_name
 from spellwork.events.durable.options import Options
-from spellwork.events.durable.reading import PAGE, Found, before_time, head, page, require_kept, swept
+from spellwork.events.durable.reading import BEYOND, PAGE, Found, before_time, head, page, require_kept, swept
 from spellwork.events.durable.record import Record, append_event
 from spellwork.events.event import Event, Header, check_attributes
 from spellwork.instant import microseconds_of
@@ -160,7 +160,7 @@ class DurableTopic(Generic[T]):
     def _before(self, reader: Reader, start: Start) -> int:
         if isinstance(start, dt.datetime):
             return before_time(reader, self.name, microseconds_of(start))
-        if isinstance(start, int) and not isinstance(start, bool) and start > 0:
+        if type(start) is int and 0 < start < BEYOND:
             return start - 1
         if start == "earliest":
             return swept(reader, self.name).trimmed
