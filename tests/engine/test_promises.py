@@ -6,14 +6,15 @@ import asyncio
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import apsw
 import msgspec
 import pytest
 
-from spellwork import Engine, Retry, RunCancelled, Signal, activity, activity_context, now, start_child, update, workflow
+from spellwork import Engine, Retry, RunCancelled, Signal, Workflow, activity, activity_context, now, start_child, update, workflow
 from spellwork.engine.desk import Desk
+from spellwork.engine.messages import AskCancel
 from spellwork.engine.ownership import Ownership, read_claims
 from spellwork.errors import RunBlocked, RunFinished, StoreCorrupt
 from spellwork.journal import entries as e
@@ -479,3 +480,73 @@ async def test_a_damaged_journal_is_named_and_its_neighbours_go_on(tmp_path: Pat
         assert await well.result(10) == ["original", 1, 3]
         with pytest.raises(RunBlocked, match=r"damaged|missing"):
             await ill.result(10)
+
+
+hello = Signal[int]("hello")
+pace = {"long": 0.0, "short": 0.0}
+
+
+@activity
+async def takes(name: str) -> None:
+    """Still at work when the engine is closed."""
+    await asyncio.sleep(pace[name])
+
+
+@workflow
+async def busy() -> None:
+    """What the closing waits for."""
+    await takes("long")
+
+
+@workflow
+async def hears(count: int) -> list[int]:
+    """Hears so many signals."""
+    return [await hello.receive() for _ in range(count)]
+
+
+@workflow
+async def tells(count: int) -> list[int]:
+    """Sends them, once its step is done."""
+    child = await start_child(hears, count)
+    await takes("short")
+    await asyncio.gather(*(child.signal(hello, number) for number in range(count)))
+    found: list[int] = await child.result()
+    return found
+
+
+async def test_what_runs_tell_each_other_while_the_engine_closes_is_not_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A step ends in the grace of the closing, and its run signals another one then: no error for it, and none of the engine."""
+    url, runs = f"sqlite:{tmp_path}/store.db", cast("list[Workflow[Any, Any]]", [busy, hears, tells])
+    for pace["short"], pace["long"] in ((0.05, 0.3), (0.05, 0.055), (0.01, 0.01)):
+        async with Engine(url, workflows=runs, activities=[takes], grace=1.0) as engine:
+            await engine.start(busy)
+            run = await engine.start(tells, 5)
+        async with Engine(url, workflows=runs, activities=[takes]) as engine:
+            assert await (await engine.get(run.id)).result(5) == list(range(5))
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_whoever_waits_for_another_owner_can_be_interrupted(turns: int, tmp_path: Path) -> None:
+    """Also in the very moment in which the store rings; closing an engine waits for it."""
+    async with Engine(f"sqlite:{tmp_path}/store.db", partitions=2, max_partitions=1) as engine:
+        rings: list[Any] = []
+        listen = engine.store.on_change
+
+        def listened(ring: Any, **options: Any) -> Any:
+            rings.append(ring)
+            return listen(ring, **options)
+
+        engine.store.on_change = listened  # type: ignore[method-assign, assignment]
+        (other,) = {0, 1} - set(engine._host.partitions)
+        asked = asyncio.create_task(engine._mail.ask(AskCancel("nobody", "why not"), other))
+        await asyncio.sleep(0.2)
+        rings[-1]()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        asked.cancel()
+        done, _ = await asyncio.wait([asked], timeout=2)
+        asked.cancel()
+        assert done

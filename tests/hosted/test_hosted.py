@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from spellwork import Engine, activity, now, random, sync
+from spellwork import Engine, activity, now, random, sync, uuid4
 from spellwork.errors import (
     DefinitionError,
     EndlessStep,
@@ -756,3 +756,92 @@ def test_the_synchronous_face_has_machines() -> None:
             if each.position == 2:
                 break
         assert seen == [0, 1, 2]
+
+
+async def test_a_delay_beyond_every_calendar_is_one_that_never_comes() -> None:
+    """No number of seconds blocks a machine whose event was acknowledged; what is no number is refused."""
+    built = ChartBuilder("late").initial("on")
+    built.state("on").on("in", do=Send("now", delay=lambda _context, event: event.data)).on("now", "off").on("look")
+    built.state("off")
+    async with TestEngine(machines=[built.build()]) as engine:
+        late = engine.machine("late", "l")
+        for delay in (1e13, 18446744073000.0, 1e15, 1e300, "1e20d"):
+            await late.send("in", delay)
+        for delay in (float("nan"), float("inf"), float("-inf")):
+            with pytest.raises(EventFailed, match="is no delay"):
+                await late.send("in", delay)
+        assert (await late.ask("look")).active == ("on",)
+
+
+@pytest.mark.parametrize(("result", "given"), [(Any, object()), (int, "text")])
+async def test_a_result_that_cannot_be_stored_is_refused_with_its_event(result: Any, given: Any) -> None:
+    """The machine stays where it was, and may end otherwise."""
+    built = ChartBuilder("m").initial("on")
+    built.state("on").on("end", "off").on("stop", "out")
+    built.final("off", lambda: given)
+    built.final("out", 7)
+    async with TestEngine(machines=[MachineType(built.build(), result=result)]) as engine:
+        machine = engine.machine("m", "m")
+        for verb in (machine.send, machine.ask):
+            with pytest.raises(PayloadError, match="what its final state gives cannot be stored"):
+                await verb("end")
+        assert (await machine.state()).active == ("on",)
+        await machine.send("stop")
+        assert await machine.result() == 7
+
+
+async def test_each_turn_of_an_entry_draws_for_itself() -> None:
+    """What the machine hears of its own turn is another one: it does not get the same id again."""
+    add = Assign(lambda ids: [*ids, str(uuid4())])
+    kid = ChartBuilder("kid").initial("k")
+    kid.state("k")
+    built = ChartBuilder("m", context=list).initial("on")
+    built.state("on").invoke(kid.build(), id="kid").on("leave", "off", do=[add, Send("x", target="#_kid")])
+    built.state("off").on("error.communication", do=add)
+    async with TestEngine(machines=[built.build()]) as engine:
+        machine = engine.machine("m", "m")
+        state = await machine.ask("leave")
+        assert len(state.context) == len(set(state.context)) == 2
+        assert (await machine.state()).context == state.context
+
+
+async def test_what_refuses_an_event_runs_once() -> None:
+    """For whoever sends and for whoever asks, with nothing under way and with much."""
+    looked: list[str] = []
+    built = ChartBuilder("m", strict=True).initial("on")
+    built.state("on").on("fine").on("guarded", guard=lambda _c, event: looked.append(event.name)).on(
+        "bad", do=lambda _c, e: fail(e)
+    )
+
+    def fail(event: Event) -> None:
+        looked.append(event.name)
+        raise ValueError("no")
+
+    async with TestEngine(machines=[built.build()]) as engine:
+        machine = engine.machine("m", "m")
+        await machine.send("fine")
+        for verb in (machine.send, machine.ask):
+            for name, error in (("guarded", InvalidTransition), ("bad", EventFailed)):
+                looked.clear()
+                with pytest.raises(error):
+                    await verb(name)
+                told = await asyncio.gather(machine.send("fine"), verb(name), machine.send("fine"), return_exceptions=True)
+                assert [type(each) for each in told] == [type(None), error, type(None)]
+                assert looked == [name, name]
+
+
+@pytest.mark.parametrize("there", [8, "x", (1,), {1}, [[1]], {"b": 2}, None])
+async def test_what_an_action_changes_in_place_is_stored_and_undone(there: Any) -> None:
+    """However deep it lies; what can't be stored is refused, and nothing of it is left."""
+    built = ChartBuilder("m", context=lambda: {"a": [{"b": 7}]}).initial("on")
+    state = built.state("on").on("look", do=lambda _c: None).on("put", do=lambda c: c["a"][0].update(b=there))
+    state.on("spoil", do=lambda c: c["a"].append(object()))
+    async with TestEngine(machines=[MachineType(built.build(), trim=4)]) as engine:
+        machine = engine.machine("m", "m")
+        for _ in range(3):
+            for event in ("look", "put", "look"):
+                await machine.send(event)
+            assert (await machine.state()).context == {"a": [{"b": there}]}
+            with pytest.raises(PayloadError):
+                await machine.send("spoil")
+            assert (await machine.ask("look")).context == {"a": [{"b": there}]}

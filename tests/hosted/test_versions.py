@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from spellwork import Engine, activity
+from spellwork import Engine, activity, workflow
 from spellwork.engine.machine import HostedMachine
 from spellwork.errors import DefinitionError, InvalidTransition, RunBlocked, RunNotFound, SpellworkError
 from spellwork.hosted import MachineType
@@ -333,3 +333,33 @@ async def test_a_migration_may_change_the_context_alone(tmp_path: Path) -> None:
         verdicts = await replays(engine)
         assert len(verdicts) == 4
         assert all(verdict.ok for verdict in verdicts), verdicts
+
+
+@workflow
+async def at_once() -> None:
+    """A child that is over before anybody looks."""
+
+
+@pytest.mark.parametrize("there", ["on", "off"])
+async def test_a_child_that_is_over_needs_no_invocation_in_the_next_version(there: str, tmp_path: Path) -> None:
+    """Its state has none any more, or the machine is no longer in that state."""
+    url, charts = f"sqlite:{tmp_path}/m.db", []
+    for version in (1, 2):
+        built = ChartBuilder("m", strict=False).initial("on")
+        state = built.state("on").on("x").on("go", "off")
+        if version == 1:
+            state.invoke(at_once, id="kid")
+        built.state("off").on("x").on("go", "on")
+        charts.append(built.build())
+    async with Engine(url, machines=[charts[0]], workflows=[at_once]) as engine:
+        machine = engine.machine("m", "m")
+        await machine.send("x")
+        while [run.status for run in await engine.list(workflow="at_once")] != ["completed"]:
+            await asyncio.sleep(0.01)
+        await machine.send("x")
+    kinds = [MachineType(charts[0]), MachineType(charts[1], version="2", migrate={"1": lambda old: {**old, "states": [there]}})]
+    async with Engine(url, machines=kinds, workflows=[at_once]) as engine:
+        machine = engine.machine("m", "m")
+        standing = await machine.ask("x")
+        assert (standing.active, standing.version) == ((there,), "2")
+        assert (await machine.ask("go")).active != (there,)

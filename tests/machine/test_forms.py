@@ -1,6 +1,7 @@
 """One model, five ways to write it: classes, builder, compact text, JSON and SCXML."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -380,3 +381,54 @@ def test_one_name_is_never_written_for_two_functions(write):
     built.state("a").on("x", do=Assign(setting(1))).on("y", do=Assign(setting(2)))
     with pytest.raises(DefinitionError, match="another function has that name"):
         write(built.build())
+
+
+def test_json_guards_are_names_or_say_what_they_are():
+    """The manner of XState names a guard in an object, too; what is no guard is refused, and never holds by itself."""
+
+    def chart(guard):
+        states = {"a": {"on": {"go": {"target": "b", "guard": guard}}}, "b": {}}
+        return from_json({"id": "m", "initial": "a", "strict": False, "states": states}, guards={"full": lambda: False})
+
+    for guard in ("full", {"type": "full"}, {"in": "b"}, {"in": ["a", "b"]}):
+        assert not Machine(chart(guard)).send("go")
+    assert Machine(chart({"in": "a"})).send("go")
+    refused: list[Any] = [{}, {"in": []}, {"type": "full", "params": {}}, {"not": "full"}, ["full"], 5, True]
+    for wrong in refused:
+        with pytest.raises(DefinitionError, match="/states/a/on/go/guard"):
+            chart(wrong)
+
+
+@pytest.mark.parametrize(
+    ("at", "given", "told"),
+    [
+        ("on", ["a"], "/states/a/on"), ("after", 5, "/states/a/after"), ("every", "x", "/states/a/every"),
+        ("states", [1], "/states/a/states"), ("defer", 5, "/states/a/defer"), ("defer", [None], "/states/a/defer"),
+        ("type", [], "/states/a/type"), ("output", 5, "/states/a/output"),
+        ("context", {}, "/states/a/context"), ("target", "b", "/states/a/target"), ("strict", True, "/states/a/strict"),
+        ("invoke", {"src": "k", "input": 5}, "/states/a/invoke/0"), ("invoke", {"src": "k", "id": {}}, "/states/a/invoke/0"),
+        ("entry", {"type": "send", "event": "x", "dealy": 5}, "/states/a/entry/dealy"),
+        ("states", {"h": {"type": "history", "target": "c", "history": "deeep"}, "c": {}}, "/states/a/states/h/history"),
+        ("states", {"h": {"type": "history", "target": "c", "entry": "f"}, "c": {}}, "/states/a/states/h/entry"),
+    ],
+)  # fmt: skip
+def test_json_that_would_be_ignored_or_fail_is_refused(at, given, told):
+    """Each part of a document does something, or is an error that says where it stands."""
+    with pytest.raises(DefinitionError, match=told):
+        from_json({"id": "m", "initial": "a", "states": {"a": {"on": {"go": "b"}, at: given}, "b": {}}}, actions={"f": print})
+
+
+def test_json_names_and_contexts():
+    """One name is a name and no list of letters; each machine has a context of its own, with all that is in it."""
+    with pytest.raises(DefinitionError, match="the chart is not JSON"):
+        from_json(None)  # type: ignore[arg-type]
+    states = {"a": {"on": {"go": "b", "add": {"actions": "add"}}, "defer": "quit"}, "b": {"on": {"quit": "a"}}}
+    document = {"id": "m", "initial": "a", "context": {"items": []}, "states": states}
+    chart = from_json(document, actions={"add": lambda context: context["items"].append(1)})
+    first, second = Machine(chart), Machine(chart)
+    first.send("quit")
+    first.send("add")
+    assert first.context == {"items": [1]}
+    assert second.context == Machine(chart).context == {"items": []}
+    first.send("go")
+    assert first.state == ("a",)

@@ -1,5 +1,6 @@
 """Pictures of charts: the text for Graphviz always, the SVG where Graphviz is installed."""
 
+import itertools
 import re
 import shutil
 from xml.etree import ElementTree
@@ -100,3 +101,21 @@ def test_graphviz_gets_the_text_and_its_failure_is_told(tmp_path, monkeypatch):
     program(tmp_path, monkeypatch, "echo 'syntax error in line 1' >&2; exit 3")
     with pytest.raises(DrawingFailed, match="'agent' with exit code 3: syntax error in line 1"):
         svg(agent_lifecycle())
+
+
+def test_mermaid_keeps_states_apart_whatever_they_are_called():
+    """Two ids that look alike there, words of its language, quotes, and a number are states of their own."""
+    names = ["a.b", "a_b", 'say "hi"', "end", "1 2"]
+    built = ChartBuilder("m").initial(names[0])
+    for here, there in itertools.pairwise(names):
+        built.state(here).on("go", there)
+    built.state(names[-1])
+    text = mermaid(built.build(), ["a_b"])
+    told = [line.split('"', 1)[1].rsplit('" as ', 1) for line in text.splitlines() if line.strip().startswith("state ")]
+    labels = {short: label for label, short in told}
+    assert [label.replace("#quot;", '"') for label in labels.values()] == names
+    assert "end" not in labels
+    assert [line.split() for line in text.splitlines() if ": go" in line] == [
+        [here, "-->", f"{there}:", "go"] for here, there in itertools.pairwise(labels)
+    ]
+    assert text.splitlines()[-1].split() == ["class", list(labels)[1], "active"]

@@ -238,7 +238,8 @@ class Desk:
         entry = SignalReceived(max(self._clock.now(), execution.now), message.name, message.payload, message.id)
         _, refused = attempt(execution.admit, entry)
         if refused is not None:
-            return None
+            told = isinstance(refused, SpellworkError) and not isinstance(refused, MigrationMissing)
+            return (self._refusal(live, refused), None) if told else None
         host.append(live, entry)
         if not message.answer:
             return live.partition.settled(), None
@@ -246,6 +247,22 @@ class Desk:
             return None
         answer = execution.standing()
         return live.partition.settled(), answer
+
+    def _refusal(self, live: LiveRun, error: BaseException) -> asyncio.Future[None]:
+        """What tells whoever sent a signal that it is refused, once the reasons are durable. The code is not asked twice."""
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def tell(settled: asyncio.Future[None] | None = None) -> None:
+            if not told.done():
+                failed = None if settled is None or settled.cancelled() else settled.exception()
+                told.set_exception(failed or error)
+                told.exception()  # nobody waits any more, perhaps
+
+        if live.unacked:
+            live.partition.settled().add_done_callback(tell)
+        else:
+            tell()
+        return told
 
     async def _admit(self, live: LiveRun, entry: SignalReceived, message: m.AskSignal) -> bool:
         """Let the code refuse a signal before it is written; whoever sent it is told once the reasons are durable.

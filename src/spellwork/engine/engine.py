@@ -177,11 +177,17 @@ class Engine:
     async def _open(self, store: Store) -> None:
         self._failed = None
         self._host = Host(store, self._clock, self.codec, self.registry, self._errors, **self._sizes)  # type: ignore[arg-type]
-        desk = Desk(self._host, self._clock, self._post, self._new_number)
+
+        def opened() -> Store:
+            if self._failed is not None:
+                raise self._failed
+            return store  # also while the engine is being closed: what runs still ask of each other is theirs to the end
+
+        desk = Desk(self._host, self._clock, lambda message: self._way.ask(message), self._new_number)  # noqa: PLW0108 - made below
         self._mail = MailRoom(store, self._clock, self._errors, self._host, desk)
         self._mail.why = lambda: self._failed
         self._way = Router(
-            self._host, desk, self._mail, self._errors, opened=lambda: self._open_store, why=lambda: self._failed,
+            self._host, desk, self._mail, self._errors, opened=opened, why=lambda: self._failed,
             partition_of=self._partition_of, taken_over=self._taken_over,
         )  # fmt: skip
         self._waiting = Waiting(self._host, self._way.row)
@@ -321,15 +327,6 @@ class Engine:
         """The way to runs; raises why there is none."""
         self._open_store  # noqa: B018 - raises when it is closed
         return self._way
-
-    async def _post(self, message: m.AnyMessage) -> bytes | None:
-        """What a run asks of another one. While the engine is being closed it is not done, and asked again in the next life."""
-        try:
-            return await self._router.ask(message)
-        except UsageError as error:
-            if self._store is None:  # no answer of the other run, and it must not become a part of the journal
-                raise StoreClosed("the engine is being closed; what the run asked for is done when it is opened again") from error
-            raise
 
     @property
     def store(self) -> Store:

@@ -95,11 +95,11 @@ class Errands:
     ) -> None:
         try:
             if before is not None:
-                await before
+                await asyncio.shield(before)  # its own task sets it, also when this one is cancelled
             await self._send_signal(live, command)
         finally:
             done.set_result(None)
-            if self._last[live.number, command.target] is done:
+            if self._last.get((live.number, command.target)) is done:
                 del self._last[live.number, command.target]
 
     async def _send_signal(self, live: LiveRun, command: c.SendSignal) -> None:

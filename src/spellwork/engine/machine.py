@@ -234,7 +234,8 @@ class HostedMachine:
                     yield each
                 if follower.waits:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(rung.wait(), _PATIENCE)
+                        async with asyncio.timeout(_PATIENCE):
+                            await rung.wait()
         finally:
             stop()
             follower.close()

@@ -5,6 +5,7 @@ It must never lose a message: its row goes in the batch of its effect, or of its
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -174,10 +175,9 @@ class MailRoom:
                     sent = self._clock.monotonic()
                 if partition in self._host.partitions:  # it has become ours
                     self.drain_soon()
-                try:
-                    await asyncio.wait_for(rung.wait(), 1.0)
-                except TimeoutError:
-                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1.0):  # before Python 3.12, wait_for() loses a cancellation that comes with the ring
+                        await rung.wait()
         finally:
             stop()
 

@@ -71,7 +71,8 @@ class Waiting:
                 await self._settle_from_store(future, await self._row(run_id))
                 if not future.done():
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(rung.wait(), 1.0)
+                        async with asyncio.timeout(1.0):
+                            await rung.wait()
         finally:
             stop()
 

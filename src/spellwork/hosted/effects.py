@@ -15,6 +15,7 @@ from spellwork.hosted.begin import Waiting
 from spellwork.hosted.events import ENVELOPE
 from spellwork.hosted.turn import RunActivity, SendOut, SetTimer, StartRun, unpublishable
 from spellwork.hosted.type import BUS, MachineType
+from spellwork.instant import LAST
 from spellwork.machine import action
 from spellwork.machine.event import Event
 from spellwork.workflow import commands as c
@@ -165,7 +166,7 @@ class Effects:
         """Deliver something when it is due."""
         execution = self._execution
         n = execution.next_number()
-        digest = max(0, microseconds).to_bytes(8, "big")
+        due, digest = min(due, LAST), min(max(0, microseconds), LAST).to_bytes(8, "big")
         self.timers[n] = Waiting(due, wanted)
         execution.ask(n, Pending("timer", "", digest, None, None, due=due), c.StartTimer(n, due), passive=True)
 

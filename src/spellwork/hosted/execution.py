@@ -68,7 +68,7 @@ class MachineExecution(Execution):
         """Apply one entry: a turn of the machine."""
         if self.finished and not isinstance(entry, AFTER_THE_END):
             self._mismatch(describe(entry), "nothing: the machine has ended")
-        self.now = max(self.now, entry.at)
+        self.now, self._moment.turn = max(self.now, entry.at), 0
         if (self._until is None and self._newest is self.type) or not self._leave(entry):
             _DELIVER[type(entry)](self, entry)
             while self._effects.events:
@@ -132,6 +132,7 @@ class MachineExecution(Execution):
             self.signal_ids[entry.id] = None
         foreseen, self._foreseen = self._foreseen, None
         if foreseen is not None and foreseen[0] is entry:
+            self._moment.turn = 1
             self._adopt(foreseen[1])
         else:
             self._effects.arrived(self._event_of(entry))
@@ -182,7 +183,7 @@ class MachineExecution(Execution):
         What comes from a child whose state was left is ignored here, and not when it is delivered: an entry that the journal has
         was taken once, and is taken again on replay.
         """
-        self.now, self._foreseen = max(self.now, entry.at), None
+        self.now, self._foreseen, self._moment.turn = max(self.now, entry.at), None, 0
         if not self.configuration.running:
             raise self.chart.invalid(self.configuration, entry.name)
         event = self._event_of(entry) if entry.name == ENVELOPE else None
@@ -213,6 +214,7 @@ class MachineExecution(Execution):
         self._moment.renew()
         turn, error = attempt(self.loop.enter, work, *args)
         if error is None:
+            self._moment.turn += 1
             found: Turn = turn
             return found
         if self._kept is not None:  # what failed may have changed it in place

@@ -19,11 +19,13 @@ class Moment:
     """Stands where a workflow's execution would: it knows the time and chance of the entry that is delivered, and nothing else.
 
     Randomness is drawn from the run's seed and the entry's position, so that an event that was refused leaves no trace in it.
+    `turn` counts the turns of one entry: what the machine hears of the first is another one, and has randomness of its own.
     """
 
     def __init__(self, execution: MachineExecution):
         self._execution = execution
         self._rng: random.Random | None = None
+        self.turn = 0
 
     def renew(self) -> None:
         """Another event is looked at."""
@@ -45,7 +47,8 @@ class Moment:
         if self._rng is None:
             execution = self._execution
             place: int = execution.position
-            self._rng = random.Random(execution.started.seed + place.to_bytes(4, "big"))  # noqa: S311 - replayable
+            turn = self.turn.to_bytes(2, "big") if self.turn else b""  # the first has none, as in journals that were written before
+            self._rng = random.Random(execution.started.seed + place.to_bytes(4, "big") + turn)  # noqa: S311 - replayable
         return self._rng
 
     def start_timer(self, _delay: float, _handle: TimerHandle) -> None:

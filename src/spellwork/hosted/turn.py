@@ -5,6 +5,7 @@ It must never change anything but what it returns: a turn may be thrown away, be
 from __future__ import annotations
 
 import dataclasses
+import marshal
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from spellwork.codec import Codec
 
 _CACHED = 1024
+_PRINT = 2  # the last version of the format that tells values and types alone, and not who else holds them
 _MACHINE_TYPES = (None, "", "machine", "scxml", "http://www.w3.org/TR/scxml", "http://www.w3.org/TR/scxml/")
 
 
@@ -93,6 +95,7 @@ class Turns:
     def __init__(self, kind: MachineType, codec: Codec, known: Known | None, can_reach: Callable[[str], bool]):
         self._kind, self._codec, self._known, self._can_reach = kind, codec, known, can_reach
         self._shape = kind.context_shape(codec)
+        self._seen: tuple[Any, bytes] | None = None  # the context that was stored last, and what it was then
         self.short = not kind.activities
         """Whether a step that only guards decide may skip the interpreter; whoever wants a record of it may not."""
 
@@ -153,11 +156,11 @@ class Turns:
             for function, seen in wanted:
                 function(seen, given)
             kept = None
-            if pieces:
+            if pieces and not (context is before.context and self._is_unchanged(context)):
                 context, kept = self._storable(context)
             after = Configuration(target, context, (), (), before.serial, before.session, before.bound)
             return Turn(after, (), handled=True, macrosteps=1, kept=kept)
-        return None
+        return Turn(before, (), handled=False, macrosteps=0)
 
     def _go_on(self, before: Configuration, event: Event | None, outcome: Outcome) -> Turn:
         handled, own = outcome.handled, f"#_scxml_{before.session}"
@@ -197,20 +200,40 @@ class Turns:
             context, kept = self._storable(before.context)
             if context is not before.context:
                 before = dataclasses.replace(before, context=context)
+        if before.result is not None:
+            self._check_result(before.result)
         return Turn(before, tuple(wanted), handled, len(steps), tuple(steps), kept, deferred)
+
+    def _is_unchanged(self, context: Any) -> bool:
+        """Whether no action has changed in place what was stored last: a look, where encoding takes 30 times as long."""
+        if self._seen is None or self._seen[0] is not context:
+            return False
+        printed, unknown = attempt(marshal.dumps, context, _PRINT)
+        return unknown is None and printed == self._seen[1]
+
+    def _check_result(self, result: Any) -> None:
+        shape = self._codec.shape(self._kind.result)
+        try:
+            shape.decode(shape.encode(result))
+        except PayloadError as error:
+            raise PayloadError(
+                f"machine {self._kind.chart.name!r}: what its final state gives cannot be stored: {error}", path=error.path
+            ) from error
 
     def _storable(self, context: Any) -> tuple[Any, bytes]:
         """The context as it comes back from the store, so that trimming changes nothing; and its stored form."""
         shape = self._shape
         try:
             payload = shape.encode(context)
-            if shape.annotation is Any and self._codec.redaction is None and is_plain_tree(context):
-                return context, payload  # nothing could be different
-            return shape.decode(payload), payload
+            if not (shape.annotation is Any and self._codec.redaction is None and is_plain_tree(context)):
+                context = shape.decode(payload)  # else nothing could be different
         except PayloadError as error:
             raise PayloadError(
                 f"machine {self._kind.chart.name!r}: its new context cannot be stored: {error}", path=error.path
             ) from error
+        printed, unknown = attempt(marshal.dumps, context, _PRINT)
+        self._seen = None if unknown is not None else (context, printed)
+        return context, payload
 
     def _prepare(self, each: Any, wanted: list[Any]) -> None:
         """Call what is called inline; make of everything else something that can be performed without failing."""

@@ -4,6 +4,7 @@ It must never look a function up anywhere but in the tables that it is given.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from collections.abc import Callable, Mapping
@@ -21,6 +22,17 @@ _KEYS = {
     "id", "type", "initial", "states", "on", "always", "after", "every", "entry", "exit", "onDone", "invoke", "history", "target",
     "defer", "output", "context", "events", "strict", "description", "meta", "version", "actions",
 }  # fmt: skip
+
+_ACTION_KEYS = {
+    "raise": {"type", "event", "data"}, "send": {"type", "event", "data", "delay", "id", "to"}, "cancel": {"type", "id"},
+    "log": {"type", "label", "value"}, "assign": {"type", "do", "values"},
+}  # fmt: skip
+_ROOT = {"context", "events", "strict"}
+_UNUSED: dict[str, set[str]] = {
+    "state": _ROOT | {"history", "target", "output", "actions"},
+    "final": _ROOT | {"history", "target", "actions"},
+    "history": _KEYS - {"id", "type", "history", "target", "actions", "description", "meta"},
+}
 
 
 def from_json(
@@ -42,11 +54,11 @@ def from_json(
     """
     try:
         data = source if isinstance(source, Mapping) else json.loads(source)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise DefinitionError(f"the chart is not JSON: {error}") from error
     data = _object(data, "")
     builder = ChartBuilder(
-        str(data.get("id", "machine")), events=data.get("events", ()), strict=bool(data.get("strict", True)),
+        str(data.get("id", "machine")), events=_names(data.get("events"), "/events"), strict=bool(data.get("strict", True)),
         context=context if context is not None else _constant_context(data.get("context")),
     )  # fmt: skip
     if data.get("type") == "parallel":
@@ -56,7 +68,7 @@ def from_json(
 
 
 def _constant_context(context: Any) -> Any:
-    return (lambda: dict(context)) if isinstance(context, dict) else context
+    return (lambda: copy.deepcopy(context)) if isinstance(context, (dict, list)) else context  # each machine has its own
 
 
 def _object(value: Any, pointer: str) -> Mapping[str, Any]:
@@ -66,6 +78,20 @@ def _object(value: Any, pointer: str) -> Mapping[str, Any]:
     if unknown:
         raise DefinitionError(f"{pointer}/{min(unknown)}: there is no such key")
     return value
+
+
+def _members(data: Mapping[str, Any], name: str, pointer: str) -> list[tuple[str, Any]]:
+    found = data.get(name)
+    if found is not None and not isinstance(found, Mapping):
+        raise DefinitionError(f"{pointer}/{name}: an object is wanted here, not {type(found).__name__}")
+    return list((found or {}).items())
+
+
+def _names(given: Any, pointer: str) -> tuple[str, ...]:
+    found = _several(given)
+    if not all(isinstance(each, str) for each in found):
+        raise DefinitionError(f"{pointer}: names are wanted here, not {given!r}")
+    return tuple(found)
 
 
 def _several(value: Any) -> list[Any]:
@@ -80,26 +106,30 @@ def _fill(state: StateBuilder, data: Mapping[str, Any], pointer: str) -> None:
     for name in ("entry", "exit"):
         if name in data:
             (state.on_entry if name == "entry" else state.on_exit)(*_actions(data[name], f"{pointer}/{name}"))
-    for event, wanted in dict(data.get("on", {})).items():
+    for event, wanted in _members(data, "on", pointer):
         _transitions(state, event, wanted, f"{pointer}/on/{event}")
     _transitions(state, None, data.get("always"), f"{pointer}/always")
     _transitions(state, f"done.state.{state.id}", data.get("onDone"), f"{pointer}/onDone")
-    for delay, wanted in dict(data.get("after", {})).items():
+    for delay, wanted in _members(data, "after", pointer):
         for each in _several(wanted):
             to, guard, do, _ = _transition(each, f"{pointer}/after/{delay}")
             state.after(_delay(delay), to, guard=guard, do=do)
-    for delay, wanted in dict(data.get("every", {})).items():
+    for delay, wanted in _members(data, "every", pointer):
         state.every(_delay(delay), do=_actions(wanted, f"{pointer}/every/{delay}"))
     for number, wanted in enumerate(_several(data.get("invoke"))):
         _invoke(state, wanted, f"{pointer}/invoke/{number}")
-    state.defer(*data.get("defer", ()))
-    for key, below in dict(data.get("states", {})).items():
+    state.defer(*_names(data.get("defer"), f"{pointer}/defer"))
+    for key, below in _members(data, "states", pointer):
         _state(state, key, _object(below, f"{pointer}/states/{key}"), f"{pointer}/states/{key}")
 
 
 def _state(parent: StateBuilder, id_: str, data: Mapping[str, Any], pointer: str) -> None:
     kind = data.get("type", "state")
+    for name in sorted(set(data) & _UNUSED.get(str(kind), _UNUSED["state"])):
+        raise DefinitionError(f"{pointer}/{name}: a {kind} state has no such key")
     if kind == "history":
+        if data.get("history", "shallow") not in ("shallow", "deep"):
+            raise DefinitionError(f'{pointer}/history: {data["history"]!r} is neither "shallow" nor "deep"')
         parent.history(
             id_, _targets(data.get("target")), deep=data.get("history") == "deep", do=_actions(data.get("actions"), pointer)
         )  # fmt: skip
@@ -114,6 +144,8 @@ def _state(parent: StateBuilder, id_: str, data: Mapping[str, Any], pointer: str
 def _invoke(state: StateBuilder, data: Any, pointer: str) -> None:
     if not isinstance(data, Mapping) or "src" not in data:
         raise DefinitionError(f'{pointer}: an invocation is an object with "src"')
+    if not isinstance(data.get("id", ""), str) or not isinstance(data.get("input") or {}, Mapping):
+        raise DefinitionError(f'{pointer}: the "id" of an invocation is a name, and its "input" an object')
     id_ = data.get("id") or f"{state.id}.invoke"
     state.invoke(data["src"], id=id_, data=data.get("input"), forward=bool(data.get("autoforward", False)))
     _transitions(state, f"done.invoke.{id_}", data.get("onDone"), f"{pointer}/onDone")
@@ -121,7 +153,7 @@ def _invoke(state: StateBuilder, data: Any, pointer: str) -> None:
 
 
 def _delay(text: Any) -> Any:
-    return int(text) / 1000 if str(text).isdigit() else text
+    return int(text) / 1000 if str(text).isdecimal() else text
 
 
 def _targets(given: Any) -> tuple[str, ...]:
@@ -143,8 +175,15 @@ def _transition(data: Any, pointer: str) -> tuple[tuple[str, ...], Any, list[Any
     if unknown:
         raise DefinitionError(f"{pointer}/{min(unknown)}: there is no such key")
     guard = data.get("guard")
-    if isinstance(guard, Mapping):
-        guard = active(*_several(guard.get("in")))
+    match guard:
+        case None | str():
+            pass
+        case {"in": states, **rest} if not rest and _several(states):
+            guard = active(*_names(states, f"{pointer}/guard/in"))
+        case {"type": str(name), **rest} if not rest:
+            guard = name
+        case _:
+            raise DefinitionError(f'{pointer}/guard: {guard!r} is no guard; write a name, {{"type": name}} or {{"in": states}}')
     return (
         _targets(data.get("target")),
         guard,
@@ -160,6 +199,8 @@ def _actions(given: Any, pointer: str) -> list[Any]:
 def _action(data: Any, pointer: str) -> Any:
     if isinstance(data, str):
         return data
+    if isinstance(data, Mapping) and (unknown := set(data) - _ACTION_KEYS.get(str(data.get("type")), set(data))):
+        raise DefinitionError(f"{pointer}/{min(unknown)}: there is no such key")
     match dict(data) if isinstance(data, Mapping) else None:
         case {"type": "raise", "event": event, **rest}:
             found: Any = Raise(event, rest.get("data"))

@@ -22,6 +22,8 @@ SCXML_PROCESSOR = "http://www.w3.org/TR/scxml/#SCXMLEventProcessor"
 _PROCESSORS = (None, "", "scxml", SCXML_PROCESSOR)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
+_LONGEST = 1e300
+
 
 class ContentFailed(Exception):
     """Content that SCXML answers with an error event; never reaches users of charts that raise."""
@@ -87,6 +89,8 @@ def seconds(value: Any) -> float:
     if hasattr(value, "total_seconds"):
         return float(value.total_seconds())
     if isinstance(value, (int, float)):
+        if not abs(value) <= _LONGEST:
+            raise ContentFailed(f"{value!r} is no delay; a number of seconds is finite")
         return float(value)
     text = str(value).strip()
     unit = text[len(text.rstrip("abcdefghijklmnopqrstuvwxyz")) :]
@@ -94,7 +98,7 @@ def seconds(value: Any) -> float:
     if unit not in _UNITS or not number or not set(number) <= set("+-.e0123456789") or number.startswith("-"):
         raise ContentFailed(f"{value!r} is no delay; write it like '1.5s' or '200ms'")
     try:
-        return float(number) * _UNITS[unit]
+        return seconds(float(number) * _UNITS[unit])
     except ValueError:
         raise ContentFailed(f"{value!r} is no delay; write it like '1.5s' or '200ms'") from None
 

@@ -68,11 +68,19 @@ def restored(chart: Chart, snapshot: dict[str, Any]) -> Configuration:
     history = tuple(
         sorted((by_id[k].index, tuple(by_id[i].index for i in below)) for k, below in snapshot.get("history", {}).items())
     )
+    children = tuple(
+        (child[0], child[1], child[2]) for child in snapshot.get("children", ()) if _invoked(by_id[child[1]], child[2], active)
+    )
     return Configuration(
         chart.table.node(active, history), snapshot.get("context"), tuple(map(_event, snapshot.get("deferred", ()))),
-        tuple((child[0], child[1], child[2]) for child in snapshot.get("children", ())), snapshot.get("serial", 0),
+        children, snapshot.get("serial", 0),
         snapshot.get("session", ""), tuple(snapshot.get("bound", ())), not snapshot.get("ended", False), snapshot.get("result"),
     )  # fmt: skip
+
+
+def _invoked(state: Vertex, number: int, active: set[Vertex]) -> bool:
+    # what a child that is over was invoked by may be gone in another version, or its state was left by the migration
+    return state in active and number < len(state.invokes)
 
 
 def _legal(chart: Chart, active: set[Vertex]) -> None:

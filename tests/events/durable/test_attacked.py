@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
