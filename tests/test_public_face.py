@@ -32,6 +32,7 @@ PURE = {
         "functools",
         "hashlib",
         "inspect",
+        "marshal",
         "msgspec",
         "random",
         "typing",

@@ -31,6 +31,108 @@ _CHANNEL = "tests/events/test_channel.py"
 _EVENT_FAILURES = "tests/events/test_failures.py"
 _RANDOM = "tests/events/test_random.py"
 
+_REVIEW = "tests/engine/test_review.py"
+_HUNT = "tests/engine/test_hunt.py"
+_ATTACKED = "tests/events/durable/test_attacked.py"
+
+_FOUND_BY_READERS = (
+    Mutant(
+        "options-for-everybody",
+        "options() are for one call",
+        "workflow/activity.py",
+        "        twin: Activity[P, R] = object.__new__(type(self))",
+        "        twin: Activity[P, R] = self",
+        f"{_REVIEW} -k options_are_for_one_call",
+    ),
+    Mutant(
+        "failed-replay-left-open",
+        "what is loaded and dropped does nothing",
+        "engine/loading.py",
+        "            execution.close()  # else the garbage",
+        "            pass  # else the garbage",
+        f"{_REVIEW} -k runs_no_clean_up_later",
+    ),
+    Mutant(
+        "blocked-run-written-at-each-look",
+        "idle owners write nothing",
+        "engine/loading.py",
+        "            if row.status is not Status.BLOCKED or row.reason != host.codec.text(reason_of(error)):",
+        "            if True:",
+        f"{_REVIEW} -k written_once_for_each_reason",
+    ),
+    Mutant(
+        "child-forgotten-while-it-starts",
+        "children end with their parents",
+        "workflow/execution.py",
+        'if p.kind in ("child", "start of child")]',
+        'if p.kind == "child"]',
+        f"{_REVIEW} -k 'nobody_awaited and cancel'",
+    ),
+    Mutant(
+        "any-run-of-that-name-closed",
+        "the end of a parent closes its children alone",
+        "engine/desk.py",
+        "    if message.parent and (row.parent is None or row.parent.number != message.parent):",
+        "    if False:",
+        f"{_REVIEW} -k only_has_the_name",
+    ),
+    Mutant(
+        "maintenance-dies-in-silence",
+        "an engine that cannot show life stops",
+        "engine/engine.py",
+        "        if error is not None and not isinstance(error, asyncio.CancelledError):\n",
+        "        if False:\n",
+        f"{_REVIEW} -k sign_of_life_breaks",
+    ),
+    Mutant(
+        "half-a-store-owned",
+        "every run of a store goes on",
+        "engine/engine.py",
+        "(max_partitions or _ALL)",
+        "(max_partitions or partitions)",
+        f"{_HUNT} -k all_partitions_of_a_store",
+    ),
+    Mutant(
+        "asked-while-closing-and-told-no",
+        "what runs tell each other arrives",
+        "engine/engine.py",
+        "            return store  # also while the engine is being closed",
+        "            return self._open_store  # also while",
+        f"{_PROMISES} -k while_the_engine_closes",
+    ),
+    Mutant(
+        "group-of-another-life",
+        "each group gets each event",
+        "events/durable/membership.py",
+        "        return batch.require_version(row_key(Spaces.GROUPS, self._topic, self._group), self._made)",
+        "        return batch",
+        f"{_ATTACKED} -k begun_anew",
+    ),
+    Mutant(
+        "damage-behind-a-cursor-passed-over",
+        "damaged data is detected",
+        "events/durable/subscription.py",
+        "            found[index] = found[index]._replace(revision=revision)",
+        "            pass",
+        f"{_ATTACKED} -k right_behind_a_cursor",
+    ),
+    Mutant(
+        "watchers-left-at-closing",
+        "whoever waits hears of the end",
+        "store/store.py",
+        "            woken.set()  # nothing else",
+        "            pass  # nothing else",
+        "tests/state/test_watch.py -k hears",
+    ),
+    Mutant(
+        "stored-times-of-any-size",
+        "damaged data is detected",
+        "instant.py",
+        "Instant = Annotated[int, msgspec.Meta(ge=FIRST, le=LAST)]",
+        "Instant = Annotated[int, msgspec.Meta()]",
+        "tests/test_instant.py",
+    ),
+)
 _EFFECTS = (
     Mutant(
         "retention-forgets-who-waits",
@@ -130,8 +232,8 @@ _EFFECTS = (
         "damaged-counter-of-a-log-begins-anew",
         "damage to one row stops nobody else",
         "store/committer.py",
-        "                sequence = self._counted(log) + 1\n",
-        "                sequence = 1\n",
+        '                return self._counted(key).to_bytes(SEQUENCE_BYTES, "big")\n',
+        "                return None\n",
         "tests/engine/test_workflow_events.py -k damaged_counter",
     ),
     Mutant(
@@ -352,12 +454,14 @@ _ENGINE = (
     ),
     Mutant(
         "update-not-looked-for-again", "an update with an id is applied once", "workflow/execution.py",
-        "(*self.started.seen, *self.signal_ids, *self.update_ids)", "(*self.started.seen, *self.signal_ids)",
+        'seen = (*self.started.seen, *self.signal_ids, *(SEEN_UPDATE + update_id for update_id in self.update_ids))',
+        'seen = (*self.started.seen, *self.signal_ids)',
         f"{_FOUND} -k applied_once",
     ),
     Mutant(
         "chain-forgets-what-it-had", "a signal with an id is received once by a chain", "engine/desk.py",
-        "        if message.id in execution.seen:\n            return None  # an earlier run of the chain had it\n", "",
+        '        if message.id in execution.seen or (is_update and f"{SEEN_UPDATE}{message.id}" in execution.seen):\n            return None  # an earlier run of the chain had it\n',
+        '',
         f"{_ASYNCIO} -k messages_of_its_own",
     ),
     Mutant(
@@ -373,9 +477,8 @@ _ENGINE = (
     ),
     Mutant(
         "cancellation-of-the-ended-accepted", "cancellation is final", "engine/desk.py",
-        "            raise m.Deferred(f\"run {message.run_id} is blocked, the cancellation waits: {error}\") from error\n"
-        "        if live.execution.finished:\n            raise ended(message.run_id)\n",
-        "            raise m.Deferred(f\"run {message.run_id} is blocked, the cancellation waits: {error}\") from error\n",
+        'the cancellation waits: {error}") from error\n        _check_parent(live.row, message)\n        if live.execution.finished:\n            raise ended(message.run_id)\n',
+        'the cancellation waits: {error}") from error\n        _check_parent(live.row, message)\n',
         f"{_PROMISES} {_LINEAR} -k 'final or start_by_id'",
     ),
     Mutant(
@@ -553,7 +656,8 @@ _COMMITS = (
     ),
     Mutant(
         "merge-without-the-overlay", "batches apply in their order", "store/committer.py",
-        "for start, end in batch.ranges) else self._get(key)", "for start, end in batch.ranges) else self._backend.get(key)",
+        '                old = self._get(key)\n            except RowDamaged:\n                if key not in logs:',
+        '                old = self._backend.get(key)\n            except RowDamaged:\n                if key not in logs:',
         f"{_STORE} -k merges",
     ),
     Mutant(
@@ -899,7 +1003,8 @@ _TOPICS = (
     ),
     Mutant(
         "deleted-under-the-hands-of-a-consumer", "nothing is deleted that a consumer has", "events/durable/deletion.py",
-        "    if left:\n        raise TopicError", "    if False:\n        raise TopicError",
+        '    if ground.left:\n        raise TopicError',
+        '    if False:\n        raise TopicError',
         f"{_GROUPS}/test_deletion.py -k with_consumers",
     ),
     Mutant(
@@ -1082,6 +1187,7 @@ _CARE = (
 )  # fmt: skip
 
 MUTANTS = (
+    *_FOUND_BY_READERS,
     *_EFFECTS,
     *_REPLAY,
     *_ENGINE,
