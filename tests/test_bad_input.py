@@ -514,6 +514,37 @@ async def test_asyncio_io_in_a_workflow_is_refused_with_file_and_line(call: str)
         assert "test_bad_input.py:" in str(caught.value.__cause__)
 
 
+@pytest.mark.parametrize(("module", "is_ours"), [("spellwork.workflow.guard", True), ("theirs", False)])
+def test_the_place_is_the_users_also_where_spellwork_is_installed(module: str, is_ours: bool) -> None:
+    """As a wheel it lies in site-packages, like code of the user's that must be named."""
+    text = "from spellwork.workflow.loop import caller\ndef find():\n    return caller()\n"
+    space: dict[str, Any] = {"__name__": module}
+    exec(compile(text, f"/venv/lib/python3/site-packages/{module}.py", "exec"), space)
+    assert ("test_bad_input.py:" in space["find"]()) is is_ours
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workflows": echo}, r"workflows= takes a list; write workflows=\[echo\]"),
+        ({"store": "work.db"}, "did you mean 'sqlite:work.db'"),
+        ({"durability": "ful"}, "unknown durability 'ful'"),
+    ],
+)
+async def test_options_of_the_wrong_form_say_what_is_meant(options: dict[str, Any], message: str) -> None:
+    """In the words of whoever wrote them."""
+    with pytest.raises((DefinitionError, StoreUnavailable), match=message):
+        async with Engine(**options):
+            pass
+
+
+async def test_a_status_that_there_is_not_is_refused_with_those_there_are() -> None:
+    """`list(status="foo")` is a typing error."""
+    async with Engine() as engine:
+        with pytest.raises(ValueError, match="running, completed"):
+            await engine.list(status="foo")
+
+
 async def test_missing_child_definition_parks_the_parent_until_it_is_there(tmp_path: Path) -> None:
     """A child workflow that is not registered blocks its parent with the reason; registering it lets both go on."""
 

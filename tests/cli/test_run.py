@@ -6,7 +6,10 @@ import os
 import pty
 import shlex
 import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -341,9 +344,9 @@ def test_a_broken_file_shows_its_own_traceback(write, process):
     """What is wrong in the user's code is shown where it is."""
     write("broken.py", "raise KeyError('mine')\n")
     done = process("run", "broken.py").end()
-    assert done.code == 1
-    assert "KeyError: 'mine'" in done.err
-    assert "broken.py" in done.err
+    assert done.code == 2
+    assert "broken.py cannot be loaded: KeyError: 'mine'" in done.err
+    assert "click" not in done.err
 
 
 def test_a_file_named_like_a_module_is_itself(write, spellwork):
@@ -351,3 +354,33 @@ def test_a_file_named_like_a_module_is_itself(write, spellwork):
     write("json.py", ECHO)
     assert spellwork("run", "json.py", "--input", "[1]").value == [1, None]
     assert not hasattr(sys.modules["json"], "echo")
+
+
+def test_a_signal_that_does_not_fit_is_told_to_whoever_runs(write, process, spellwork):
+    """Who waits for an approval must not wait in silence when it was given in the wrong form."""
+    write("asks.py", "ok = Signal[bool]('ok')\n\n@workflow\nasync def asks() -> bool:\n    return await ok.receive(timeout=3)\n")
+    running = process("run", "asks.py", "--id", "a")
+    while spellwork("signal", "a", "ok", '"yes"').code:
+        time.sleep(0.05)
+    done = running.end()
+    assert "signal ok: skipped one that does not fit" in done.err
+
+
+@pytest.mark.parametrize("given", ["NaN", "[1, Infinity]", '{"a": -Infinity}', "1e400"])
+def test_what_is_no_json_is_refused(given, write, spellwork):
+    """It could be stored, and would be shown as null."""
+    write("echo.py", ECHO)
+    done = spellwork("run", "echo.py", "--input", given)
+    assert done.code == 2
+    assert "--input" in done.err
+
+
+def test_output_that_cannot_be_written_is_an_error_in_a_line(write, process):
+    """A full disk behind it, or none at all, is no reason for a traceback."""
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    for setup, told in (("sys.stdout = open('/dev/full', 'w')", True), ("sys.stdout = None", False)):
+        code = f"import sys; from spellwork.cli.program import main; {setup}; main(['--help'])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr
+        assert ("No space left" in done.stderr) is told

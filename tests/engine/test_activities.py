@@ -490,7 +490,7 @@ async def test_wrong_number_of_arguments_fails_at_the_call() -> None:
 
 
 async def test_failures_say_where_they_were_raised() -> None:
-    """RunFailed, its cause and the history name file, line and function of the user's code."""
+    """RunFailed, its cause and the history name file, line and function of the user's code: the activity's first."""
 
     @activity(retry=Retry(max_attempts=1))
     async def breaks() -> None:
@@ -502,7 +502,9 @@ async def test_failures_say_where_they_were_raised() -> None:
 
     async with TestEngine(workflows=[tries]) as engine:
         run = await engine.start(tries)
-        with pytest.raises(RunFailed, match=r"KeyError: 'answer' \(.*test_activities.py:\d+ in tries\)") as caught:
+        with pytest.raises(
+            RunFailed, match=r"KeyError: 'answer' \(.*test_activities.py:\d+ in breaks, by way of .*:\d+ in tries\)"
+        ) as caught:
             await run.result()
         assert "test_activities.py" in str(getattr(caught.value.__cause__, "__notes__", ""))
         failed = next(event for event in await run.history() if event.kind == "StepFailed")

@@ -21,6 +21,7 @@ from spellwork.cli.output import duration, note, print_json, print_table
 from spellwork.cli.source import module_of, names_a_file
 from spellwork.cli.verb import Verb
 from spellwork.errors import DefinitionError, UsageError
+from spellwork.hosted.type import contents_of
 from spellwork.machine import (
     AsyncMachine,
     Chart,
@@ -37,6 +38,7 @@ from spellwork.machine import (
 )
 from spellwork.machine.builder import delay_of
 from spellwork.supervision import attempt
+from spellwork.workflow import Activity
 
 _FORMATS: dict[str, Callable[[Chart, list[str]], str]] = {"mermaid": mermaid, "svg": svg, "dot": dot}
 _ENDINGS = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".mmd": "mermaid"}
@@ -86,10 +88,12 @@ def draw(target: str, wanted: str | None, active: tuple[str, ...], output: str |
 def trace(target: str, events: tuple[str, ...], guards: tuple[str, ...], as_json: bool) -> int:
     """Send events to a new machine in memory, and print each step: transitions, guards, actions, how long they took.
 
-    +TIME (as +30s) moves its clock, which stands still otherwise. The actions of FILE.py are called; in documents they are
-    names. The exit code is 1 if an event was refused or an action failed; the machine stayed where it was, and went on.
+    +TIME (as +30s) moves its clock, which stands still otherwise. The actions of FILE.py are called, but no activities, which
+    have effects: they are only named, as everything is in documents. The exit code is 1 if an event was refused or an action
+    failed; the machine stayed where it was, and went on.
     """
     chart = _chart(target, _Shown(dict(map(_verdict, guards))))
+    _leave_out_activities(chart)
     steps = asyncio.run(_traced(chart, [_parsed(chart, event) for event in events]))
     if as_json:
         for step in steps:
@@ -181,6 +185,20 @@ class _Shown:
     def literal(self, text: str) -> Any:
         """Text."""
         return text
+
+
+def _leave_out_activities(chart: Chart) -> None:
+    """An activity is a step of a hosted machine. Here it does nothing, and what it would answer can be typed as an event."""
+
+    def nothing(*_args: Any, **_kwargs: Any) -> None:
+        return None
+
+    for vertex in chart.root.walk():
+        for content in contents_of(vertex, chart):
+            named = getattr(content, "action", None)
+            found = chart.table.names.actions.get(named) if isinstance(named, str) else named
+            if isinstance(found, Activity):
+                found.fn = nothing
 
 
 def _chart(target: str, shown: _Shown) -> Chart:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ NO_ARGUMENTS = Call()
 def parse(text: str, what: str) -> Any:
     """The value of some JSON; raises a usage error that shows where it breaks."""
     try:
-        return json.loads(text)
+        return _loaded(text)
     except json.JSONDecodeError as error:
         hint = "; text needs its own quotes: '\"...\"'" if not text.lstrip().startswith(("{", "[", '"')) else ""
         raise click.UsageError(
@@ -46,9 +47,25 @@ def parse(text: str, what: str) -> Any:
 def lenient(text: str) -> Any:
     """JSON where it is JSON, else the text itself."""
     try:
-        return json.loads(text)
+        return _loaded(text)
     except (ValueError, RecursionError):
         return text
+
+
+def _loaded(text: str) -> Any:
+    """JSON as it is defined: `json.loads` also takes NaN and Infinity, which no JSON could show again."""
+    return json.loads(text, parse_constant=_refused, parse_float=_finite)
+
+
+def _refused(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is larger than a number can be")
+    return number
 
 
 def call_of(given: str | None, workflow: Workflow[Any, Any] | None) -> Call:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from spellwork import Codec, Engine, RunInfo, Status
-from spellwork.cli.exits import Unavailable
+from spellwork.cli.exits import NotFound, Unavailable
 from spellwork.cli.given import parse
 from spellwork.cli.messages import NOBODY, SILENT, Delivery
 from spellwork.cli.opening import codec_of, opened
@@ -21,7 +21,7 @@ from spellwork.cli.source import load_all
 from spellwork.cli.verb import Verb
 from spellwork.clock import SystemClock, new_id
 from spellwork.engine import messages as m
-from spellwork.errors import SpellworkError, UsageError
+from spellwork.errors import RunNotFound, SpellworkError, UsageError
 
 _STEM = "machine:"
 
@@ -67,7 +67,13 @@ async def _send(store: str, message: m.AskSignal, timeout: float, codec: Codec) 
     from spellwork.hosted.standing import unpack_standing
 
     async with opened(store, client=True, create=False, codec=codec) as engine:
-        row = await find_open_run(engine, message.run_id)
+        try:
+            row = await find_open_run(engine, message.run_id)
+        except RunNotFound as error:
+            raise NotFound(
+                f"there is no machine {message.run_id!r} in {engine.url}; a program begins it with its first event: "
+                f"`engine.machine(chart, {message.run_id!r}).send(...)`. `spellwork machine ps` lists those there are"
+            ) from error
         _name_of(row.workflow)
         silent = m.AskSignal(message.run_id, message.name, message.payload, message.id)
         if await owner_of(engine.store, row.partition) is None:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -114,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     as_json = "--json" in given
     # the engine's own log lines would double the message that ends a command; a worker turns them on
     logging.getLogger("spellwork").addHandler(logging.NullHandler())
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # each is None where it was closed
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -123,6 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         _hush()
         code = Exit.OK
+    except OSError as error:  # a full disk behind it, say
+        _hush()
+        code = _report(as_json, "output", f"the output cannot be written: {error.strerror or error}", Exit.DAMAGED)
     _leave(code)
 
 
@@ -153,6 +157,10 @@ def _report(as_json: bool, code: str, message: str, exit_code: int) -> int:
     else:
         click.echo(f"{click.style('spellwork:', fg='red')} {message}", err=True)
     return exit_code
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - for as long as the program lives
 
 
 def _hush() -> None:

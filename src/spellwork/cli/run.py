@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import os
 import shlex
 from typing import Any
@@ -26,7 +27,7 @@ from spellwork.cli.verb import Verb
 from spellwork.clock import SystemClock, new_id
 from spellwork.engine import messages as m
 from spellwork.engine.rows import read_row
-from spellwork.errors import RunError, RunFinished, StoreOwned
+from spellwork.errors import RunBlocked, RunCancelled, RunError, RunFailed, RunFinished, RunTerminated, StoreOwned
 
 _PARKED = (Status.BLOCKED, Status.QUARANTINED)
 
@@ -114,12 +115,15 @@ async def _resume_elsewhere(store: str, run_id: str) -> Delivery:
 
 
 def _see_through(job: Job) -> None:
+    if not job.as_json:
+        # such as a signal that was skipped; the engine's own lines would double the error at the end
+        logging.getLogger("spellwork.workflow").addHandler(logging.StreamHandler())
     try:
         value = asyncio.run(_finish(job))
     except KeyboardInterrupt:
         raise Interrupted(_farewell(job)) from None
     except RunError as error:
-        if not job.as_json:
+        if not job.as_json and isinstance(error, RunFailed | RunCancelled | RunTerminated | RunBlocked):
             note(f"see `{job.command('show')}` for its steps")
         raise error from error.__cause__
     print_json({"id": job.run_id, "status": "completed", "result": value} if job.as_json else value)
@@ -130,7 +134,7 @@ def _farewell(job: Job) -> str:
         return f"run {job.run_id} was interrupted, and a memory: store keeps nothing"
     if not job.durable:
         same = f"the same command with --id {shlex.quote(job.run_id)}"
-        return f"interrupted before run {job.run_id} was there; {same} starts it"
+        return f"interrupted; whether run {job.run_id} has begun is not known: {same} begins it, or goes on with it"
     command = job.command("resume", job.source.path)
     return f"run {job.run_id} was interrupted; nothing is lost, it goes on with\n    {command}"
 

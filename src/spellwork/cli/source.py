@@ -9,6 +9,7 @@ import difflib
 import importlib.util
 import os
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 import click
 
 from spellwork import Activity, Codec, Workflow
-from spellwork.cli.exits import NotFound
+from spellwork.cli.exits import CommandError, Exit, NotFound
+from spellwork.errors import SpellworkError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,5 +165,19 @@ def _load_module(path: str) -> ModuleType:
         raise NotFound(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise _unloadable(path, file, error) from error
     return module
+
+
+def _unloadable(path: str, file: Path, error: Exception) -> CommandError:
+    """What whoever wrote the file needs to know: the error, and the way to it from their own file on."""
+    said = str(error) if isinstance(error, SpellworkError) else f"{type(error).__name__}: {error}"
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != str(file):
+        trace = trace.tb_next
+    way = "".join(traceback.format_tb(trace)).rstrip()
+    return CommandError(f"{path} cannot be loaded: {said}" + (f"\n{way}" if way else ""), Exit.USAGE, "usage")

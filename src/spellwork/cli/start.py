@@ -24,6 +24,7 @@ from spellwork.codec.text import check_name
 from spellwork.engine.ownership import Ownership
 from spellwork.engine.rows import read_row
 
+_MACHINE = "machine:"
 _EXISTING = "existing"
 
 
@@ -47,6 +48,9 @@ def start(target: str, given: str | None, run_id: str | None, timeout: float, st
     """
     if store.startswith("memory:"):
         raise click.UsageError("a memory: store lives in one process only; use `spellwork run`, or a file")
+    if target.startswith(_MACHINE):
+        name = target.removeprefix(_MACHINE)
+        raise click.UsageError(f"a program begins a machine, with its first event: `engine.machine({name!r}, ID).send(...)`")
     workflow: Workflow[Any, Any] | None = None
     options: dict[str, Any] = {}
     if is_file(target):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from pathlib import PurePath
 from typing import Any
 
 from spellwork.cli.output import duration, to_json
@@ -89,7 +90,9 @@ def _call(data: dict[str, Any]) -> str:
 def failure_text(failure: Any) -> str:
     """A stored failure in one line; "" for none."""
     if isinstance(failure, dict):
-        return f"{failure.get('type', '')}: {failure.get('message', '')}"
+        where = str(failure.get("where", ""))
+        text = f"{failure.get('type', '')}: {failure.get('message', '')}"
+        return f"{text} ({PurePath(where.partition(', by way of ')[0]).name})" if where else text
     if isinstance(failure, (list, tuple)) and len(failure) > 2:  # its stored form: type, code, message
         return f"{failure[0]}: {failure[2]}"
     return ""

@@ -23,7 +23,7 @@ from spellwork.engine.desk import Desk
 from spellwork.engine.history import Event, readable
 from spellwork.engine.host import Host
 from spellwork.engine.mail import MailRoom
-from spellwork.engine.options import check_options
+from spellwork.engine.options import check_lists, check_options
 from spellwork.engine.ownership import Ownership, partition_of
 from spellwork.engine.partition import Partition
 from spellwork.engine.recovery import Recovery
@@ -119,6 +119,7 @@ class Engine:
             {"max_partitions": max_partitions, "processes": processes},
             lease=lease, grace=grace,
         )  # fmt: skip
+        check_lists(workflows=workflows, activities=activities, machines=machines, errors=errors, triggers=triggers)
         if client and triggers:
             raise DefinitionError("Engine: a client owns no runs, so its triggers would start none; leave out client= or triggers=")
         self.url = store
@@ -485,6 +486,8 @@ class Engine:
         after: str | None = None,
     ) -> list[RunInfo]:
         """Runs, newest first. `after` is the id of the last one of the page before; "machine:*" are the runs of all machines."""
+        if status is not None and status not in set(Status):
+            raise ValueError(f"status= takes one of {', '.join(Status)}, not {status!r}")
         wanted = None if status is None else Status(status)
         if after is not None:
             check_name(after, "after")

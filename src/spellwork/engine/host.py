@@ -40,6 +40,7 @@ from spellwork.workflow.effects import Moment, Write
 from spellwork.workflow.execution import AFTER_THE_END
 
 log = logging.getLogger("spellwork.engine")
+_workflow_log = logging.getLogger("spellwork.workflow")
 # How many entries a run may be ahead of the store by writes alone, which wait for nothing: then it waits for the disk.
 _AHEAD = 256
 
@@ -171,7 +172,7 @@ class Host:
             self.block(live, error)
         if live.execution.warnings:
             for warning in live.execution.warnings:
-                log.warning("run %s: %s", live.row.id, warning)
+                _workflow_log.warning("run %s: %s", live.row.id, warning)
             live.execution.warnings.clear()
 
     def complete(self, live: LiveRun, entry: StepCompleted, batch: Batch, refused: Callable[[StoreError], None]) -> None:

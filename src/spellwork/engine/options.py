@@ -5,7 +5,7 @@ It must never let one pass that would only be noticed when something is run.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from spellwork.clock import LONGEST, is_duration
@@ -29,6 +29,13 @@ def check_options(counts: Mapping[str, Any], optional: Mapping[str, Any], *, lea
         wrong.append(f"grace must be 0 to {LONGEST:g} seconds, not {grace!r}")
     if wrong:
         raise DefinitionError(f"Engine: {'; '.join(wrong)}")
+
+
+def check_lists(**given: Any) -> None:
+    """Raise `DefinitionError` for what was given by itself where a list of such is taken."""
+    for name, value in given.items():
+        if not isinstance(value, Iterable):
+            raise DefinitionError(f"Engine: {name}= takes a list; write {name}=[{getattr(value, 'name', value)}]")
 
 
 def _is_count(name: str, value: Any) -> bool:

@@ -46,7 +46,11 @@ class Registry:
         if name.startswith(_MACHINES):
             chart = name.removeprefix(_MACHINES)
             wanted = f"version {version!r} of machine {chart!r}" if version is not None else f"machine {chart!r}"
-            known = ", ".join(versions or ()) or "none"
+            if not versions:
+                raise UnknownWorkflow(
+                    f"{wanted} is not registered; pass its chart in Engine(machines=[...]), also a client's", name=name
+                )
+            known = ", ".join(versions)
             raise UnknownWorkflow(
                 f"{wanted} is not registered; pass its chart in Engine(machines=[MachineType(chart, version=...)]), "
                 f"beside the newer ones until no machine of it is left. Registered versions: {known}",

@@ -86,7 +86,7 @@ class MachineType(Workflow[[Begin], Any]):
                 f"machine {chart.name!r}: {chart.awaited[0]}() is async; make it an @activity, so that it runs as a durable step"
             )
         for state in chart.root.walk():
-            for content in _contents(state, chart):
+            for content in contents_of(state, chart):
                 if isinstance(content, Do):
                     self._note_activity(content.action)
                 elif isinstance(content, Assign) and isinstance(content.change, Activity):
@@ -160,7 +160,8 @@ def _same(snapshot: dict[str, Any]) -> dict[str, Any]:
     return snapshot
 
 
-def _contents(state: State, chart: Chart) -> Iterator[Any]:
+def contents_of(state: State, chart: Chart) -> Iterator[Any]:
+    """Everything that a state does: entering, leaving, in its transitions, at the ends of its invocations."""
     moves = (*state.transitions, *((state.initial,) if state.initial else ()))
     blocks = [*state.entry, *state.exit, *(move.content for move in moves), *(invoke.finalize for invoke in state.invokes)]
     if state is chart.root:

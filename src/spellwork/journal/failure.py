@@ -19,6 +19,7 @@ from spellwork.supervision import attempt
 _MESSAGE_LIMIT = 8192
 _DATA_LIMIT = 16384
 _CAUSES = 8
+_RAISED_AT, _BY_WAY_OF = "raised at ", ", by way of "
 _LIBRARIES = tuple({sys.prefix, sys.base_prefix, sys.exec_prefix})
 
 
@@ -78,7 +79,19 @@ def _name(kind: type) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """Where it was raised, in the user's own code if that is on the way: `file:line in function`."""
+    """Where it was raised, in the user's own code if that is on the way: `file:line in function`.
+
+    What an activity or a child raised comes by way of the workflow that lets it pass: the place of its origin stands first.
+    """
+    notes = getattr(error, "__notes__", ())
+    origin = next((_clean(note).removeprefix(_RAISED_AT) for note in notes if str(note).startswith(_RAISED_AT)), "")
+    passed = _passed(error)
+    if not origin or not passed:
+        return origin or passed
+    return f"{origin.partition(_BY_WAY_OF)[0]}{_BY_WAY_OF}{passed}"
+
+
+def _passed(error: BaseException) -> str:
     found = ""
     trace = error.__traceback__
     while trace is not None:
@@ -136,7 +149,7 @@ class ErrorRegistry:
         if isinstance(error, (StopIteration, StopAsyncIteration)):
             error = RuntimeError(f"{failure.type} was raised")  # futures and coroutines take neither
         if failure.where:
-            error.add_note(f"raised at {failure.where}")
+            error.add_note(_RAISED_AT + failure.where)
         if failure.cause is not None:
             error.__cause__ = self.rebuild(failure.cause)
         return error

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from spellwork.clock import MICROSECONDS, Clock, Duration, seconds
+from spellwork.clock import LONGEST, MICROSECONDS, Clock, Duration, is_duration, seconds
 from spellwork.codec import Codec
 from spellwork.codec.text import check_name
 from spellwork.errors import DefinitionError, PayloadError
@@ -231,9 +231,9 @@ def clear_range(batch: Batch, start: bytes, end: bytes) -> None:
 
 def due_at(ttl: Duration, now: int) -> int:
     """The moment of expiry; raises `DefinitionError` unless it lies ahead, and within what can be stored."""
+    if not is_duration(ttl) or not seconds(ttl):
+        raise DefinitionError(f"ttl= must be more than 0 seconds and at most {LONGEST:g}, not {ttl!r}")
     wait = seconds(ttl)
-    if not 0 < wait < _LATEST / MICROSECONDS:
-        raise DefinitionError(f"ttl= must be more than 0 seconds, not {ttl!r}")
     return min(now + max(round(wait * MICROSECONDS), 1), _LATEST)
 
 

@@ -116,7 +116,8 @@ def open_backend(url: str, *, durability: str | None = None, create: bool = True
     scheme = _SCHEMES.get(name)
     path, mark, query = rest.partition("?")
     if scheme is None or (name == "memory") is bool(path) or ":" not in url:
-        raise StoreUnavailable(f"unknown store {url!r}; {_KNOWN}")
+        meant = f"did you mean 'sqlite:{url}'? " if ":" not in url and url else ""
+        raise StoreUnavailable(f"unknown store {url!r}; {meant}{_KNOWN}")
     place = Place(name, path, _parameters(name, scheme, query, asked=bool(mark)), create, _level(name, durability))
     return place.durability, _backend(scheme, place)
 
@@ -134,6 +135,7 @@ def _parameters(name: str, scheme: _Scheme, query: str, *, asked: bool) -> dict[
 def _level(name: str, durability: str | None) -> Durability:
     if name == "memory":
         if durability not in (None, "memory"):
+            Durability.parse(durability)  # one that does not exist at all is told as such
             raise DefinitionError(f"a memory: store cannot be {durability!r}; use sqlite:PATH for durable work")
         return Durability.parse("memory")
     level = Durability.parse(durability or "full")

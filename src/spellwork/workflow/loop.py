@@ -304,8 +304,9 @@ def caller() -> str:
     while frame is not None:
         name = frame.f_code.co_filename
         module = frame.f_globals.get("__name__", "")
-        ours = module.startswith("spellwork.workflow") or name.startswith(("<", _STANDARD_LIBRARY))
-        if not ours or "site-packages" in name:
+        is_ours = module.startswith("spellwork.workflow")  # wherever it is installed
+        is_standard = name.startswith(("<", _STANDARD_LIBRARY)) and "site-packages" not in name
+        if not (is_ours or is_standard):
             return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return "<unknown>"
