@@ -49,8 +49,8 @@ def start(target: str, given: str | None, run_id: str | None, timeout: float, st
     if store.startswith("memory:"):
         raise click.UsageError("a memory: store lives in one process only; use `spellwork run`, or a file")
     if target.startswith(_MACHINE):
-        name = target.removeprefix(_MACHINE)
-        raise click.UsageError(f"a program begins a machine, with its first event: `engine.machine({name!r}, ID).send(...)`")
+        machine = target.removeprefix(_MACHINE)
+        raise click.UsageError(f"a program begins a machine, with its first event: `engine.machine({machine!r}, ID).send(...)`")
     workflow: Workflow[Any, Any] | None = None
     options: dict[str, Any] = {}
     if is_file(target):
