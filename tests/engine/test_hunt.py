@@ -28,8 +28,8 @@ from spellwork import (
     update,
     workflow,
 )
-from spellwork.clock import SystemClock
-from spellwork.errors import DefinitionError, RowDamaged, RunBlocked, RunFinished, StoreFailed, UsageError
+from spellwork.clock import SystemClock, process_is_gone
+from spellwork.errors import DefinitionError, RowDamaged, RunBlocked, RunFailed, RunFinished, StoreFailed, UsageError
 from spellwork.store.turn import Turn
 
 go = Signal[str]("go")
@@ -279,6 +279,58 @@ def test_an_engine_closes_and_its_program_ends_beside_a_worker_process_that_hang
     )
     assert ended.stdout.split("\n")[:2] == ["timed out", "closed"], ended.stderr
     assert ended.returncode == 0
+
+
+@activity(executor="process", timeout=1, retry=Retry(max_attempts=1))
+def hangs() -> None:
+    while True:
+        time.sleep(0.1)
+
+
+@activity(executor="process")
+def pid(seconds: float = 0.0) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+@activity(executor="process", retry=Retry(max_attempts=1))
+def dies() -> None:
+    os._exit(3)
+
+
+@workflow
+async def waits_for(what: str) -> int:
+    if what == "hangs":
+        await hangs()
+    elif what == "dies":
+        await dies()
+    return await pid(0.5 if what == "long" else 0.0)
+
+
+@pytest.mark.slow
+async def test_a_worker_process_that_hangs_is_killed_and_the_next_call_gets_another() -> None:
+    """Its step has timed out; with the only worker still at work, everything behind it would time out unexecuted."""
+    async with Engine("memory:", workflows=[waits_for], processes=1) as engine:
+        first = await engine.run(waits_for, "nothing")
+        with pytest.raises(RunFailed, match="exceeded its timeout"):
+            await engine.run(waits_for, "hangs")
+        while sys.platform != "win32" and not process_is_gone(first, ""):
+            await asyncio.sleep(0.05)
+        assert await asyncio.wait_for(engine.run(waits_for, "nothing"), 20) != first
+
+
+@pytest.mark.slow
+async def test_a_worker_process_that_dies_takes_no_other_call_with_it() -> None:
+    """The activities beside it have workers of their own, and run once."""
+    async with Engine("memory:", workflows=[waits_for], processes=2) as engine:
+        beside = asyncio.create_task(engine.run(waits_for, "long"))
+        with pytest.raises(RunFailed, match="died: killed"):
+            await engine.run(waits_for, "dies")
+        assert await beside > 0
+        run = next(each for each in await engine.list() if each.status == "completed")
+        assert [event.data["attempt"] for event in await (await engine.get(run.id)).history() if event.kind == "StepCompleted"] == [
+            1
+        ]
 
 
 @workflow

@@ -19,6 +19,7 @@ import msgspec
 from spellwork.clock import MICROSECONDS, Cancellable, Clock
 from spellwork.codec import Codec
 from spellwork.engine.live import LiveRun
+from spellwork.engine.workers import Workers
 from spellwork.errors import ActivityTimeout, PayloadError, StoreError, StoreUnavailable
 from spellwork.journal import AttemptFailed, Entry, ErrorRegistry, Failure, StepCompleted, StepFailed
 from spellwork.store import Batch
@@ -115,9 +116,7 @@ class Steps:
         self._loop = asyncio.get_running_loop()
         self._threads = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="spellwork-activity")
         self._threaded = False
-        self._processes = processes
-        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
-        self._calls: set[concurrent.futures.Future[Any]] = set()
+        self._processes = Workers(processes)
         self._random = random.Random(clock.entropy(16))  # noqa: S311 - spreads retries
         self._context = contextvars.copy_context()
         self._running: set[Step] = set()
@@ -317,17 +316,13 @@ class Steps:
                 if raised is not None:  # not by way of the future, which takes no StopIteration
                     raise raised  # noqa: TRY301 - the same path as any other failure
             else:
-                call = self._process_pool().submit(call_activity, activity.declared, command.args, command.kwargs)
-                self._calls.add(call)
-                call.add_done_callback(self._calls.discard)
-                value, failure = await asyncio.wrap_future(call, loop=self._loop)
+                value, failure = await self._processes.call(call_activity, activity.declared, command.args, command.kwargs)
                 if failure is not None:
                     raise self._errors.rebuild(failure)  # noqa: TRY301 - the same path as any other failure
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - supervision point: user code of an activity
             if isinstance(error, concurrent.futures.BrokenExecutor):
-                self._pool = None
                 error = RuntimeError(
                     f"the worker process of activity {activity.name} died: killed, out of memory, or a crash in native code"
                 )
@@ -359,13 +354,6 @@ class Steps:
             return None
         self._threaded = True
         return future
-
-    def _process_pool(self) -> concurrent.futures.ProcessPoolExecutor:
-        if self._pool is None:
-            import multiprocessing  # noqa: PLC0415 - half a tenth of the import time, for what few programs use
-
-            self._pool = concurrent.futures.ProcessPoolExecutor(self._processes, mp_context=multiprocessing.get_context("spawn"))
-        return self._pool
 
     def _conclude(self, step: Step, error: BaseException | None, value: Any = None) -> None:
         live, command = step.live, step.command
@@ -430,15 +418,7 @@ class Steps:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
-        pool = self._pool
-        if pool is not None:
-            # An idle pool goes quietly. One that is at work is not waited for, also not at work for steps that have timed out; left
-            # alone, it would keep the interpreter from its end.
-            workers = list((getattr(pool, "_processes", None) or {}).values())
-            at_work = bool(self._calls)
-            await self._loop.run_in_executor(None, lambda: pool.shutdown(wait=not at_work, cancel_futures=True))
-            for worker in workers if at_work else ():
-                worker.kill()
+        await self._processes.close()
 
 
 def call_activity(activity: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Failure | None]:
