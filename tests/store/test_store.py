@@ -13,7 +13,17 @@ from typing import Any
 import apsw
 import pytest
 
-from spellwork.errors import Conflict, Fenced, Lagged, MergeRefused, StoreClosed, StoreError, StoreFailed, StoreUnavailable
+from spellwork.errors import (
+    Conflict,
+    Fenced,
+    Lagged,
+    MergeRefused,
+    StoreClosed,
+    StoreError,
+    StoreFailed,
+    StoreUnavailable,
+    UsageError,
+)
 from spellwork.store import Batch, Durability, Keyspace, Reader, Store, fingerprint, open_store
 from spellwork.store.committer import FEED_RETAINED
 from spellwork.store.keyspace import PARTITIONS, successor
@@ -518,4 +528,14 @@ async def test_a_long_look_and_short_reads_do_not_disturb_each_other(url: str) -
 
     looked, *got = await asyncio.gather(store.examine(look), store.examine(gets), *(store.read(gets) for _ in range(6)))
     assert (looked, sum(got)) == (0, 0)
+    await store.close()
+
+
+async def test_what_is_no_batch_is_refused_and_hurts_nobody(url: str) -> None:
+    """What others commit in the same turn is committed."""
+    store = open_store(url)
+    wrong: Any = None
+    refused, done = await asyncio.gather(store.commit(wrong), store.commit(Batch().put(b"\x40a", b"1")), return_exceptions=True)
+    assert isinstance(refused, UsageError)
+    assert isinstance(done, int)
     await store.close()

@@ -123,6 +123,8 @@ class Store:
 
     async def commit(self, batch: Batch) -> int:
         """Apply `batch` durably and return its revision; raises `Conflict`, `Fenced` or what the disk said."""
+        if not isinstance(batch, Batch):
+            raise UsageError(f"commit() takes a Batch, not {batch!r}")  # else all that commits in the same turn would hang
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         def done(outcome: int | StoreError) -> None:
