@@ -125,6 +125,14 @@ _FOUND_BY_READERS = (
         "tests/state/test_watch.py -k hears",
     ),
     Mutant(
+        "names-as-they-come",
+        "values that cannot be kept are refused before anything is written",
+        "codec/text.py",
+        "    if not text or any(ord(letter) < 32 for letter in text):",
+        "    if False:",
+        "tests/test_bad_input.py -k texts_that_name_things",
+    ),
+    Mutant(
         "stored-times-of-any-size",
         "damaged data is detected",
         "instant.py",
