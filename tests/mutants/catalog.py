@@ -96,9 +96,9 @@ _FOUND_BY_READERS = (
         "asked-while-closing-and-told-no",
         "what runs tell each other arrives",
         "engine/engine.py",
-        "            return store  # also while the engine is being closed",
-        "            return self._open_store  # also while",
-        f"{_PROMISES} -k while_the_engine_closes",
+        "lambda message: self._way.ask(message)",
+        "lambda message: self._router.ask(message)",
+        f"{_HUNT} -k asks_of_another_while",
     ),
     Mutant(
         "group-of-another-life",
@@ -1006,7 +1006,7 @@ _TOPICS = (
     ),
     Mutant(
         "ids-outlive-their-topic", "an event of a new topic is not taken for one that was deleted", "events/durable/deletion.py",
-        "        await _forget_ids(store, topic, ground.newest)\n", "",
+        "            await _forget_ids(store, topic, ground.newest)\n", "",
         f"{_GROUPS}/test_deletion.py -k whole",
     ),
     Mutant(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
+import functools
 import logging
 from collections.abc import Iterable
 from types import TracebackType
@@ -45,6 +46,7 @@ from spellwork.journal import ErrorRegistry, Status
 from spellwork.journal.rows import subscription_range
 from spellwork.store import Batch, Encryption, Store, open_store
 from spellwork.store.committer import Probe
+from spellwork.supervision import each_in_turn
 from spellwork.workflow import Activity, Workflow
 from spellwork.workflow.guard import install_guard
 from spellwork.workflow.parameters import encode_call
@@ -285,22 +287,21 @@ class Engine:
             return  # the coroutine was dropped in the middle: there is no loop on which to wait for anything
         self._store = None
         closed = StoreClosed("the engine was closed while this was waited for; the run goes on when it is opened again")
-        async with contextlib.AsyncExitStack() as undo:  # from the last line to the first, each whatever became of the others
-            undo.callback(self._stop_redacting)
-            if hasattr(self, "_ownership"):
-                undo.callback(self._ownership.close)
-            undo.push_async_callback(store.close)
-            if hasattr(self, "_data"):
-                undo.push_async_callback(self._data.close)
-            if hasattr(self, "_waiting"):
-                undo.callback(self._waiting.tell_all, closed)
-            if hasattr(self, "_mail"):
-                undo.push_async_callback(self._release)
-                undo.push_async_callback(self._host.close, self._grace)
-                undo.callback(self._mail.close)
-            undo.push_async_callback(self._stop_maintaining)
-            if hasattr(self, "_data"):
-                undo.push_async_callback(self._data.stop)
+        # one that did not open has not all of them
+        data, mail, waiting, ownership = (getattr(self, name, None) for name in ("_data", "_mail", "_waiting", "_ownership"))
+        steps = [
+            data and data.stop,
+            self._stop_maintaining,
+            mail and mail.close,
+            mail and functools.partial(self._host.close, self._grace),
+            mail and self._release,
+            waiting is not None and functools.partial(waiting.tell_all, closed),
+            data and data.close,
+            store.close,
+            ownership and ownership.close,
+            self._stop_redacting,
+        ]
+        await each_in_turn(step for step in steps if step)
 
     async def _stop_maintaining(self) -> None:
         if self._maintenance is not None:

@@ -93,13 +93,16 @@ def _touched(reader: Reader, key: bytes) -> int:
 
 
 def page(reader: Reader, topic: str, after: int, limit: int = PAGE) -> list[Found]:
-    """The next events behind an offset."""
+    """The next events behind an offset. What has no key of an event is none: behind it, a reader would find it again for ever."""
     start, end = events_after(topic, after)
+    size = len(start)
     try:
         rows = reader.rows(start, end, limit=limit)
-        return [Found(topic, offset_of(key), revision, unpack_record(key, data)) for key, data, revision in rows]
+        return [
+            Found(topic, offset_of(key), revision, unpack_record(key, data)) for key, data, revision in rows if len(key) == size
+        ]
     except RowDamaged:
-        return [_one(reader, topic, key) for key, _ in reader.scan(start, end, limit=limit, damaged=b"")]
+        return [_one(reader, topic, key) for key, _ in reader.scan(start, end, limit=limit, damaged=b"") if len(key) == size]
 
 
 def _one(reader: Reader, topic: str, key: bytes) -> Found:

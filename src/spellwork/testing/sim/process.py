@@ -229,8 +229,9 @@ class Life:
     async def _live(self) -> None:
         plan = self.world.plan
         client = self.slot >= plan.workers
+        workload = self.world.workload
         engine = SimEngine(
-            self, workflows=self.world.workload.workflows, triggers=self.world.workload.triggers, standby=not client, client=client,
+            self, workflows=workload.workflows, triggers=() if client else workload.triggers, standby=not client, client=client,
             partitions=plan.partitions, max_partitions=None if client else plan.per_worker, lease=LEASE, cache=plan.cache,
             max_recoveries=1000,
         )  # fmt: skip
