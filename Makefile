@@ -40,8 +40,8 @@ bench: $(READY) ## measure Spellwork
 bench-peers: $(READY) ## measure Spellwork beside its peers, with CONCURRENCY="16 1000" workflows at a time
 	@set -e; for each in $(CONCURRENCY); do $(BIN)/python bench/peers/run.py --concurrency $$each; done
 
-mutants: $(READY) ## apply every known fault to a copy of the source; each must be caught
-	$(BIN)/python -m tests.mutants $(MUTANTS)
+mutants: $(READY) ## apply every known fault to a copy of the source; each must be caught. TRIALS=1: by the trials alone
+	$(BIN)/python -m tests.mutants$(if $(TRIALS),.trials) $(MUTANTS)
 
 chaos: $(READY) ## kill processes, break files, turn clocks, and check; FULL=1 takes up to an hour
 	$(BIN)/spellwork chaos $(if $(FULL),--full)

@@ -6,8 +6,10 @@ import shlex
 
 import pytest
 
+from spellwork.testing.chaos.trials import TRIALS
 from tests.mutants.catalog import MUTANTS
 from tests.mutants.mutant import ROOT, Mutant, judge, judge_all
+from tests.mutants.trials import CLAIMS
 
 
 @pytest.mark.slow
@@ -42,3 +44,10 @@ def test_a_check_that_is_slow_by_itself_catches_no_mutant_by_hanging() -> None:
     assert judge(quick, timeout=15).verdict == "killed"
     judged = judge(slow, timeout=3)
     assert (judged.verdict, "without the mutant" in judged.said) == ("invalid", True)
+
+
+def test_every_trial_claims_a_mutant_that_there_is() -> None:
+    """`python -m tests.mutants.trials` lets each trial find its own, which takes a quarter of an hour."""
+    assert set(CLAIMS) == {trial.name for trial in TRIALS}
+    assert {name for names in CLAIMS.values() for name in names} <= {mutant.name for mutant in MUTANTS}
+    assert all(CLAIMS.values())

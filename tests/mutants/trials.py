@@ -25,17 +25,20 @@ _BROKE_OFF = "a share of the trial died"
 
 CLAIMS: dict[str, tuple[str, ...]] = {
     "kills": ("acknowledged-before-commit", "step-entry-forgotten"),
-    "sweep": ("queue-dropped-on-close",),
-    "errors": ("poisoned-handle-used-again",),
-    "clock": ("lease-by-the-wall-clock", "journal-time-runs-backwards", "timer-of-an-earlier-life-fires"),
-    "zombies": ("epoch-not-required", "takeover-before-the-lease"),
+    "machines": ("signals-not-deduplicated", "acknowledged-before-commit"),
+    "sweep": ("run-numbers-start-anew",),
+    "errors": ("hole-behind-a-failure",),
+    "disk": ("hole-behind-a-failure",),
+    "limits": ("acknowledged-before-commit",),
+    "clock": ("lease-by-the-wall-clock", "journal-time-runs-backwards", "takeover-before-the-lease"),
+    "zombies": ("epoch-not-required", "epoch-not-raised", "claim-of-another-process-not-noticed"),
     "poison_runs": ("quarantine-never", "waiting-runs-counted"),
+    "topics": ("key-not-waited-for",),
     "power": ("never-synced",),
-    "damage": ("checksum-not-compared", "damaged-salt-ends-the-log"),
+    "damage": ("scans-do-not-check-values",),
+    "care": ("scans-do-not-check-values",),
+    "poison": ("names-as-they-come",),
     "simulation": ("message-dropped-before-its-effect", "merge-without-receipt", "trigger-goes-on-before-its-runs-begin"),
-    "machines": ("timer-stretched-by-trim", "snapshot-not-compared", "ids-forgotten-by-trim"),
-    "topics": ("key-not-waited-for", "claim-not-required", "ack-before-it-is-durable"),
-    "care": ("mended-row-set-aside", "lost-change-not-told"),
 }
 
 
