@@ -4,6 +4,7 @@ It must never make anything where nothing was asked to be made.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -24,7 +25,7 @@ def prepare_file(path: str, scheme: str, *, create: bool) -> None:
     except PermissionError as error:
         raise StoreUnavailable(f"{path} cannot be opened for writing: {error.strerror}; check the permissions") from error
     except OSError as error:
-        raise StoreUnavailable(f"{path} cannot be opened: {error.strerror or error}") from error
+        raise _unopenable(path, error) from error
 
 
 def prepare_folder(path: str, scheme: str, *, create: bool, is_ours: Callable[[str], bool]) -> None:
@@ -45,7 +46,13 @@ def prepare_folder(path: str, scheme: str, *, create: bool, is_ours: Callable[[s
         if others:
             raise StoreUnavailable(f"{path} has other things in it ({others[0]}); name a folder of its own for the store")
     except OSError as error:
-        raise StoreUnavailable(f"{path} cannot be opened: {error.strerror or error}") from error
+        raise _unopenable(path, error) from error
+
+
+def _unopenable(path: str, error: OSError) -> StoreUnavailable:
+    # also who only looks takes part in the locks of those who write
+    hint = "; it takes part in the locks of others: copy the store to where you may write" if error.errno == errno.EROFS else ""
+    return StoreUnavailable(f"{path} cannot be opened: {error.strerror or error}{hint}")
 
 
 def _check_folder(path: str, mode: int | None, *, create: bool) -> None:
