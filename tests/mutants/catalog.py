@@ -621,7 +621,7 @@ _COMMITS = (
     ),
     Mutant(
         "damaged-salt-ends-the-log", "damaged bytes are refused, named, or change nothing", "store/wal.py",
-        "        if stray is not None and self._is_whole(stray):\n", "        if False:\n",
+        "        if stray is not None and all(self._is_whole(i) for i in range(kept, stray + 1)):\n", "        if False:\n",
         "tests/store/test_damage.py -k salt",
     ),
     Mutant(

@@ -159,6 +159,24 @@ async def test_a_damaged_salt_ends_no_log(tmp_path: Path) -> None:
     assert refused >= frames - 5
 
 
+async def test_old_frames_behind_a_torn_one_are_no_commits_of_this_log(tmp_path: Path) -> None:
+    """Torn in its header, a frame may keep the sum of the older log's frame in its place, which the next old one then continues.
+
+    Found by power cuts, seed 2611202900093.
+    """
+    path = await crashed(tmp_path, commits=6)
+    path.with_name("store.db-shm").unlink()
+    wal = path.with_name("store.db-wal")
+    log, size = bytearray(wal.read_bytes()), 24 + 4096
+    ends = [at for at in range(32, len(log), size) if log[at + 4 : at + 8] != bytes(4)]
+    torn = ends[-3] + size  # the first frame of the last but one commit
+    log[torn + 100] ^= 1
+    for at in range(ends[-2] + size, len(log), size):
+        log[at + 8] ^= 1
+    wal.write_bytes(log)
+    assert await reads(path, TWO) in (bytes((3,)), bytes((4,)))
+
+
 async def test_log_that_is_shorter_than_its_index_is_refused(tmp_path: Path) -> None:
     """The index of a killed process's log tells that its end is missing."""
     path = await crashed(tmp_path)

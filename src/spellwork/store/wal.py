@@ -91,8 +91,9 @@ class _Frames:
         """Whether a whole frame lies behind the commit that was damaged."""
         ours = [i for i in range(kept, self.count) if self._has_salt(i)]
         stray = next((i for i in range(kept, self.count) if not self._has_salt(i)), None)
-        if stray is not None and self._is_whole(stray):
-            # it continues the sums of this log, so it is no frame of an older one: just its salt is damaged, which no sum covers
+        if stray is not None and all(self._is_whole(i) for i in range(kept, stray + 1)):
+            # It continues the sums of this log, so it is no frame of an older one: just its salt is damaged, which no sum covers.
+            # (Behind a frame that is torn, whose sum may still be the one of before, an old one may seem to continue it.)
             ours = sorted([*ours, stray])
         ends = [i for i in ours if self._frame(i)[0][4:8] != bytes(4)]
         if not ends or all(self._has_salt(i) and self._is_whole(i) for i in range(kept, ends[0] + 1)):

@@ -203,6 +203,7 @@ class World:
                 lost = self.disk.cut(fault.count)
                 if lost:
                     self.lossy = True
+                    self._letters.clear()  # some may be lost with what they were about: nobody sends those again
                     self.mark("unsynced commits lost")
                 self.witness.reread()
                 for each in [*self._graves, *filter(None, self.lives)]:
