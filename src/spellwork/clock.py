@@ -26,9 +26,11 @@ def seconds(value: Duration) -> float:
     return value.total_seconds() if isinstance(value, dt.timedelta) else float(value)
 
 
-def is_duration(value: Any, *, least: float = 0.0) -> bool:
-    """Whether it is a number of seconds (or a timedelta) from `least` to `LONGEST`; nan and infinity are not."""
-    return isinstance(value, (int, float, dt.timedelta)) and not isinstance(value, bool) and least <= seconds(value) <= LONGEST
+def is_duration(value: Any) -> bool:
+    """Whether it is a number of seconds (or a timedelta) from 0 to `LONGEST`; nan and infinity are not."""
+    if isinstance(value, dt.timedelta):
+        value = value.total_seconds()
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST
 
 
 class Cancellable(Protocol):

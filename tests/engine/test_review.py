@@ -100,7 +100,7 @@ def test_options_are_checked(options: dict[str, Any]) -> None:
     [
         {"initial": math.inf}, {"initial": math.nan}, {"initial": dt.timedelta.max}, {"initial": -1}, {"maximum": math.nan},
         {"maximum": math.inf}, {"backoff": math.nan}, {"backoff": math.inf}, {"jitter": math.nan}, {"max_attempts": 2.5},
-        {"max_attempts": True},
+        {"max_attempts": True}, {"initial": 10**400}, {"backoff": "2"}, {"jitter": "0"}, {"maximum": None},
     ],
 )  # fmt: skip
 def test_a_retry_whose_waits_have_no_end_is_refused(options: dict[str, Any]) -> None:

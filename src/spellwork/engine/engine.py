@@ -24,7 +24,7 @@ from spellwork.engine.desk import Desk
 from spellwork.engine.history import Event, readable
 from spellwork.engine.host import Host
 from spellwork.engine.mail import MailRoom
-from spellwork.engine.options import check_lists, check_options
+from spellwork.engine.options import check_lists, check_options, check_triggers
 from spellwork.engine.ownership import Ownership, partition_of
 from spellwork.engine.partition import Partition
 from spellwork.engine.recovery import Recovery
@@ -122,11 +122,11 @@ class Engine:
             lease=lease, grace=grace,
         )  # fmt: skip
         check_lists(workflows=workflows, activities=activities, machines=machines, errors=errors, triggers=triggers)
-        if client and triggers:
-            raise DefinitionError("Engine: a client owns no runs, so its triggers would start none; leave out client= or triggers=")
+        self._triggers = tuple(triggers)
+        check_triggers(self._triggers, client=client)
         self.url = store
         self.codec = (codec or Codec()) if redaction is None else (codec or Codec()).redacting(redaction)
-        self.registry = Registry((*workflows, *(trigger.workflow for trigger in triggers)), activities)
+        self.registry = Registry((*workflows, *(trigger.workflow for trigger in self._triggers)), activities)
         self._add_machines(machines)
         self._errors = ErrorRegistry(errors)
         self._options = (durability, create, probe, encryption)
@@ -143,9 +143,6 @@ class Engine:
         self._failed: StoreError | InternalError | None = None
         self._maintenance: asyncio.Future[Any] | None = None
         self._store: Store | None = None
-        self._triggers = tuple(triggers)
-        if len({trigger.name for trigger in self._triggers}) < len(self._triggers):
-            raise DefinitionError("Engine: two triggers have the same pattern and workflow; the second would never start anything")
         self._host: Host
         self._data: Data
         self._mail: MailRoom

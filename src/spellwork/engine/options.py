@@ -5,10 +5,11 @@ It must never let one pass that would only be noticed when something is run.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from spellwork.clock import LONGEST, is_duration
+from spellwork.engine.triggers import Trigger
 from spellwork.errors import DefinitionError
 
 _LEAST = {"partitions": 1, "max_partitions": 1, "threads": 1, "processes": 1, "cache": 0, "max_recoveries": 3}
@@ -36,6 +37,14 @@ def check_lists(**given: Any) -> None:
     for name, value in given.items():
         if not isinstance(value, Iterable):
             raise DefinitionError(f"Engine: {name}= takes a list; write {name}=[{getattr(value, 'name', value)}]")
+
+
+def check_triggers(triggers: Sequence[Trigger], *, client: bool) -> None:
+    """Raise `DefinitionError` for triggers of which one would never start anything."""
+    if client and triggers:
+        raise DefinitionError("Engine: a client owns no runs, so its triggers would start none; leave out client= or triggers=")
+    if len({trigger.name for trigger in triggers}) < len(triggers):
+        raise DefinitionError("Engine: two triggers have the same pattern and workflow; the second would never start anything")
 
 
 def _is_count(name: str, value: Any) -> bool:

@@ -30,9 +30,9 @@ class Retry(msgspec.Struct, frozen=True):
         problems = [
             (type(self.max_attempts) is not int or self.max_attempts < 0, "max_attempts must be 0 (for ever) or a number above it"),
             (not is_duration(self.initial), f"initial must be 0 to {LONGEST:g} seconds"),
-            (not 1 <= self.backoff <= _STEEPEST, f"backoff must be 1 to {_STEEPEST:g}"),
+            (not is_duration(self.backoff) or not 1 <= self.backoff <= _STEEPEST, f"backoff must be 1 to {_STEEPEST:g}"),
             (not is_duration(self.maximum), f"maximum must be 0 to {LONGEST:g} seconds"),
-            (not 0 <= self.jitter <= 1, "jitter must be between 0 and 1"),
+            (not is_duration(self.jitter) or self.jitter > 1, "jitter must be between 0 and 1"),
         ]
         for wrong, message in problems:
             if wrong:
