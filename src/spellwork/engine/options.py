@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spellwork.clock import LONGEST, is_duration
-from spellwork.engine.triggers import Trigger
 from spellwork.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from spellwork.engine.triggers import Trigger
 
 _LEAST = {"partitions": 1, "max_partitions": 1, "threads": 1, "processes": 1, "cache": 0, "max_recoveries": 3}
 _MOST = {"partitions": 1024}
