@@ -653,8 +653,8 @@ _COMMITS = (
     ),
     Mutant(
         "range-delete-not-in-order", "batches apply in their order", "store/committer.py",
-        "            self.flush()\n            self._backend.delete_range(start, end)\n        overlay",
-        "            self._backend.delete_range(start, end)\n        overlay",
+        "            self.flush()\n            self._backend.delete_range(start, end)\n        changes",
+        "            self._backend.delete_range(start, end)\n        changes",
         f"{_STORE} -k range_delete",
     ),
     Mutant(
@@ -717,13 +717,38 @@ _BACKENDS = (
     ),
     Mutant(
         "rocksdb-forgets-what-it-wrote", "a transaction reads its own writes", "store/rocksdb.py",
-        "            self._rows.update([(row[0], row) for row in self._newest])\n", "",
+        "            self._rows.update([(row[0], row) for row in rows])\n", "            pass\n",
         "tests/store/test_damage_elsewhere.py -k wrote_itself",
     ),
     Mutant(
+        "large-batches-tell-nobody", "watchers see each change", "store/committer.py",
+        "return [(key, value, None) for key, value in rows.items() if key[0] >= WATCHED]", "return []",
+        "tests/store/test_conformance.py -k large_batches",
+    ),
+    Mutant(
+        "large-batches-delete-nothing", "a batch applies as a whole", "store/committer.py",
+        "[key for key, value in rows.items() if value is None] if len(put) < len(rows) else []", "[]",
+        "tests/store/test_conformance.py -k large_batches",
+    ),
+    Mutant(
+        "large-batches-leave-old-owners", "fenced owners write nothing", "store/committer.py",
+        "        self._epochs.clear()  # to read them again costs less than to look here for partitions\n", "",
+        "tests/store/test_conformance.py -k large_batches",
+    ),
+    Mutant(
+        "earlier-seals-count-as-damage", "stores of earlier versions open", "store/seal.py",
+        "            or (_earlier_checksum(key, 0) == named and _earlier_checksum(value, named ^ mixed) == whole)\n", "",
+        "tests/golden",
+    ),
+    Mutant(
+        "sqlite-does-not-wait-at-opening", "processes may open a store at once", "store/sqlite.py",
+        "            if time.monotonic() > deadline:\n                raise\n            pause(0.001)\n", "            raise\n",
+        "tests/store/test_store.py -k new_file",
+    ),
+    Mutant(
         "scans-do-not-check-values", "damaged data is detected", "store/seal.py",
-        "            is_as_written = crc(key) == named and crc(value, named ^ (version & low) ^ (version >> 32)) == whole",
-        "            is_as_written = crc(key) == named",
+        "            is_as_written = checksum(key, 0) == named and checksum(value, named ^ (version & low) ^ (version >> 32)) == whole",
+        "            is_as_written = checksum(key, 0) == named",
         "tests/store/test_damage_elsewhere.py -k seal_of_another_length",
     ),
     Mutant(

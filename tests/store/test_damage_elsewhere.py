@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import lmdb
@@ -19,7 +21,7 @@ from spellwork.store.keyspace import FORMAT, REVISION
 from spellwork.store.lmdb import LmdbBackend
 from spellwork.store.longkeys import LongKeys
 from spellwork.store.rocksdb import RocksBackend
-from spellwork.store.seal import is_whole, seal, seal_rows, whole_pairs
+from spellwork.store.seal import is_whole, names_its_row, seal, seal_rows, version_of, whole_pairs
 from spellwork.store.sqlite import SqliteBackend
 
 ONE, TWO = b"\x40one", b"\x40two"
@@ -255,6 +257,23 @@ def test_a_seal_of_another_length_is_no_seal() -> None:
     for key, value in ((b"kez", b"value"), (b"key", b"valuf"), (b"key", "value"), (None, b"value")):
         assert not is_whole(key, value, whole)
         assert whole_pairs([(key, value, whole)], b"?") == [(key, b"?")]
+
+
+def test_a_seal_of_an_earlier_form_still_counts() -> None:
+    """Rows that were sealed with CRC-32 are read, and found when they are damaged."""
+    key, value, version = b"key", b"value", 7
+    named = zlib.crc32(key)
+    earlier = struct.pack(">QII", version, named, zlib.crc32(value, named ^ version))
+    assert earlier != seal(key, value, version)
+    assert is_whole(key, value, earlier)
+    assert whole_pairs([(key, value, earlier)], None) == [(key, value)]
+    assert version_of(key, value, earlier) == version
+    assert not is_whole(key, b"valuf", earlier)
+    assert names_its_row(key, earlier)
+    assert not names_its_row(b"kez", earlier)
+    for bit in range(8 * len(earlier)):
+        hurt = (int.from_bytes(earlier, "big") ^ (1 << bit)).to_bytes(len(earlier), "big")
+        assert not is_whole(key, value, hurt)
 
 
 def test_what_lmdb_itself_leaves_is_never_taken_for_damage(tmp_path: Path) -> None:

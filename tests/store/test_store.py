@@ -255,6 +255,20 @@ async def test_sqlite_is_pinned_to_wal_and_full(tmp_path: Path) -> None:
     backend.close()
 
 
+async def test_a_new_file_that_another_process_is_writing_to_is_waited_for(tmp_path: Path) -> None:
+    """Two processes may make a store at once; SQLite refuses one of them the change to a log without any waiting."""
+    path = tmp_path / "new.db"
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE").fetchall()
+    path.touch()
+    waiting = asyncio.create_task(asyncio.to_thread(SqliteBackend, str(path)))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    other.execute("COMMIT").fetchall()
+    (await waiting).close()
+    other.close()
+
+
 async def test_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A SQLite with the WAL-reset bug is refused with what to install."""
     monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: "3.51.2")

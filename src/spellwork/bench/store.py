@@ -72,8 +72,15 @@ async def _writes(ours: Store, raw: Raw, numbers: Iterator[int], size: int, time
         for pairs in batches:
             raw.put(pairs)
 
-    taken = await _in_turns(rounds, rows, (write, write_raw))
-    return _figures("put" if size == 1 else f"batch_of_{size}", [seconds / times for seconds in taken])
+    async def write_raw_off_the_loop(batches: list[Pairs]) -> None:
+        loop = asyncio.get_running_loop()
+        for pairs in batches:
+            await loop.run_in_executor(None, raw.put, pairs)
+
+    taken = await _in_turns(rounds, rows, (write, write_raw, write_raw_off_the_loop))
+    one, alone, off = (seconds / times for seconds in taken)
+    name = "put" if size == 1 else f"batch_of_{size}"
+    return _figures(name, [one, alone]) | {f"{name}_ratio_off_the_loop": one / off}
 
 
 async def _reads(ours: Store, raw: Raw, end: int, rounds: int) -> Result:

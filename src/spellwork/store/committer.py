@@ -301,8 +301,16 @@ class _Transaction:
         for start, end in batch.ranges:
             self.flush()
             self._backend.delete_range(start, end)
-        overlay = self._overlay
         changes: list[Change] = [(start, None, end) for start, end in batch.ranges if start[0] >= WATCHED]
+        changes += self._put_many(rows, revision) if len(rows) >= _LARGE else self._put(rows, revision)
+        if changes:
+            self._overlay[FEED.key(revision.to_bytes(8, "big"))] = (msgspec.msgpack.encode(changes), revision)
+        return revision
+
+    def _put(self, rows: dict[bytes, bytes | None], revision: int) -> list[Change]:
+        """Put rows into the overlay; returns what watchers are told."""
+        overlay = self._overlay
+        changes: list[Change] = []
         for key, value in rows.items():
             overlay[key] = None if value is None else (value, revision)
             space = key[0]
@@ -310,9 +318,17 @@ class _Transaction:
                 changes.append((key, value, None))
             elif space == PARTITIONS.prefix:
                 self._epochs.pop(int.from_bytes(key[1:3], "big"), None)
-        if changes:
-            overlay[FEED.key(revision.to_bytes(8, "big"))] = (msgspec.msgpack.encode(changes), revision)
-        return revision
+        return changes
+
+    def _put_many(self, rows: dict[bytes, bytes | None], revision: int) -> list[Change]:
+        """The same for so many that they are better handed to the backend as they are."""
+        self.flush()
+        self._epochs.clear()  # to read them again costs less than to look here for partitions
+        put = [(key, value, revision) for key, value in rows.items() if value is not None]
+        deleted = [key for key, value in rows.items() if value is None] if len(put) < len(rows) else []
+        self._backend.write(put, deleted)
+        self.rows += len(rows)
+        return [(key, value, None) for key, value in rows.items() if key[0] >= WATCHED]
 
     def _worked_out(self, batch: Batch) -> dict[bytes, bytes | None]:
         """The rows of a batch with what its merges and appends come to."""

@@ -123,7 +123,7 @@ class RocksBackend:
         self._preset = preset
         self._views = Views(path)
         self._rows: dict[bytes, Row | None] = {}
-        self._newest: list[Row] = []
+        self._newest: list[list[Row]] = []
         self._ranges: list[tuple[bytes, bytes]] = []
         self._sync = True
         self._unsure = False
@@ -233,9 +233,9 @@ class RocksBackend:
 
     def _index(self) -> None:
         """Make what was written findable. Most transactions write once and look no more, and need none of it."""
-        if self._newest:
-            self._rows.update([(row[0], row) for row in self._newest])
-            self._newest = []
+        for rows in self._newest:
+            self._rows.update([(row[0], row) for row in rows])
+        self._newest = []
 
     def get(self, key: bytes) -> tuple[bytes, int] | None:
         self._index()
@@ -256,9 +256,10 @@ class RocksBackend:
         return [(key, row[1]) for key in sorted(keys) if (row := self.get(key)) is not None]
 
     def write(self, rows: list[Row], deletes: list[bytes]) -> None:
-        self._index()
-        self._rows.update(dict.fromkeys(deletes))
-        self._newest = rows
+        if deletes:
+            self._index()
+            self._rows.update(dict.fromkeys(deletes))
+        self._newest.append(rows)
 
     def delete_range(self, start: bytes, end: bytes) -> None:
         self._index()
@@ -276,9 +277,9 @@ class RocksBackend:
             for key, row in self._rows.items():
                 if row is None:
                     batch.delete(key)
-        rows = self._newest or [row for row in self._rows.values() if row is not None]
-        for key, data in seal_rows(rows):
-            put(key, data)
+        for rows in self._newest or [[row for row in self._rows.values() if row is not None]]:
+            for key, data in seal_rows(rows):
+                put(key, data)
         self._unsure = True
         with _Translated(self.path):
             self._write(batch, sync=self._sync)

@@ -37,6 +37,7 @@ SCHEMA = 1
 CHECKPOINT_PAGES = 16_000
 _FIRST_SAFE = (3, 51, 3)  # sqlite.org, "The WAL Reset Bug": two connections can corrupt a database up to 3.51.2
 _LOCK_WAIT = 30.0
+_OPENING_WAIT = 2.0
 _CHECKED_AT_ONCE = 4 << 20
 
 _PRAGMAS = (
@@ -149,9 +150,10 @@ class SqliteBackend:
     def _connect(self) -> apsw.Connection:
         with translated(self.path):
             connection = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._vfs)
-            connection.set_busy_timeout(2000)
+            connection.set_busy_timeout(int(_OPENING_WAIT * 1000))
             for pragma in _PRAGMAS:
-                connection.execute(f"PRAGMA {pragma}").fetchall()
+                # of two processes that make the log of a new file at once, SQLite refuses one without any waiting
+                _insist(connection, f"PRAGMA {pragma}", _OPENING_WAIT)
             return connection
 
     def _open_schema(self, *, create: bool) -> None:
@@ -253,16 +255,8 @@ class SqliteBackend:
         try:
             self._writer.execute("BEGIN IMMEDIATE")
         except apsw.BusyError:
-            deadline = time.monotonic() + _LOCK_WAIT
             with self._turn.raised():
-                while True:
-                    try:
-                        self._writer.execute("BEGIN IMMEDIATE")
-                    except apsw.BusyError:
-                        if time.monotonic() > deadline:
-                            raise
-                    else:
-                        return
+                _insist(self._writer, "BEGIN IMMEDIATE", _LOCK_WAIT)
 
     def get(self, key: bytes) -> tuple[bytes, int] | None:
         with translated(self.path):
@@ -347,6 +341,20 @@ class SqliteBackend:
             self._writer.close()
         handles.leave(self.path)
         self._turn.close()
+
+
+def _insist(connection: apsw.Connection, statement: str, seconds: float) -> None:
+    """Execute a statement, for so long as another process is in its way."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            connection.execute(statement).fetchall()
+        except apsw.BusyError:
+            if time.monotonic() > deadline:
+                raise
+            pause(0.001)
+        else:
+            return
 
 
 def _stored_revision(connection: apsw.Connection) -> int:

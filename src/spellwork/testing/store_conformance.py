@@ -22,6 +22,7 @@ _END = b"\x41"
 _SHORT = (b"", b"\0", b"\0\0", b"\0\xff", b"a", b"a\0", b"ab", b"\xfe", b"\xff", b"\xff" * 3)
 _AWKWARD = (*_SHORT, b"a" * 600, b"a" * 600 + b"\0", b"a" * 601)
 _PATIENCE = 5.0
+_MANY = 300
 _ONE = (1).to_bytes(8, "big", signed=True)
 
 
@@ -112,6 +113,30 @@ class StoreConformance:
             expect(await _all(store), left, "four batches of one group")
             await store.commit(Batch().delete_range(b"\x40a", b"\x40c"))
             expect(await _all(store), left[1:], "the end of a range is not in it")
+
+        self._hold(tmp_path, law)
+
+    def test_large_batches_apply_like_small_ones(self, tmp_path: Path) -> None:
+        """Also in a group with others: the order counts, deletes delete, and watchers and later requirements see the rows."""
+
+        async def law(store: Store) -> None:
+            keys = [b"\x40k%03d" % number for number in range(_MANY)]
+            watched = b"\x90k"
+            since, last, *_ = await asyncio.gather(
+                store.commit(Batch().put(keys[0], b"0").put(keys[1], b"0").put(keys[2], b"0")),
+                store.commit(Batch().put_all((key, b"1") for key in keys).delete(keys[1]).put(watched, b"1")),
+                store.commit(Batch().put(keys[2], b"2").delete(keys[3]).merge(keys[4], "append", b"2")),
+            )
+            expected = {key: b"1" for key in keys if key not in (keys[1], keys[3])} | {keys[2]: b"2", keys[4]: b"12"}
+            expect(await _all(store), sorted(expected.items()), "a large batch among others")
+            expect(await _watched(store, since, 1), [Change(last, watched, b"1")], "what watchers saw")
+            epoch = PARTITIONS.key(b"\0\7")
+            await store.commit(Batch().put(epoch, (3).to_bytes(8, "big")).require_epoch(7, 0))
+            moved = Batch().put_all((key, b"3") for key in keys).put(epoch, (4).to_bytes(8, "big")).require_epoch(7, 3)
+            late = Batch().put(keys[0], b"late").require_epoch(7, 3)
+            _, refused = await asyncio.gather(store.commit(moved), store.commit(late), return_exceptions=True)
+            expect(type(refused), Fenced, "what an owner got that a large batch of its group has replaced")
+            expect(await _all(store), [(key, b"3") for key in keys], "a large batch that replaces an owner")
 
         self._hold(tmp_path, law)
 

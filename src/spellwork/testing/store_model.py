@@ -192,13 +192,20 @@ def compare(opened: Callable[[Path], Store], place: Path, *, examples: int, dura
         raise UsageError("comparing a store with a dict needs hypothesis: pip install hypothesis") from error
     from hypothesis import HealthCheck, Phase, given, settings  # noqa: PLC0415
     from hypothesis import strategies as st  # noqa: PLC0415
+    from hypothesis.errors import Flaky  # noqa: PLC0415
 
     numbers = itertools.count()
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
     phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
     how = settings(
-        max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=slow, phases=phases
-    )  # fmt: skip
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=slow,
+        phases=phases,
+        report_multiple_bugs=False,
+    )
 
     @how
     @given(st.lists(_actions(st, durable=durable), min_size=1, max_size=25), st.integers(0, 10))
@@ -216,7 +223,10 @@ def compare(opened: Callable[[Path], Store], place: Path, *, examples: int, dura
             raise
         comparison.end(since)
 
-    law()
+    try:
+        law()
+    except Flaky as error:
+        raise LawBroken(f"the same steps broke a law and then did not, or another one: {error}") from error
 
 
 def _actions(st: Any, *, durable: bool) -> Any:
