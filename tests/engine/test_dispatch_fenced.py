@@ -96,7 +96,7 @@ async def test_what_a_lost_partition_is_brought_is_refused_as_fenced(tmp_path: P
         await engine.start(collects, "a", 1, id="a")
         (partition,) = engine._host.partitions.values()
         await evict(engine)
-        engine._taken_over(partition)
+        engine._tenure.taken_over(partition)
         with pytest.raises(Fenced):
             await engine._router.bring(m.AskSignal("a", "event a.*", b"", "a.x:1:a.*"), partition)
         assert not await engine.store.scan(bytes((Keys.INBOX,)), bytes((Keys.INBOX + 1,)))

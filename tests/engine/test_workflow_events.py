@@ -600,7 +600,7 @@ async def test_a_run_whose_rows_are_damaged_holds_up_no_other(tmp_path: Path, sp
     path = tmp_path / "store.db"
     async with Engine(f"sqlite:{path}", workflows=[three]) as engine:
         await engine.start(three, id="a")
-        number = (await engine._router._desk._address("a")).number
+        number = (await engine._router._desk._finder.address("a")).number
         await engine.start(three, id="b")
         await subscribed(engine, 2)
         rows = await engine.store.scan(bytes((space,)), bytes((space + 1,)))

@@ -79,7 +79,7 @@ _FOUND_BY_READERS = (
     Mutant(
         "maintenance-dies-in-silence",
         "an engine that cannot show life stops",
-        "engine/engine.py",
+        "engine/tenure.py",
         "        if error is not None and not isinstance(error, asyncio.CancelledError):\n",
         "        if False:\n",
         f"{_REVIEW} -k sign_of_life_breaks",
@@ -456,7 +456,7 @@ _ENGINE = (
         f"{_ASYNCIO} -k deduplicated", core=True,
     ),
     Mutant(
-        "updates-not-deduplicated", "an update with an id is applied once", "engine/desk.py",
+        "updates-not-deduplicated", "an update with an id is applied once", "engine/updates.py",
         "        if message.id not in execution.update_ids:\n            self._host.append", "        if True:\n            self._host.append",
         "tests/engine/test_activities.py -k queries_look",
     ),
@@ -467,7 +467,7 @@ _ENGINE = (
         f"{_FOUND} -k applied_once",
     ),
     Mutant(
-        "chain-forgets-what-it-had", "a signal with an id is received once by a chain", "engine/desk.py",
+        "chain-forgets-what-it-had", "a signal with an id is received once by a chain", "engine/finder.py",
         '        if message.id in execution.seen or (is_update and f"{SEEN_UPDATE}{message.id}" in execution.seen):\n            return None  # an earlier run of the chain had it\n',
         '',
         f"{_ASYNCIO} -k messages_of_its_own",

@@ -15,28 +15,22 @@ from spellwork.engine import messages as m
 from spellwork.engine import rows
 from spellwork.engine.closing import Closing
 from spellwork.engine.effects import Effects
-from spellwork.engine.ending import blocked_error
 from spellwork.engine.errands import Errands
+from spellwork.engine.finder import BLOCKING, Finder, ended
 from spellwork.engine.host import Host
 from spellwork.engine.live import LiveRun
 from spellwork.engine.partition import Partition
+from spellwork.engine.updates import Updates
 from spellwork.errors import (
     Conflict,
     InternalError,
-    MachineError,
     MigrationMissing,
-    NonDeterminismError,
-    PayloadError,
     RunBlocked,
     RunExists,
     RunFinished,
     RunNotFound,
     SpellworkError,
-    StoreClosed,
-    StoreCorrupt,
     StoreError,
-    UnknownWorkflow,
-    UsageError,
 )
 from spellwork.journal import (
     CancelRequested,
@@ -46,15 +40,13 @@ from spellwork.journal import (
     Started,
     Status,
     Terminated,
-    UpdateAccepted,
-    UpdateCompleted,
 )
-from spellwork.journal.rows import Address, blocked_key, id_key, receipt_range
+from spellwork.journal.rows import blocked_key, id_key, receipt_range
 from spellwork.store import Batch
 from spellwork.supervision import attempt
 from spellwork.workflow import Execution
-from spellwork.workflow.execution import SEEN_UPDATE, Ignored
-from spellwork.workflow.questions import answer_query, validate_update
+from spellwork.workflow.execution import Ignored
+from spellwork.workflow.questions import answer_query
 
 Post = Callable[[m.AnyMessage], Any]
 
@@ -71,10 +63,6 @@ class Extra(Protocol):
         ...
 
 
-# What keeps a run from being loaded until somebody mends it.
-_BLOCKING = (RunBlocked, NonDeterminismError, UnknownWorkflow, PayloadError, StoreCorrupt, UsageError, MachineError)
-
-
 class Desk:
     """Performs messages for runs of owned partitions. `post` sends one to any run; `new_number` gives run numbers."""
 
@@ -83,6 +71,8 @@ class Desk:
         self._clock = clock
         self._post = post
         self._new_number = new_number
+        self._finder = Finder(host)
+        self._updates = Updates(host, clock, self._finder)
         self.closing = Closing(host, clock, new_number)
         host.closing = self.closing
         host.errands = Errands(host, clock, post, self)
@@ -101,7 +91,7 @@ class Desk:
             case m.AskQuery():
                 return await self._query(message)
             case m.AskUpdate():
-                return await self._update(message)
+                return await self._updates.take(message)
             case m.AskCancel():
                 await self._cancel(message, extra)
             case m.AskTerminate():
@@ -113,50 +103,11 @@ class Desk:
         return None
 
     async def _query(self, message: m.AskQuery) -> bytes:
-        execution = await self._copy(message.run_id)
+        execution = await self._finder.copy(message.run_id)
         try:
             return answer_query(execution, message.name, message.args)
         finally:
             execution.close()
-
-    async def _copy(self, run_id: str) -> Execution:
-        """A copy of the run, replayed from what is durable: whatever is done to it is gone afterwards."""
-        address = await self._address(run_id)
-        stored = await self._host.store.read(lambda reader: rows.read_run(reader, address.number))
-        if stored is None:
-            raise RunNotFound(f"run {run_id!r} has no row", run_id=run_id)
-        return self._host.loader.replayed(address.number, stored, recording=True)
-
-    async def _address(self, run_id: str) -> Address:
-        live = self._host.by_id.get(run_id)
-        if live is not None:
-            return Address(live.row.number, live.row.partition)
-        address = await self._host.store.read(lambda reader: rows.find(reader, run_id))
-        if address is None:
-            raise RunNotFound(f"there is no run {run_id!r}; `spellwork ps` lists those there are", run_id=run_id)
-        return address
-
-    async def _live(self, run_id: str) -> LiveRun:
-        live = self._host.by_id.get(run_id)
-        if live is not None and not live.continuing:
-            return live
-        while True:
-            address = await self._address(run_id)
-            try:
-                live = await self._host.loader.load(address.number)
-            except RunFinished:
-                if (await self._address(run_id)).number == address.number:
-                    raise
-                continue  # it went on as a new run in between
-            if not live.continuing:
-                return live
-            await self._durable(live)
-
-    async def _durable(self, live: LiveRun) -> None:
-        """Wait until everything of `live` so far is in the store."""
-        if live.unacked:
-            # batches commit in order, so the one of this turn tells that those before it are durable (it rides on the same sync)
-            await live.partition.settled()
 
     async def start(self, message: m.AskStart, partition: Partition, extra: Extra | None = None) -> RunRow:
         """Start a run, or find the one that exists; raises `RunExists` if that is another one."""
@@ -204,11 +155,11 @@ class Desk:
         return row
 
     async def _signal(self, message: m.AskSignal, extra: Extra | None) -> bytes | None:
-        live = await self._running(message)
+        live = await self._finder.running(message)
         if live is None:
             return await self._standing_after(message)
         if _has_had(live.execution, message):
-            await self._durable(live)
+            await live.settled()
             return await self._standing_after(message)
         entry = SignalReceived(self._now(live), message.name, message.payload, message.id)
         if not await self._admit(live, entry, message):
@@ -217,11 +168,11 @@ class Desk:
             self._add(live, extra)  # an answer goes with its reply, once it is known
         self._host.append(live, entry)
         if not message.answer:
-            await self._durable(live)
+            await live.settled()
             return None
         moved = _has_moved(live)
         answer = None if moved else live.execution.standing()
-        await self._durable(live)
+        await live.settled()
         return await self._standing_after(message) if moved else answer
 
     def at_once(self, message: m.AskSignal) -> tuple[asyncio.Future[None], bytes | None] | None:
@@ -272,16 +223,16 @@ class Desk:
         try:
             live.execution.admit(entry)
         except Ignored:
-            await self._durable(live)
+            await live.settled()
             return False
         except MigrationMissing as error:
             self._host.block(live, error)
-            await self._durable(live)
+            await live.settled()
             if message.answer:
                 raise RunBlocked(f"run {live.row.id} is blocked: {error}", run_id=live.row.id, reason=str(error)) from error
             raise m.Deferred(f"run {live.row.id} is blocked, the signal waits: {error}") from error
         except SpellworkError:
-            await self._durable(live)
+            await live.settled()
             raise
         return True
 
@@ -289,7 +240,7 @@ class Desk:
         """Where a signal led that was received before: what is durable is replayed up to it."""
         if not message.answer:
             return None
-        address = await self._address(message.run_id)
+        address = await self._finder.address(message.run_id)
         number: int = address.number
         while number:
             stored = await self._host.store.read(lambda reader, n=number: rows.read_run(reader, n))  # type: ignore[misc]
@@ -306,41 +257,6 @@ class Desk:
             number = stored.row.previous
         raise InternalError(f"run {message.run_id} has had signal {message.id}, and its journal has not")
 
-    async def _running(self, message: m.AskSignal | m.AskUpdate) -> LiveRun | None:
-        """The run in memory, or None if it has ended and had this very message before; raises `RunFinished` otherwise."""
-        try:
-            live = await self._live(message.run_id)
-        except RunFinished:
-            if not await self._had(message):
-                raise
-            return None
-        except _BLOCKING as error:
-            if isinstance(message, m.AskUpdate) or message.answer:
-                raise
-            raise m.Deferred(f"run {message.run_id} is blocked, the signal waits: {error}") from error
-        execution = live.execution
-        is_update = isinstance(message, m.AskUpdate)
-        # in stores of before they were told apart, ids of updates stand like those of signals
-        if message.id in execution.seen or (is_update and f"{SEEN_UPDATE}{message.id}" in execution.seen):
-            return None  # an earlier run of the chain had it
-        if execution.finished:
-            if message.id in (execution.update_ids if is_update else execution.signal_ids):
-                await self._durable(live)
-                return None
-            raise ended(message.run_id)
-        return live
-
-    async def _had(self, message: m.AskSignal | m.AskUpdate) -> bool:
-        if message.id is None:
-            return False
-
-        kind = UpdateCompleted if isinstance(message, m.AskUpdate) else SignalReceived
-
-        def wanted(entry: Any) -> bool:
-            return isinstance(entry, kind) and entry.id == message.id
-
-        return await self._host.store.read(lambda reader: rows.find_in_chain(reader, message.run_id, wanted)) is not None
-
     def _add(self, live: LiveRun, extra: Extra | None) -> None:
         if extra is not None:
             extra.add(live.partition.mark(live))
@@ -348,84 +264,21 @@ class Desk:
     def _now(self, live: LiveRun) -> int:
         return max(self._clock.now(), live.execution.now)
 
-    async def _update(self, message: m.AskUpdate) -> bytes | None:
-        validated = None
-        while True:
-            live = await self._running(message)
-            if live is None:
-                return self._answer(await self._stored_answer(message))
-            execution = live.execution
-            if message.id in execution.update_ids or validated == live.number:
-                break
-            validated = live.number  # looked at anew afterwards: it may have gone on as a new run, which another may have told
-            await self._durable(live)
-            await self._validate(message)
-        if message.id not in execution.update_ids:
-            self._host.append(live, UpdateAccepted(self._now(live), message.id, message.name, message.args))
-        answer = execution.update_ids.get(message.id)
-        if answer is None:
-            if live.dropped:  # its handler was what the run could not go on with
-                await live.partition.settled()
-                raise blocked_error(live.row)
-            waiter: asyncio.Future[UpdateCompleted | None] = asyncio.get_running_loop().create_future()
-
-            def tell(entry: UpdateCompleted | None) -> None:
-                if not waiter.done():
-                    waiter.set_result(entry)
-
-            waiters = live.update_waiters.setdefault(message.id, [])
-            waiters.append(tell)
-            try:
-                answer = await waiter
-            finally:
-                waiters.remove(tell)  # whoever has gone must not keep the run in memory
-                if not waiters and live.update_waiters.get(message.id) is waiters:
-                    del live.update_waiters[message.id]
-                    self._host.rest_if_idle(live)
-            if answer is None and execution.finished and live.acked >= execution.position:
-                raise RunFinished(f"run {message.run_id} ended before update {message.name} was answered", run_id=message.run_id)
-            if answer is None:
-                raise StoreClosed(f"run {message.run_id} left this process before update {message.name} was answered; ask again")
-        else:
-            await self._durable(live)
-        return self._answer(answer)
-
-    async def _validate(self, message: m.AskUpdate) -> None:
-        execution = await self._copy(message.run_id)
-        try:
-            validate_update(execution, message.name, message.args)
-        finally:
-            execution.close()
-
-    def _answer(self, answer: UpdateCompleted) -> bytes | None:
-        if answer.failure is not None:
-            raise m.Told("the update failed", failure=answer.failure)
-        return answer.result
-
-    async def _stored_answer(self, message: m.AskUpdate) -> UpdateCompleted:
-        def wanted(entry: Any) -> bool:
-            return isinstance(entry, UpdateCompleted) and entry.id == message.id
-
-        found = await self._host.store.read(lambda reader: rows.find_in_chain(reader, message.run_id, wanted))
-        if found is not None:
-            return found  # type: ignore[no-any-return]
-        raise RunFinished(f"run {message.run_id} ended before update {message.name} was answered", run_id=message.run_id)
-
     async def _cancel(self, message: m.AskCancel, extra: Extra | None) -> None:
         try:
-            live = await self._live(message.run_id)
-        except _BLOCKING as error:
+            live = await self._finder.live(message.run_id)
+        except BLOCKING as error:
             raise m.Deferred(f"run {message.run_id} is blocked, the cancellation waits: {error}") from error
         _check_parent(live.row, message)
         if live.execution.finished:
             raise ended(message.run_id)
         self._add(live, extra)
         self._host.append(live, CancelRequested(self._now(live), self._host.codec.text(message.reason)))
-        await self._durable(live)
+        await live.settled()
 
     async def _terminate(self, message: m.AskTerminate, extra: Extra | None) -> None:
         try:
-            live = await self._live(message.run_id)
+            live = await self._finder.live(message.run_id)
         except (RunNotFound, RunFinished):
             raise
         except SpellworkError:
@@ -438,7 +291,7 @@ class Desk:
         self._add(live, extra)
         reason = self._host.codec.text(message.reason)
         self.closing.end(live, Terminated(self._now(live), reason), Status.TERMINATED, reason)
-        await self._durable(live)
+        await live.settled()
 
     async def _terminate_stored(self, message: m.AskTerminate, extra: Extra | None) -> None:
         row = await self._host.store.read(lambda reader: rows.read_row(reader, message.run_id))
@@ -462,9 +315,9 @@ class Desk:
         self.closing.ended(row.id, row, entry)
 
     async def _resume(self, message: m.AskResume) -> None:
-        address = await self._address(message.run_id)
+        address = await self._finder.address(message.run_id)
         live = await self._host.loader.load(address.number, resume=True)
-        await self._durable(live)
+        await live.settled()
 
     async def child_ended(self, message: m.TellChildEnded, extra: Extra | None) -> None:
         """A child has ended: the next entry of its parent."""
@@ -472,7 +325,7 @@ class Desk:
             live = await self._host.loader.load(message.number)
         except (RunFinished, RunNotFound):
             return  # the parent did not wait
-        except _BLOCKING as error:
+        except BLOCKING as error:
             raise m.Deferred(f"run {message.run_id} is blocked, the end of its child waits: {error}") from error
         pending = live.execution.pending.get(message.n)
         if pending is None:
@@ -494,11 +347,6 @@ def _has_had(execution: Execution, message: m.AskSignal) -> bool:
 def _has_moved(live: LiveRun) -> bool:
     """Whether the run came to its end by what it was told, or left memory: then where it stands must be read from the store."""
     return live.execution.finished or live.dropped
-
-
-def ended(run_id: str) -> RunFinished:
-    """What is told to somebody who asks something of a run that is over."""
-    return RunFinished(f"run {run_id} has ended; its result() and history() are kept", run_id=run_id)
 
 
 def check_same(row: RunRow, message: m.AskStart) -> None:

@@ -4,7 +4,6 @@ It must never do a part's work itself.
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import contextlib
 import functools
@@ -32,6 +31,7 @@ from spellwork.engine.registry import Registry
 from spellwork.engine.router import Router
 from spellwork.engine.run import Run, RunInfo
 from spellwork.engine.silence import redact_logs
+from spellwork.engine.tenure import Tenure
 from spellwork.engine.waiting import Waiting
 from spellwork.errors import (
     DefinitionError,
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 log = logging.getLogger("spellwork.engine")
-_TIDY_EVERY = 3600.0
 _ALL = 1024
 
 
@@ -141,13 +140,13 @@ class Engine:
         self._clock = clock or SystemClock()
         self._counter = 0
         self._failed: StoreError | InternalError | None = None
-        self._maintenance: asyncio.Future[Any] | None = None
         self._store: Store | None = None
         self._host: Host
         self._data: Data
         self._mail: MailRoom
         self._way: Router
         self._ownership: Ownership
+        self._tenure: Tenure
 
     def _add_machines(self, machines: Iterable[Chart | MachineType]) -> None:
         for given in machines:
@@ -178,6 +177,13 @@ class Engine:
         self._failed = None
         self._host = Host(store, self._clock, self.codec, self.registry, self._errors, **self._sizes)  # type: ignore[arg-type]
 
+        self._ownership = Ownership(store, self._clock, self._lease)
+        self._tenure = Tenure(
+            self._host, self._ownership, self._clock, most=self._max_partitions, lease=self._lease, take_up=self._take_up,
+            gone=lambda: self._waiting.recheck(), tidy=lambda: self._mail.forget_replies(),  # noqa: PLW0108 - made below
+            fail=self._fail, broken=self._broken, why=lambda: self._failed,
+        )  # fmt: skip
+
         def opened() -> Store:
             if self._failed is not None:
                 raise self._failed
@@ -188,17 +194,16 @@ class Engine:
         self._mail.why = lambda: self._failed
         self._way = Router(
             self._host, desk, self._mail, self._errors, opened=opened, why=lambda: self._failed,
-            partition_of=self._partition_of, taken_over=self._taken_over,
+            partition_of=self._partition_of, taken_over=self._tenure.taken_over,
         )  # fmt: skip
         self._waiting = Waiting(self._host, self._way.row)
         desk.closing.ended = self._waiting.ended
-        self._data = data = Data(self._host, self._triggers, self._way.bring, self._pulled, self._taken_over)
+        self._data = data = Data(self._host, self._triggers, self._way.bring, self._pulled, self._tenure.taken_over)
         self._host.broken = self._broken
         # these also while the engine is being closed, for what still runs then
         self._host.expects = data.expects
         self._host.steps.state = lambda: data.state
         self._host.subscribed = data.subscribed
-        self._ownership = Ownership(store, self._clock, self._lease)
         self._recovery = Recovery(self._host, self._clock, self._max_recoveries)
         self._alarm = Alarm(self._host, self._clock, self._recovery)
         self._store = store
@@ -206,8 +211,8 @@ class Engine:
             await self._data.dispatch.open()
         if not self._client:
             store.stop_at_failure()
-            self._partition_count = await self._ownership.partition_count(self._partition_count)
-            await self._claim()
+            self._partition_count = self._tenure.count = await self._ownership.partition_count(self._partition_count)
+            await self._tenure.claim()
             if not self._host.partitions and not self._standby:
                 owner = next(iter(await self._ownership.owners(self._partition_count)), None)
                 raise StoreOwned(
@@ -216,20 +221,9 @@ class Engine:
                     owner=str(owner),
                 )
             if self.url != "memory:":
-                self._maintenance = asyncio.gather(self._maintain(), self._check(store))
-                self._maintenance.add_done_callback(self._maintained)
+                self._tenure.keep()
         else:
             self._partition_count = await self._ownership.stored_count() or self._partition_count
-
-    async def _claim(self) -> None:
-        won = await self._ownership.claim(self._partition_count, self._max_partitions)
-        if won and not self._ownership.session:
-            await self._ownership.open_session()
-        for index in won:
-            epoch = self._ownership.held[index]
-            partition = Partition(index, epoch, self._open_store, self._host.durable, self._lost)
-            self._host.partitions[index] = partition
-            self._host.spawn(self._take_up(partition))
 
     async def _take_up(self, partition: Partition) -> None:
         try:
@@ -243,36 +237,6 @@ class Engine:
             if not isinstance(error, (Fenced, StoreClosed)):
                 self._fail(error)
 
-    async def _maintain(self) -> None:
-        tidy_at = self._clock.monotonic()
-        while self._failed is None:
-            await asyncio.sleep(min(self._lease / 3, 1.0) if self._wants_more else self._lease / 3)
-            try:
-                await self._ownership.renew(self._forget)
-                if self._wants_more:
-                    await self._claim()
-                if 0 in self._host.partitions and self._clock.monotonic() >= tidy_at:
-                    await self._mail.forget_replies()
-                    tidy_at += _TIDY_EVERY
-            except StoreError as error:
-                self._fail(error)
-
-    def _maintained(self, done: asyncio.Future[Any]) -> None:
-        # without it others take the partitions, and this engine must not seem to go on
-        error = None if done.cancelled() else done.exception()
-        if error is not None and not isinstance(error, asyncio.CancelledError):
-            self._broken(error)
-
-    async def _check(self, store: Store) -> None:
-        try:
-            await store.check()
-        except StoreError as error:
-            self._fail(error)
-
-    @property
-    def _wants_more(self) -> bool:
-        return len(self._host.partitions) < min(self._max_partitions, self._partition_count)
-
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -285,33 +249,20 @@ class Engine:
         self._store = None
         closed = StoreClosed("the engine was closed while this was waited for; the run goes on when it is opened again")
         # one that did not open has not all of them
-        data, mail, waiting, ownership = (getattr(self, name, None) for name in ("_data", "_mail", "_waiting", "_ownership"))
+        data, mail, waiting, tenure = (getattr(self, name, None) for name in ("_data", "_mail", "_waiting", "_tenure"))
         steps = [
             data and data.stop,
-            self._stop_maintaining,
+            tenure and tenure.stop,
             mail and mail.close,
             mail and functools.partial(self._host.close, self._grace),
-            mail and self._release,
+            tenure and tenure.release,
             waiting is not None and functools.partial(waiting.tell_all, closed),
             data and data.close,
             store.close,
-            ownership and ownership.close,
+            tenure and tenure.ownership.close,
             self._stop_redacting,
         ]
         await each_in_turn(step for step in steps if step)
-
-    async def _stop_maintaining(self) -> None:
-        if self._maintenance is not None:
-            self._maintenance.cancel()
-            await asyncio.gather(self._maintenance, return_exceptions=True)
-            self._maintenance = None
-
-    async def _release(self) -> None:
-        if self._failed is None:
-            try:
-                await self._ownership.release()
-            except StoreError as error:
-                log.warning("the partitions were not released: %s", error)
 
     @property
     def _open_store(self) -> Store:
@@ -369,24 +320,6 @@ class Engine:
         return len(self._host.runs)
 
     # What goes wrong
-
-    def _lost(self, partition: Partition, error: StoreError) -> None:
-        if isinstance(error, Fenced):
-            self._forget(partition.index)
-        elif not isinstance(error, StoreClosed):
-            self._fail(error)
-
-    def _taken_over(self, partition: Partition) -> None:
-        if self._host.partitions.get(partition.index) is partition:
-            self._forget(partition.index)
-
-    def _forget(self, index: int) -> None:
-        partition = self._host.partitions.get(index)
-        self._ownership.held.pop(index, None)
-        if partition is not None:
-            log.warning("partition %d was taken over by another owner; its runs go on there", index)
-            self._host.drop_partition(partition)
-            self._waiting.recheck()
 
     def _broken(self, error: BaseException) -> None:
         if isinstance(error, StoreError):

@@ -64,3 +64,9 @@ class LiveRun:
         self.continuing = False
         self.early: dict[int, tuple[Any, Any]] = {}
         self.receipts: dict[int, Any] = {}
+
+    async def settled(self) -> None:
+        """Wait until everything so far is in the store."""
+        if self.unacked:
+            # batches commit in order, so the one of this turn tells that those before it are durable (it rides on the same sync)
+            await self.partition.settled()
