@@ -98,51 +98,51 @@ class MemoryBackend:
     def __init__(self) -> None:
         self._tables: dict[int, _Table] = {}
         self._revision = 0
-        self._pending: list[tuple[str, bytes, bytes, int]] = []
+        self._rows: dict[bytes, tuple[bytes, int] | None] = {}  # what the transaction puts; None deletes
+        self._ranges: list[tuple[bytes, bytes]] = []  # what it deletes before that
 
     def check(self, after: bytes) -> bytes:
         return after
 
     def begin(self, *, sync: bool) -> tuple[int, bool]:  # noqa: ARG002 - there is nothing to sync
-        self._pending = []
+        self.rollback()
         return self._revision, False
 
     def get(self, key: bytes) -> tuple[bytes, int] | None:
-        for kind, first, second, version in reversed(self._pending):
-            if kind == "put" and first == key:
-                return second, version
-            if (kind == "delete" and first == key) or (kind == "range" and first <= key < second):
-                return None
+        if key in self._rows:
+            return self._rows[key]
+        if any(start <= key < end for start, end in self._ranges):
+            return None
         table = self._tables.get(key[0])
         return table.rows.get(key) if table else None
 
     def versions(self, start: bytes, end: bytes) -> list[tuple[bytes, int]]:
         keys = {key for key, _, _ in MemoryReader(self._tables).rows(start, end)}
-        keys |= {key for kind, key, _, _ in self._pending if kind == "put" and start <= key < end}
+        keys |= {key for key in self._rows if start <= key < end}
         return [(key, row[1]) for key in sorted(keys) if (row := self.get(key)) is not None]
 
     def write(self, rows: list[Row], deletes: list[bytes]) -> None:
-        self._pending += [("delete", key, b"", 0) for key in deletes]
-        self._pending += [("put", key, value, version) for key, value, version in rows]
+        self._rows.update(dict.fromkeys(deletes))
+        self._rows.update((key, (value, version)) for key, value, version in rows)
 
     def delete_range(self, start: bytes, end: bytes) -> None:
-        self._pending.append(("range", start, end, 0))
+        self._rows = {key: row for key, row in self._rows.items() if not start <= key < end}
+        self._ranges.append((start, end))
 
     def commit(self, revision: int) -> None:
-        for kind, first, second, version in self._pending:
-            if kind == "put":
-                self._tables.setdefault(first[0], _Table()).put(first, second, version)
-            elif kind == "delete":
-                if first[0] in self._tables:
-                    self._tables[first[0]].delete(first)
-            else:
-                for key, _ in MemoryReader(self._tables).scan(first, second):
-                    self._tables[key[0]].delete(key)
-        self._pending = []
+        for start, end in self._ranges:
+            for key, _ in MemoryReader(self._tables).scan(start, end):
+                self._tables[key[0]].delete(key)
+        for key, row in self._rows.items():
+            if row is not None:
+                self._tables.setdefault(key[0], _Table()).put(key, *row)
+            elif key[0] in self._tables:
+                self._tables[key[0]].delete(key)
+        self.rollback()
         self._revision = revision
 
     def rollback(self) -> None:
-        self._pending = []
+        self._rows, self._ranges = {}, []
 
     def reopen(self) -> None:
         raise StoreFailed("a store in memory that failed in the middle of a commit cannot be opened again")
