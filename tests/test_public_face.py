@@ -64,10 +64,10 @@ def test_importing_is_light() -> None:
         assert heavy not in loaded, heavy
 
 
-def test_core_dependencies_are_four() -> None:
-    """msgspec, apsw, click and rich, and nothing else."""
+def test_core_dependencies_are_five() -> None:
+    """msgspec, apsw, xxhash, click and rich, and nothing else."""
     required = importlib.metadata.requires("spellwork") or []
-    assert sorted(line.split(">")[0] for line in required if "extra" not in line) == ["apsw", "click", "msgspec", "rich"]
+    assert sorted(line.split(">")[0] for line in required if "extra" not in line) == ["apsw", "click", "msgspec", "rich", "xxhash"]
 
 
 @pytest.mark.parametrize("place", list(PURE))
