@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple, NewType, TypedDict
 import msgspec
 import pytest
 
-from spellwork.errors import ChannelClosed, ChannelFull, DefinitionError, PayloadError
-from spellwork.events import Bus, Event, Failure, Stream, Topic, matches, processors
+from spellwork.errors import ChannelClosed, ChannelFull, DefinitionError, Lagged, PayloadError
+from spellwork.events import Attributes, Bus, Event, Failure, Overflow, Stream, Topic, matches, processors
 from spellwork.events.pattern import PatternIndex
 from spellwork.testing.clock import VirtualClock
 from tests.events.timeline import nothing_is_left, virtual
@@ -185,6 +185,45 @@ async def test_a_publisher_waits_for_all_or_publishes_to_none() -> None:
         assert await read(full) == [1]
         assert (await waits).data == 3
         assert (await read(full), await read(other)) == ([3], [3])
+
+
+@pytest.mark.parametrize("overflow", ["block", "drop_oldest", "drop_newest", "sample", "error"])
+async def test_one_group_gets_what_each_of_many_gets(overflow: Overflow) -> None:
+    """An event for the subscribers of one pattern goes a shorter way, with the same attributes, room, losses and end."""
+
+    async def told(*patterns: str) -> list[object]:
+        bus, seen = Bus(clock=VirtualClock(seed=5)), list[object]()
+        groups = [bus.subscribe(pattern, overflow=overflow, buffer=3) for pattern in patterns]
+        for group in groups:
+            await group.__aenter__()
+        bus.publish_nowait("a.b", None)  # from now on it is known whose the topic is
+        for group in groups:
+            await group.recv()
+        sleeper = asyncio.create_task(groups[0].recv())
+        await asyncio.sleep(0)
+        for number in range(12):  # more than a window holds
+            attributes: Attributes = {"key": "k", "priority": number} if number % 2 else {}
+            try:
+                seen.append(bus.publish_nowait("a.b", number, **attributes))
+            except ChannelFull as error:
+                seen.append(str(error))
+            if not number:
+                seen.append(await sleeper)
+                for group in groups[1:]:
+                    await group.recv()
+        bus.close()
+        with pytest.raises(ChannelClosed, match="the bus is closed"):
+            bus.publish_nowait("a.b", 99)
+        while True:
+            try:
+                seen.append(await groups[0].recv())
+            except Lagged as error:
+                seen.append(error.missed)
+            except ChannelClosed:
+                return [*seen, groups[0].dropped]
+
+    async with asyncio.timeout(10):
+        assert await told("a.b") == await told("a.b", "a.*")
 
 
 async def test_who_comes_while_a_publisher_waits_gets_the_event() -> None:
