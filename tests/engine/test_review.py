@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from spellwork import Engine, Retry, Signal, activity, now, start_child, workflow
+from spellwork import Engine, Retry, Signal, activity, continue_as_new, now, start_child, workflow
 from spellwork.engine.errands import Errands
 from spellwork.engine.loading import Loader
 from spellwork.engine.options import check_options
@@ -23,6 +23,7 @@ from spellwork.errors import (
     ForbiddenInWorkflow,
     InternalError,
     NonDeterminismError,
+    RunCancelled,
     RunFailed,
     RunNotFound,
 )
@@ -367,6 +368,31 @@ async def test_the_end_of_a_parent_closes_no_run_that_only_has_the_name(tmp_path
         await asyncio.sleep(0.1)
         await other.signal(go, 3)
         assert await other.result(5) == 3
+
+
+@pytest.mark.parametrize("how", ["continued", "completed"])
+async def test_a_cancellation_on_its_way_outlives_the_run_that_asked_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A crash between the end of the run and the arrival at the child loses nothing: it is in the batch of the end."""
+
+    @workflow
+    async def parent(again: bool) -> None:
+        if again:
+            child = await start_child(kid, id="its-child", parent_close="abandon")
+            child.cancel("not needed")
+            if how == "continued":
+                continue_as_new(False)
+
+    def dies(_self: Errands, _live: Any, _command: Any) -> None:
+        """What a kill at this moment leaves of it."""
+
+    async with Engine(f"sqlite:{tmp_path / 'store.db'}", workflows=[parent, kid]) as engine:
+        monkeypatch.setattr(Errands, "cancel_child", dies)
+        await engine.run(parent, True)
+        child = await engine.get("its-child")
+        with pytest.raises(RunCancelled, match="not needed"):
+            await child.result(5)
 
 
 async def test_a_parent_that_ended_first_starts_no_child(tmp_path: Path) -> None:

@@ -37,6 +37,14 @@ _ATTACKED = "tests/events/durable/test_attacked.py"
 
 _FOUND_BY_READERS = (
     Mutant(
+        "cancellation-lost-with-its-run",
+        "nothing that was asked for is lost in a crash",
+        "engine/closing.py",
+        "    return [m.AskCancel(command.child_id, command.reason) for command in live.cancelling.values()]\n",
+        "    return []\n",
+        f"{_REVIEW} -k on_its_way",
+    ),
+    Mutant(
         "options-for-everybody",
         "options() are for one call",
         "workflow/activity.py",
@@ -527,7 +535,7 @@ _ENGINE = (
     ),
     Mutant(
         "end-without-notice", "the end of a child reaches its parent", "engine/closing.py",
-        "        for key, notice in notices:\n            self.deliver_local(key, m.Envelope(notice), live.partition)\n", "",
+        "entry)\n        self._deliver(live, notices)\n", "entry)\n",
         f"{_SHAPES} -k out_of_memory",
     ),
     Mutant(

@@ -71,7 +71,7 @@ class Closing:
         for pattern in live.execution.subscriptions:
             batch.delete(subscription_key(live.partition.index, pattern, live.row.id))
         notices = self.notices(live.execution.open_children(), row, entry)
-        keys = [self.write_notice(batch, notice) for notice in notices]
+        keys = [self.write_notice(batch, notice) for notice in (*_undelivered(live), *notices)]
         self._host.deliver(live, entry)
         live.partition.remark(live)
         live.row = row
@@ -105,6 +105,9 @@ class Closing:
     def _over(self, live: LiveRun, entry: Any, notices: list[tuple[bytes, m.AnyMessage]]) -> None:
         self._host.drop(live)
         self.ended(live.row.id, live.row, entry)
+        self._deliver(live, notices)
+
+    def _deliver(self, live: LiveRun, notices: list[tuple[bytes, m.AnyMessage]]) -> None:
         for key, notice in notices:
             self.deliver_local(key, m.Envelope(notice), live.partition)
 
@@ -128,19 +131,26 @@ class Closing:
         signals = [SignalReceived(at, *carried) for carried in command.carried]
         for position, signal in enumerate(signals, start=1):
             rows.put_entry(batch, number, position, signal)
+        keys = [self.write_notice(batch, notice) for notice in _undelivered(live)]
         self._host.deliver(live, entry)
         live.partition.remark(live)
         live.parked = False
         live.continuing = True
         self._host.steps.cancel_all(live)
-        self._host.hold(live, lambda: self._go_on(live, row))
+        self._host.hold(live, lambda: self._go_on(live, row, keys))
 
-    def _go_on(self, live: LiveRun, row: RunRow) -> None:
+    def _go_on(self, live: LiveRun, row: RunRow, notices: list[tuple[bytes, m.AnyMessage]]) -> None:
         self._host.drop(live)
         self._host.spawn(self._load_quietly(row.number))
+        self._deliver(live, notices)
 
     async def _load_quietly(self, number: int) -> None:
         try:
             await self._host.loader.load(number)
         except (SpellworkError, UsageError):
             return  # it was blocked with its reason
+
+
+def _undelivered(live: LiveRun) -> list[m.AnyMessage]:
+    """Cancellations that the run asked for and that are still on their way: nobody will ask again once it is over."""
+    return [m.AskCancel(command.child_id, command.reason) for command in live.cancelling.values()]

@@ -123,5 +123,5 @@ class Errands:
             return  # not done, so the run stays at work: whoever owns it next asks again
         except (RunFinished, RunNotFound, RunBlocked):
             pass
-        live.errands -= 1
+        del live.cancelling[command.n]
         self._host.drain(live)

@@ -232,7 +232,7 @@ class Host:
 
     def _sort(self, live: LiveRun) -> None:
         """Park a run that has nothing left to do but wait, and only that."""
-        if live.execution.pending_work or live.errands:
+        if live.execution.pending_work or live.cancelling:
             if live.parked:
                 self._unpark(live)
         elif live.parked:
@@ -264,7 +264,7 @@ class Host:
                 if live.parked:
                     self._unpark(live)
                 if isinstance(command, c.CancelChild):
-                    live.errands += 1  # parked too early, a crash would lose it: only runs at work are recovered
+                    live.cancelling[command.n] = command  # parked too early, a crash would lose it: only runs at work are recovered
                 elif isinstance(command, c.Perform) and type(command.effect) is Write:
                     live.writes += 1
                 self.hold(live, command)

@@ -13,23 +13,25 @@ if TYPE_CHECKING:
     from spellwork.engine.partition import Partition
     from spellwork.engine.steps import Step
     from spellwork.workflow import Execution
+    from spellwork.workflow.commands import CancelChild
 
 
 class LiveRun:
     """A loaded run.
 
     Effects in `held` wait until the entry at their position is durable (`acked` says how far that is). `early` holds news of
-    children that ended before the run knew that they had started. `errands` counts what it asked for and no entry will answer:
-    until that is done the run is at work. `receipts` has the entries of transactions that were committed before a crash and are not
-    yet in the journal, by command. `writes` counts those in `held`. `continuing` is set when it goes on as a new run.
+    children that ended before the run knew that they had started. `cancelling` has the cancellations of children that are on
+    their way, by command: no entry will answer them, and until they have arrived the run is at work. `receipts` has the entries
+    of transactions that were committed before a crash and are not yet in the journal, by command. `writes` counts those in
+    `held`. `continuing` is set when it goes on as a new run.
     """
 
     __slots__ = (
         "acked",
+        "cancelling",
         "continuing",
         "dropped",
         "early",
-        "errands",
         "execution",
         "held",
         "number",
@@ -56,7 +58,7 @@ class LiveRun:
         self.parked = False
         self.timer_key: bytes | None = None
         self.recoveries = 0
-        self.errands = 0
+        self.cancelling: dict[int, CancelChild] = {}
         self.writes = 0
         self.steps: dict[int, Step] = {}
         self.update_waiters: dict[str, list[Any]] = {}
