@@ -289,6 +289,15 @@ async def test_whatever_fails_while_closing_the_store_is_let_go(tmp_path: Path, 
         assert engine.owned == 4
 
 
+async def test_a_broken_engine_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It has no partitions any more, and does not look for others."""
+    async with Engine(f"sqlite:{tmp_path / 'store.db'}", workflows=[kid], lease=0.3) as engine:
+        engine._broken(KeyError("a bug"))
+        await asyncio.sleep(0.5)
+        assert engine.owned == 0
+    assert [record.message for record in caplog.records].count("the engine is broken") == 1
+
+
 async def test_an_engine_whose_sign_of_life_breaks_stops(tmp_path: Path) -> None:
     """Others take its partitions, and it must not seem to go on."""
 

@@ -251,8 +251,8 @@ class Engine:
         # one that did not open has not all of them
         data, mail, waiting, tenure = (getattr(self, name, None) for name in ("_data", "_mail", "_waiting", "_tenure"))
         steps = [
+            tenure and tenure.stop,  # before the rest: what is claimed now would only be taken up to be let go of
             data and data.stop,
-            tenure and tenure.stop,
             mail and mail.close,
             mail and functools.partial(self._host.close, self._grace),
             tenure and tenure.release,

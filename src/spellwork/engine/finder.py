@@ -1,5 +1,5 @@
 """Owns the way from the id of a run to the run: in memory, in the store, or as a copy that nobody else sees.
-It must never give one that has gone on as a new run in between.
+It must never load one that has gone on as a new run in between.
 """
 
 from __future__ import annotations

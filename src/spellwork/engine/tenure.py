@@ -22,7 +22,7 @@ Why = Callable[[], StoreError | InternalError | None]
 
 
 class Tenure:
-    """Holds up to `most` of the `count` partitions of a store.
+    """Holds up to `most` of the `count` partitions of a store; both may be changed.
 
     `take_up` is what is done with a partition that was claimed, `gone` is told when one was lost, `tidy` is done now and then by
     whoever holds the first. `fail` stops the engine for an error of the store, `broken` for any other; `why` is what stopped it.
@@ -44,10 +44,10 @@ class Tenure:
         why: Why,
     ) -> None:
         self.ownership = ownership
+        self.most = most
         self.count = 0
         self._host = host
         self._clock = clock
-        self._most = most
         self._lease = lease
         self._take_up = take_up
         self._gone = gone
@@ -59,10 +59,10 @@ class Tenure:
 
     async def claim(self) -> None:
         """Take what is free, as far as this engine wants it."""
-        won = await self.ownership.claim(self.count, self._most)
+        won = await self.ownership.claim(self.count, self.most)
         if won and not self.ownership.session:
             await self.ownership.open_session()
-        if (error := self._why()) is not None:
+        if won and (error := self._why()) is not None:
             raise error
         for index in won:
             partition = Partition(index, self.ownership.held[index], self._host.store, self._host.durable, self._lost)
@@ -96,7 +96,7 @@ class Tenure:
 
     @property
     def _wants_more(self) -> bool:
-        return len(self._host.partitions) < min(self._most, self.count)
+        return len(self._host.partitions) < min(self.most, self.count)
 
     async def _renew(self) -> None:
         tidy_at = self._clock.monotonic()
@@ -121,7 +121,7 @@ class Tenure:
     def _ended(self, done: asyncio.Future[Any]) -> None:
         # without signs of life others take the partitions, and this engine must not seem to go on
         error = None if done.cancelled() else done.exception()
-        if error is not None and not isinstance(error, asyncio.CancelledError):
+        if error is not None and error is not self._why() and not isinstance(error, asyncio.CancelledError):
             self._broken(error)
 
     def _lost(self, partition: Partition, error: StoreError) -> None:

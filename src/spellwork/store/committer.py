@@ -31,6 +31,8 @@ _GROUP_ROWS = 20_000
 FEED_RETAINED = 10_000
 _TURNS_TO_ANSWER = 2
 _LARGE = 200
+AS_IT_IS = 200
+"""From how many rows on a batch goes to the backend as it is: the overlay would cost more than it saves."""
 
 
 class CommitStats(msgspec.Struct):
@@ -302,7 +304,7 @@ class _Transaction:
             self.flush()
             self._backend.delete_range(start, end)
         changes: list[Change] = [(start, None, end) for start, end in batch.ranges if start[0] >= WATCHED]
-        changes += self._put_many(rows, revision) if len(rows) >= _LARGE else self._put(rows, revision)
+        changes += self._put_many(rows, revision) if len(rows) >= AS_IT_IS else self._put(rows, revision)
         if changes:
             self._overlay[FEED.key(revision.to_bytes(8, "big"))] = (msgspec.msgpack.encode(changes), revision)
         return revision

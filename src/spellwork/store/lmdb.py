@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 MAP_SIZE = 16 << 30
 """Address space, not memory or disk: the file grows with what is in it."""
 _SMALLEST_MAP = 1 << 20
-_SCHEMA = b"1"
+_SCHEMA = b"2"
+_EARLIER = b"1"  # rows were sealed with CRC-32 alone
 _READERS = 512
 _LOCK_WAIT = 30.0
 _VIEWS_WAIT = 10.0
@@ -152,14 +153,16 @@ class LmdbBackend:
             raise StoreCorrupt(f"{self.path} is an LMDB file of another application; choose another path")
         if found is None and not create:
             raise StoreMissing(f"{self.path} is empty, not a store; check --store, or start a run to create one")
-        if found is None:
-            with self._env.begin(write=True) as txn:
-                txn.put(*_KEYS.placed(seal_rows([(FORMAT, _SCHEMA, 0)]))[0])
-            self._env.sync(True)
-            return
-        version_of(FORMAT, *found)
-        if found[0] != _SCHEMA:
-            raise StoreTooNew(f"{self.path} has format {found[0]!r}, this Spellwork knows 1; install a newer Spellwork")
+        if found is not None:
+            version_of(FORMAT, *found)
+            if found[0] == _SCHEMA:
+                return
+            if found[0] != _EARLIER:
+                raise StoreTooNew(f"{self.path} has format {found[0]!r}, this Spellwork knows up to 2; install a newer Spellwork")
+        # before any row that an earlier Spellwork would take for damaged
+        with self._env.begin(write=True) as txn:
+            txn.put(*_KEYS.placed(seal_rows([(FORMAT, _SCHEMA, 0)]))[0])
+        self._env.sync(True)
 
     def check(self, after: bytes) -> bytes:
         view = self.view()

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from spellwork.errors import RowDamaged
 from spellwork.store.seal import SEAL_BYTES, damage
 
 Found = tuple[bytes, bytes, bytes]
@@ -126,14 +127,18 @@ class LongKeys:
         yield from sorted(group, reverse=reverse)
 
     def delete_range(self, txn: Any, start: bytes, end: bytes) -> None:
-        """Delete every row with start <= key < end."""
-        places = [
-            place
-            for place, data in self._forwards(txn, start, end)
-            if len(place) < self._direct or start <= self._row(place, data)[0] < end
-        ]
+        """Delete every row with start <= key < end; one whose key is damaged stays, for whoever reads it to find."""
+        places = [place for place, data in self._forwards(txn, start, end) if self._is_between(place, data, start, end)]
         for place in places:
             txn.delete(place)
+
+    def _is_between(self, place: bytes, data: bytes, start: bytes, end: bytes) -> bool:
+        if len(place) < self._direct:
+            return True
+        try:
+            return start <= self._row(place, data)[0] < end
+        except RowDamaged:
+            return False
 
 
 def _behind(beginning: bytes) -> bytes:

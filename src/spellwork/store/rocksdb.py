@@ -40,7 +40,8 @@ from spellwork.store.sealed import SealedReader
 from spellwork.store.views import Views
 from spellwork.supervision import attempt
 
-_SCHEMA = b"1"
+_SCHEMA = b"2"
+_EARLIER = b"1"  # rows were sealed with CRC-32 alone
 _VIEWS_WAIT = 10.0
 _CHECKED_AT_ONCE = 10_000
 _ROWS_A_LOOK = 500
@@ -189,19 +190,23 @@ class RocksBackend:
     def _open_format(self) -> None:
         with _Translated(self.path):
             found = self._db.get(FORMAT)
+            self._lazy = self._db.get(LAZY) is not None
             if found is None:
                 iterator = self._db.iter()
                 iterator.seek_to_first()
                 if iterator.valid():
                     raise StoreCorrupt(f"{self.path} is a RocksDB folder of another application; choose another path")
-                batch = WriteBatch(raw_mode=True)
-                batch.put(*seal_rows([(FORMAT, _SCHEMA, 0)])[0])
-                self._write(batch, sync=True)
+        if found is not None:
+            value, _ = _opened(FORMAT, found)
+            if value == _SCHEMA:
                 return
-            self._lazy = self._db.get(LAZY) is not None
-        value, _ = _opened(FORMAT, found)
-        if value != _SCHEMA:
-            raise StoreTooNew(f"{self.path} has format {value!r}, this Spellwork knows 1; install a newer Spellwork")
+            if value != _EARLIER:
+                raise StoreTooNew(f"{self.path} has format {value!r}, this Spellwork knows up to 2; install a newer Spellwork")
+        # before any row that an earlier Spellwork would take for damaged
+        batch = WriteBatch(raw_mode=True)
+        batch.put(*seal_rows([(FORMAT, _SCHEMA, 0)])[0])
+        with _Translated(self.path):
+            self._write(batch, sync=True)
 
     def check(self, after: bytes) -> bytes:
         view = self.view()

@@ -16,16 +16,17 @@ from spellwork.errors import RowDamaged
 _SEAL = struct.Struct(">QII")
 SEAL_BYTES = _SEAL.size
 _LOW = 0xFFFFFFFF
+_PRIME = (1 << 32) - 5  # the largest one of 32 bits: no two versions that differ in one or two bits give the same seed
 _unpack = _SEAL.unpack
 _Checksum = Callable[[bytes, int], int]  # of bytes, from a seed; 32 bits
-_checksum: _Checksum = xxhash.xxh32_intdigest  # a quarter of CRC-32's time for a row of 100 bytes
+_checksum: _Checksum = xxhash.xxh32_intdigest  # a quarter of CRC-32's time for a value of 100 bytes
 _earlier_checksum: _Checksum = zlib.crc32  # rows have it that were written before there was the other one
 
 
 def seal(key: bytes, value: bytes, version: int) -> bytes:
     """What is stored beside a row."""
     named = _checksum(key, 0)
-    return _SEAL.pack(version, named, _checksum(value, named ^ _mixed(version)))
+    return _SEAL.pack(version, named, _checksum(value, named ^ version % _PRIME))
 
 
 def seal_rows(rows: Iterable[tuple[bytes, bytes, int]]) -> list[tuple[bytes, bytes]]:
@@ -35,7 +36,7 @@ def seal_rows(rows: Iterable[tuple[bytes, bytes, int]]) -> list[tuple[bytes, byt
     known, mixed = -1, 0
     for key, value, version in rows:
         if version != known:
-            known, mixed = version, _mixed(version)
+            known, mixed = version, version % _PRIME
         named = checksum(key, 0)
         found.append((key, pack(version, named, checksum(value, named ^ mixed)) + value))
     return found
@@ -45,10 +46,9 @@ def is_whole(key: Any, value: Any, sealed: Any) -> bool:
     """Whether a row is as it was written."""
     try:
         version, named, whole = _unpack(sealed)
-        mixed = _mixed(version)
         return bool(
-            (_checksum(key, 0) == named and _checksum(value, named ^ mixed) == whole)
-            or (_earlier_checksum(key, 0) == named and _earlier_checksum(value, named ^ mixed) == whole)
+            (_checksum(key, 0) == named and _checksum(value, named ^ version % _PRIME) == whole)
+            or (_earlier_checksum(key, 0) == named and _earlier_checksum(value, named ^ _folded(version)) == whole)
         )
     except (TypeError, struct.error):  # damage may turn bytes into a number or text, or leave some of them
         return False
@@ -61,11 +61,11 @@ def whole_pairs(rows: Iterable[tuple[Any, Any, Any]], damaged: bytes | None) -> 
     `damaged` stands for the value of a row that is not as it was written; without it such a row raises `RowDamaged`.
     """
     found = []
-    unpack, checksum, low = _unpack, _checksum, _LOW
+    unpack, checksum, prime = _unpack, _checksum, _PRIME
     for key, value, sealed in rows:
         try:
             version, named, whole = unpack(sealed)
-            is_as_written = checksum(key, 0) == named and checksum(value, named ^ (version & low) ^ (version >> 32)) == whole
+            is_as_written = checksum(key, 0) == named and checksum(value, named ^ version % prime) == whole
         except (TypeError, struct.error):
             is_as_written = False
         if is_as_written or is_whole(key, value, sealed):
@@ -97,6 +97,6 @@ def damage(key: bytes) -> RowDamaged:
     return RowDamaged(f"the row at {key.hex()} is damaged (checksum); restore it from a backup", key=key)
 
 
-def _mixed(version: int) -> int:
-    """A version as a seed."""
+def _folded(version: int) -> int:
+    """A version as the seed of an earlier checksum."""
     return (version & _LOW) ^ (version >> 32)

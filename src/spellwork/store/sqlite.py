@@ -33,7 +33,7 @@ from spellwork.store.turn import Turn
 from spellwork.store.wal import Log
 
 APPLICATION_ID = 0x53504C57  # "SPLW"
-SCHEMA = 1
+SCHEMA = 2  # 1: rows were sealed with CRC-32 alone
 CHECKPOINT_PAGES = 16_000
 _FIRST_SAFE = (3, 51, 3)  # sqlite.org, "The WAL Reset Bug": two connections can corrupt a database up to 3.51.2
 _LOCK_WAIT = 30.0
@@ -173,10 +173,13 @@ class SqliteBackend:
                 return
         if application != APPLICATION_ID:
             raise StoreCorrupt(f"{self.path} is an SQLite database of another application; choose another path")
-        if schema < SCHEMA:
+        if schema < 1:
             raise StoreCorrupt(f"{self.path} has schema {schema}, which there never was; restore a backup")
         if schema > SCHEMA:
             raise StoreTooNew(f"{self.path} has schema {schema}, this Spellwork knows up to {SCHEMA}; install a newer Spellwork")
+        if schema < SCHEMA:
+            with translated(self.path):  # before any row that an earlier Spellwork would take for damaged
+                _insist(self._writer, f"PRAGMA user_version={SCHEMA}", _OPENING_WAIT)
 
     def _judge(self, log: Log) -> None:
         with translated(self.path):
@@ -396,9 +399,7 @@ def translated(path: str) -> Iterator[None]:
             f"{path} cannot be written ({error}); check the permissions of the file and its directory"
         ) from error
     except (apsw.BusyError, apsw.LockedError) as error:
-        raise StoreUnavailable(
-            f"{path}: another process has held the write lock for {_LOCK_WAIT:.0f} s; find and stop it"
-        ) from error
+        raise StoreUnavailable(f"{path}: another process holds the write lock and does not give it up; find and stop it") from error
     except (apsw.NoMemError, MemoryError) as error:
         raise StoreUnavailable(f"{path}: out of memory; free some and open the engine again") from error
     except apsw.ConnectionClosedError as error:

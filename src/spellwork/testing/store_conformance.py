@@ -13,6 +13,7 @@ from typing import Any, cast
 from spellwork.clock import SystemClock
 from spellwork.errors import Conflict, Fenced, MergeRefused, StoreError
 from spellwork.store import Backend, Batch, Change, Durability, Store, fingerprint
+from spellwork.store.committer import AS_IT_IS
 from spellwork.store.keyspace import PARTITIONS
 from spellwork.testing.laws import LawBroken
 from spellwork.testing.store_model import compare
@@ -22,7 +23,7 @@ _END = b"\x41"
 _SHORT = (b"", b"\0", b"\0\0", b"\0\xff", b"a", b"a\0", b"ab", b"\xfe", b"\xff", b"\xff" * 3)
 _AWKWARD = (*_SHORT, b"a" * 600, b"a" * 600 + b"\0", b"a" * 601)
 _PATIENCE = 5.0
-_MANY = 300
+_MANY = AS_IT_IS + 100
 _ONE = (1).to_bytes(8, "big", signed=True)
 
 

@@ -190,7 +190,7 @@ def _owner(place: Path, *, standby: bool) -> Work:
                 inside.say(owned=True)
             else:
                 # what it loses it must not claim again: its successor may be slow without being gone
-                engine._max_partitions = 0
+                engine._tenure.most = 0
             runs: list[Run[int]] = [await engine.start(patrol, STEPS, id=f"patrol-{i}") for i in range(RUNS)]
             inside.say(working=True)
             results = [await run.result(30) for run in runs]
