@@ -188,6 +188,20 @@ def test_limits_and_compression() -> None:
         codec.untyped.encode([[[["padding" * 10]]]])
 
 
+def test_json_is_compressed_to_a_third_and_less(codec: Codec) -> None:
+    """What agents keep (JSON as a text or as values) takes a third of its room at most, and comes back as it was."""
+    records = [
+        {"id": n, "role": "assistant" if n % 2 else "user", "model": "a-model", "usage": {"input": n * 17, "output": n * 5},
+         "content": f"Step {n} of the plan: read the file number {n * n % 97} and sum up what has changed."}
+        for n in range(200)
+    ]  # fmt: skip
+    text = msgspec.json.encode(records).decode()
+    for value in (text, records):
+        kept = codec.untyped.encode(value)
+        assert 3 * len(kept) <= len(msgspec.msgpack.encode(value))
+        assert codec.untyped.decode(kept) == value
+
+
 def test_a_bomb_of_zeros_is_refused(codec: Codec) -> None:
     """A small compressed payload that would grow beyond reason is refused."""
     import zlib

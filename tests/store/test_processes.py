@@ -15,6 +15,7 @@ import pytest
 from spellwork.errors import StoreUnavailable
 from spellwork.store import Batch, Encryption, open_store
 from spellwork.store.lmdb import LmdbBackend
+from spellwork.testing.chaos.tracer import missing
 from tests.store.faulty import store_over
 
 ONE = (1).to_bytes(8, "big", signed=True)
@@ -246,3 +247,32 @@ async def test_a_rocksdb_store_belongs_to_one_process(tmp_path: Path) -> None:
         open_store(url)
     assert await store.get(CHANGED) == b"1"
     await store.close()
+
+
+_COMMITS = """
+import asyncio, sys
+from spellwork.store import Batch, open_store
+
+async def main(url, level, commits):
+    store = open_store(url, durability=level)
+    for number in range(commits):
+        await store.commit(Batch().put(b"\\x40%d" % number, b"x" * 100))
+    await store.close()
+
+asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+"""
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+@pytest.mark.parametrize("preset", ["default", "small", "ssd"])
+def test_each_preset_of_rocksdb_syncs_once_a_commit(tmp_path: Path, preset: str) -> None:
+    """Presets are about memory and speed: what durability rests on is the same, counted where the system is asked."""
+
+    def syncs(level: str, commits: int) -> int:
+        url, trace = f"rocksdb:{tmp_path / f'{level}-{commits}'}?preset={preset}", tmp_path / f"trace-{level}-{commits}"
+        tracer = ["strace", "-f", "-qq", "-o", str(trace), "-e", "trace=fsync,fdatasync", "-e", "signal=none"]
+        subprocess.run([*tracer, sys.executable, "-c", _COMMITS, url, level, str(commits)], check=True, timeout=60)
+        return len([line for line in trace.read_text().splitlines() if "sync(" in line])
+
+    assert syncs("full", 40) - syncs("full", 10) == 30
+    assert syncs("relaxed", 40) - syncs("relaxed", 10) == 0
