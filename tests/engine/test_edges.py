@@ -294,9 +294,10 @@ async def test_two_clients_may_start_the_same_run_at_once(tmp_path: Path) -> Non
         Engine(url, workflows=[simple], client=True) as one,
         Engine(url, workflows=[simple], client=True) as two,
     ):
-        runs = await asyncio.wait_for(asyncio.gather(one.start(simple, id="s"), two.start(simple, id="s")), 10)
-        assert [await run.result(5) for run in runs] == [7, 7]
-        assert await engine.store.scan(bytes((Keys.INBOX,)), bytes((Keys.INBOX + 1,))) == []
+        for name in "stuvw":
+            runs = await asyncio.wait_for(asyncio.gather(one.start(simple, id=name), two.start(simple, id=name)), 10)
+            assert [await run.result(5) for run in runs] == [7, 7]
+            assert await engine.store.scan(bytes((Keys.INBOX,)), bytes((Keys.INBOX + 1,))) == []
 
 
 async def test_signals_between_the_runs_of_a_chain_are_not_refused() -> None:
