@@ -36,6 +36,35 @@ def counter(**more):
     return built.build()
 
 
+def test_a_deep_history_enters_nothing_that_was_not_left():
+    """From the very state that it has recorded, only that one is left and entered, not what lies between it and the history."""
+    told = []
+
+    def tell(text):
+        def noted(context, event):
+            told.append(text)
+
+        return noted
+
+    built = ChartBuilder("home").initial("outer")
+    outer = built.state("outer").initial("inner").on("out", "away").history("was", "inner", deep=True)
+    inner = outer.state("inner").initial("first")
+    inner.state("first")
+    second = inner.state("second").on("again", "was")
+    for state in (outer, inner, second):
+        state.on_entry(tell(f"enter {state.id}")).on_exit(tell(f"exit {state.id}"))
+    inner.on("next", "second")
+    built.state("away").on("back", "was")
+    machine = Machine(built.build())
+    for event in ("next", "out", "back"):
+        machine.send(event)
+    assert told[-3:] == ["enter outer", "enter inner", "enter second"]
+    told.clear()
+    machine.send("again")
+    assert machine.state == ("second",)
+    assert told == ["exit second", "enter second"]
+
+
 def test_the_interpreter_is_pure():
     """`step` gives a new configuration and the actions, and changes nothing; the same event gives the same again."""
     chart = counter()

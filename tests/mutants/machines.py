@@ -12,6 +12,11 @@ _INTERRUPTIONS = "tests/machine/test_interruptions.py"
 
 MACHINES = (
     Mutant(
+        "history-enters-what-was-not-left", "nothing is entered twice without being left", "machine/table.py",
+        " or above in self.active:", ":",
+        "tests/machine/test_running.py -k was_not_left",
+    ),
+    Mutant(
         "payload-not-seen-by-the-short-cut", "the short cut equals the full step", "machine/machine.py",
         "Event(event, data) if kind is str else event", "Event(event) if kind is str else event",
         f"{_LAWS} -k sees_each",

@@ -335,7 +335,8 @@ class Microstep:
 
     def _ascend(self, vertex: Vertex, ancestor: Vertex | None) -> None:
         for above in vertex.above:
-            if above is ancestor or above.parent is None:
+            # Appendix D climbs from what a deep history has recorded to the history's parent, also past states that were not left.
+            if above is ancestor or above.parent is None or above in self.active:
                 break
             self.entering[above] = None
             if above.kind == "parallel":
