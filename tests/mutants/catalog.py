@@ -26,6 +26,7 @@ _HOSTED_REDACTION = "tests/hosted/test_redaction.py"
 _HOSTED_CHILDREN = "tests/hosted/test_children.py"
 _STATE_TESTS = "tests/state"
 _BROADCAST = "tests/events/test_broadcast.py"
+_INTERRUPTED = "tests/events/test_interrupted.py"
 _BUS = "tests/events/test_bus.py"
 _CHANNEL = "tests/events/test_channel.py"
 _EVENT_FAILURES = "tests/events/test_failures.py"
@@ -1083,13 +1084,30 @@ _EVENTS = (
         f"{_CHANNEL} -k fails_passes",
     ),
     Mutant(
+        "lock-kept-by-an-interrupt", "an interrupt leaves a bus whole", "events/ring.py",
+        "            with contextlib.suppress(RuntimeError):\n                lock.release()\n            raise\n", "            raise\n",
+        f"{_INTERRUPTED} -k whole",
+    ),
+    Mutant(
+        "end-not-counted-anew", "an interrupt leaves a bus whole", "events/ring.py",
+        "                self.end = end + 1\n", "                self.end += 1\n",
+        f"{_INTERRUPTED} -k whole",
+    ),
+    Mutant(
+        "sleepers-forgotten-by-an-interrupt", "an interrupt leaves a bus whole", "events/ring.py",
+        "            self.sleeping = []\n            for waiter in sleeping:\n                waiter.wake()\n            raise\n",
+        "            raise\n",
+        f"{_INTERRUPTED} -k whole",
+    ),
+    Mutant(
         "room-not-looked-for-again", "no wake-up is lost", "events/ring.py",
         "        while self.waiting and self.has_room():\n", "        while False:\n",
         f"{_BROADCAST} -k 'wait_for_one or who_leaves or cancelled_sender'",
     ),
     Mutant(
         "half-published", "an event goes to all it belongs to, or to none", "events/hand_over.py",
-        "        if not ring.has_room():\n            return ring\n", "        if not ring.has_room():\n            return ring\n        ring.append(item)\n",
+        "            if not ring.has_room():\n                return ring\n",
+        "            if not ring.has_room():\n                return ring\n            ring.append(item)\n",
         f"{_BUS} -k waits_for_all",
     ),
     Mutant(

@@ -4,7 +4,7 @@ It must never copy an item for a subscriber.
 
 from __future__ import annotations
 
-from threading import Lock
+from threading import RLock
 from typing import Generic, TypeVar
 
 from spellwork.clock import Duration
@@ -29,7 +29,7 @@ class Broadcast(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()
         self._shared: Ring[T] = Ring(self._lock)
         self._rings: tuple[Ring[T], ...] = ()
         self._only: Ring[T] | None = None  # if there is one ring alone
@@ -38,14 +38,8 @@ class Broadcast(Generic[T]):
     async def send(self, item: T) -> None:
         """Send; waits while a subscriber with `overflow="block"` has no room. Cancelled, it has sent nothing."""
         ring = self._only
-        if ring is not None:
-            with self._lock:  # `hand_over` for one ring, written out: this is nearly always all
-                if ring.end < ring.mark:
-                    ring.add(item)
-                    ring.end += 1
-                    if ring.sleeping:
-                        ring.wake()
-                    return
+        if ring is not None and ring.put(item):
+            return
         rings = self._everybody()
         if (full := hand_over(self._lock, rings, item)) is not None:
             await hand_over_later(self._lock, self._everybody, item, full)

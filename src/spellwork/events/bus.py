@@ -7,12 +7,12 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
-from threading import Lock
-from typing import Any, Final, TypeVar, Unpack, overload
+from threading import RLock
+from typing import Any, Final, Protocol, TypeVar, Unpack, overload
 
 import msgspec
 
-from spellwork.clock import Clock, Duration, SystemClock, new_id
+from spellwork.clock import Clock, Duration, SystemClock, nanoseconds, new_id
 from spellwork.errors import ChannelClosed, DefinitionError, EventError
 from spellwork.events.event import Attributes, Event, check_attributes
 from spellwork.events.failure import Failure
@@ -28,6 +28,25 @@ log = logging.getLogger("spellwork.events")
 
 ERRORS: Final = Topic[Failure]("error", Failure)
 _Rings = tuple[Ring[Event[Any]], ...]
+_KNOWN = 4096  # topics whose way a bus remembers
+
+
+class _Way(Protocol):
+    """Where the events of a topic go."""
+
+    def put(self, item: Event[Any]) -> bool:
+        """Let it have an event, unless more is to be done for it."""
+        ...
+
+
+class _Nobody:
+    """Where they go when no one has subscribed to them, as to most topics of a big program."""
+
+    def put(self, item: Event[Any]) -> bool:  # noqa: ARG002 - as everywhere
+        return True
+
+
+_NOBODY: Final = _Nobody()
 
 
 class Bus:
@@ -44,15 +63,17 @@ class Bus:
     def __init__(self, *, source: str = "spellwork", clock: Clock | None = None) -> None:
         check_attributes(source=source)
         self._clock: Clock = clock or SystemClock()
-        self._now = self._clock.now
+        self._nanoseconds = nanoseconds(self._clock)
         self._source = source
         self._prefix = new_id(self._clock) + "-"
         self._count = itertools.count(1)
-        self._lock = Lock()
+        self._lock = RLock()
         self._index: PatternIndex[Ring[Event[Any]]] = PatternIndex()
         self._shared: dict[tuple[str, ...], Ring[Event[Any]]] = {}
         self._pipeline = Pipeline(self._report)
         self._private: dict[Ring[Event[Any]], None] = {}
+        # Where a plain event of a topic goes, if that is one place. Read without a lock; whatever changes it replaces all.
+        self._ways: dict[str, _Way] = {}
         self._closed = False
         self.unreported = 0  # failures that a full subscriber to `error` had no room for
 
@@ -78,25 +99,16 @@ class Bus:
     def publish_nowait(self, topic: str, payload: T, **attributes: Unpack[Attributes]) -> Event[T]: ...
     def publish_nowait(self, topic: Any, payload: Any, **attributes: Unpack[Attributes]) -> Event[Any]:
         """Publish from a task or any thread; where `publish` would wait, it raises `ChannelFull` and nobody gets the event."""
-        # Most events are plain ones, for the subscribers of one pattern. What `_prepared` and `hand_over` do for these is written
-        # out here: the calls and loops would be a sixth of the time.
-        rings = self._index.cached.get(topic) if type(topic) is str else None
-        if rings is None or attributes or self._closed or self._pipeline.stages:
+        way = self._ways.get(topic) if type(topic) is str and not attributes else None
+        if way is None:
             event, rings = self._prepared(topic, payload, attributes)
-        else:
-            number = next(self._count)
-            event = Event(f"{self._prefix}{number}", self._source, topic, self._now(), payload, None, number)
-        if len(rings) == 1:
-            (ring,) = rings
-            with self._lock:
-                if ring.end < ring.mark:
-                    ring.add(event)
-                    ring.end += 1
-                    if ring.sleeping:
-                        ring.wake()
-                    return event
-        if rings:  # as most topics of a big program have nobody: no lock for them
-            hand_over_now(self._lock, rings, event)
+            if rings:
+                hand_over_now(self._lock, rings, event)
+            return event
+        number = next(self._count)
+        event = Event(f"{self._prefix}{number}", self._source, topic, self._nanoseconds() // 1000, payload, None, number)
+        if not way.put(event):
+            hand_over_now(self._lock, self._index.match(topic), event)
         return event
 
     @overload
@@ -160,7 +172,9 @@ class Bus:
         counted and published on the topic `error` (events of that topic are not processed), and the event goes on as if it were not
         there, or, with `on_error="drop"`, goes no further.
         """
-        return self._pipeline.add(processor, pattern, name, order, on_error)
+        stage = self._pipeline.add(processor, pattern, name, order, on_error)
+        self._ways = {}
+        return stage
 
     def report(self, failure: Failure) -> None:
         """Publish a failure on the topic `error`, never raising: without a subscriber it is logged, without room it is counted."""
@@ -183,10 +197,12 @@ class Bus:
             stage.remove()
         with self._lock:
             self._closed = True
+            self._ways = {}
             for ring in (*self._shared.values(), *self._private):
                 ring.close()
 
     def _prepared(self, topic: Any, payload: Any, attributes: Attributes) -> tuple[Event[Any], _Rings]:
+        ways = self._ways
         # A name whose rings are known has been checked.
         rings = self._index.cached.get(topic) if type(topic) is str else None
         if rings is None:
@@ -199,7 +215,7 @@ class Bus:
         if self._closed:
             self._check_open()
         number = next(self._count)
-        event = Event(f"{self._prefix}{number}", self._source, topic, self._now(), payload, None, number)
+        event = Event(f"{self._prefix}{number}", self._source, topic, self._nanoseconds() // 1000, payload, None, number)
         if attributes:
             check_attributes(**attributes)
             if attributes.get("id", "") is None:
@@ -209,6 +225,8 @@ class Bus:
             event = msgspec.structs.replace(event, **attributes)
         if self._pipeline.stages:
             return self._processed(event, rings)
+        if len(rings) < 2 and len(ways) < _KNOWN:
+            ways[topic] = rings[0] if rings else _NOBODY
         return event, rings
 
     def _processed(self, event: Event[T], rings: _Rings) -> tuple[Event[T], _Rings]:
@@ -262,6 +280,7 @@ class _Group:
                     bus._shared[self._patterns] = ring
                 for pattern in self._patterns:
                     bus._index.add(pattern, ring)
+                bus._ways = {}
             return ring
 
     def dismiss(self, place: Place[Event[Any]], ring: Ring[Event[Any]]) -> None:
@@ -272,6 +291,7 @@ class _Group:
             if not ring.readers:
                 for pattern in self._patterns:
                     bus._index.discard(pattern, ring)
+                bus._ways = {}
                 if ring in bus._private:
                     del bus._private[ring]
                 else:

@@ -5,12 +5,12 @@ It must never put it into some of them and then wait.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from threading import Lock
+from threading import RLock
 from time import monotonic
 from typing import TypeVar
 
 from spellwork.clock import Duration, seconds
-from spellwork.errors import ChannelClosed, ChannelFull, ChannelTimeout
+from spellwork.errors import ChannelFull, ChannelTimeout
 from spellwork.events.limits import not_negative
 from spellwork.events.ring import Ring
 from spellwork.events.waiter import TaskWaiter, ThreadWaiter, Waiter
@@ -18,38 +18,26 @@ from spellwork.events.waiter import TaskWaiter, ThreadWaiter, Waiter
 T = TypeVar("T")
 
 
-def hand_over(lock: Lock, rings: Sequence[Ring[T]], item: T) -> Ring[T] | None:
-    """Put it into all; or into none, and return the first that has no room."""
+def hand_over(lock: RLock, rings: Sequence[Ring[T]], item: T) -> Ring[T] | None:
+    """Put it into all; or into none, and return the first that has no room. Raises `ChannelClosed`."""
+    if len(rings) == 1 and rings[0].put(item):
+        return None
     with lock:
         for ring in rings:
-            if ring.end >= ring.mark:
-                return _the_long_way(rings, item)
+            if not ring.has_room():
+                return ring
         for ring in rings:
-            ring.add(item)
-            ring.end += 1
-            if ring.sleeping:
-                ring.wake()
+            ring.append(item)
     return None
 
 
-def _the_long_way(rings: Sequence[Ring[T]], item: T) -> Ring[T] | None:
-    for ring in rings:
-        if ring.closed:
-            raise ChannelClosed("nothing was published: it is closed")
-        if not ring.has_room():
-            return ring
-    for ring in rings:
-        ring.append(item)
-    return None
-
-
-def hand_over_now(lock: Lock, rings: Sequence[Ring[T]], item: T) -> None:
+def hand_over_now(lock: RLock, rings: Sequence[Ring[T]], item: T) -> None:
     """Put it into all, or raise `ChannelFull`."""
     if hand_over(lock, rings, item) is not None:
         raise ChannelFull("nothing was published: a subscriber with overflow='block' has no room; `publish` waits for some")
 
 
-async def hand_over_later(lock: Lock, rings: Callable[[], Sequence[Ring[T]]], item: T, full: Ring[T]) -> None:
+async def hand_over_later(lock: RLock, rings: Callable[[], Sequence[Ring[T]]], item: T, full: Ring[T]) -> None:
     """Wait until all have room, whoever they are by then. Cancelled, it has put it nowhere."""
     ring: Ring[T] | None = full
     while ring is not None:
@@ -63,7 +51,7 @@ async def hand_over_later(lock: Lock, rings: Callable[[], Sequence[Ring[T]]], it
         ring = _again(lock, rings(), item, ring)
 
 
-def hand_over_sync(lock: Lock, rings: Callable[[], Sequence[Ring[T]]], item: T, timeout: Duration | None) -> None:
+def hand_over_sync(lock: RLock, rings: Callable[[], Sequence[Ring[T]]], item: T, timeout: Duration | None) -> None:
     """Block the thread until all have room, at most `timeout`."""
     until = None if timeout is None else monotonic() + not_negative("timeout", timeout)
     ring = hand_over(lock, rings(), item)
@@ -82,7 +70,7 @@ def hand_over_sync(lock: Lock, rings: Callable[[], Sequence[Ring[T]]], item: T, 
             raise ChannelTimeout(f"nothing was published: no room within {timeout} s", seconds=seconds(timeout or 0))
 
 
-def _again(lock: Lock, rings: Sequence[Ring[T]], item: T, before: Ring[T]) -> Ring[T] | None:
+def _again(lock: RLock, rings: Sequence[Ring[T]], item: T, before: Ring[T]) -> Ring[T] | None:
     ring = hand_over(lock, rings, item)
     with lock:
         before.room_freed()  # there may be room for more than this one

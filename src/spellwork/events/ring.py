@@ -4,12 +4,13 @@ It must never hold more items than twice the largest buffer among its subscriber
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
-from collections.abc import Callable
-from threading import Lock
+from threading import RLock
 from typing import Generic, Protocol, TypeVar
 
+from spellwork.errors import ChannelClosed
 from spellwork.events.waiter import Waiter
 
 T = TypeVar("T")
@@ -27,19 +28,20 @@ class Reader(Protocol):
 class Ring(Generic[T]):
     """Items with numbers from 0; `end` is that of the next one.
 
-    Whatever changes it needs the lock. A reader needs none to look: `end` grows after the item is there, and a window that is
-    too long is replaced, never shortened. `keeps_oldest` turns away what comes while the (then only) reader's buffer is full.
+    Whatever changes it needs the lock, which `put` takes itself. A reader needs none to look: `end` grows after the item is there,
+    and a window that is too long is replaced, never shortened. `keeps_oldest` turns away what comes while the (then only) reader's
+    buffer is full.
 
-    Nearly all that is published goes the short way: while `end < mark` there is room in front of everybody and in the window, so
-    that `add(item)` and a larger `end` are all there is to do, but for waking those that are `sleeping`.
+    While `end < mark` there is room in front of everybody and in the window: then adding an item, a larger `end` and waking those
+    that are `sleeping` are all there is to do. An interrupt (Ctrl-C) may come between any two steps: so where the items end is
+    counted each time, and one that was left in between is there with the next.
     """
 
     __slots__ = (
-        "_limit", "_readers", "add", "closed", "end", "keeps_oldest", "lock", "mark", "refused", "room", "sleeping", "waiting",
-        "window",
+        "_limit", "_readers", "closed", "end", "keeps_oldest", "lock", "mark", "refused", "room", "sleeping", "waiting", "window",
     )  # fmt: skip
 
-    def __init__(self, lock: Lock, *, keeps_oldest: bool = False) -> None:
+    def __init__(self, lock: RLock, *, keeps_oldest: bool = False) -> None:
         self.lock = lock
         self.end = 0
         self.mark: float = 0
@@ -52,7 +54,6 @@ class Ring(Generic[T]):
         self._readers: list[Reader] = []
         self._limit = 0
         self.window: tuple[int, list[T]] = (0, [])  # the newest items, behind the number of the first
-        self.add: Callable[[T], None] = self.window[1].append
 
     @property
     def readers(self) -> int:
@@ -61,7 +62,7 @@ class Ring(Generic[T]):
 
     def join(self, reader: Reader) -> None:
         """Let it see what comes from now on."""
-        reader.cursor = self.end
+        reader.cursor = self._settled()
         self._readers.append(reader)
         self._measure()
 
@@ -74,35 +75,69 @@ class Ring(Generic[T]):
             self.unsleep(reader.waiter)
             reader.waiter.wake()
 
+    def put(self, item: T) -> bool:
+        """Add an item, unless more is to be done for it than for nearly all: then False."""
+        # Taken by `with`, the lock would cost twice as much. This is as safe: an `RLock` refuses who does not hold it, so it may be
+        # given back wherever an interrupt has come.
+        lock = self.lock
+        try:
+            lock.acquire()
+            base, items = self.window
+            end = base + len(items)
+            if there_is_room := end < self.mark:
+                items.append(item)
+                self.end = end + 1
+                if self.sleeping:
+                    self.wake()
+            lock.release()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):
+                lock.release()
+            raise
+        return there_is_room
+
     def has_room(self) -> bool:
-        """Whether the next item fits in front of every reader that blocks."""
-        return self.end < self.room or self.keeps_oldest or self._has_room_now()
+        """Whether the next item fits in front of every reader that blocks; raises `ChannelClosed`."""
+        if self._settled() < self.mark:
+            return True
+        if self.closed:
+            raise ChannelClosed("nothing was published: it is closed")
+        return self.keeps_oldest or self._has_room_now()
 
     def append(self, item: T) -> None:
-        """Add an item, the long way."""
-        if self.keeps_oldest and self.end >= self.room and not self._has_room_now():
+        """Add an item for which there is room."""
+        end = self._settled()
+        if self.keeps_oldest and end >= self.room and not self._has_room_now():
             self.refused += 1
             return
         if not self._readers:  # the last one left while this was on its way
             return
-        items = self.window[1]
-        if len(items) >= self._limit:
-            self._replace(items[-(self._limit // 2) :])
-        self.add(item)
-        self.end += 1
-        self._set_mark()
+        if end >= self.mark:
+            items = self.window[1]
+            if len(items) >= self._limit:
+                self._replace(items[-(self._limit // 2) :])
+            self._set_mark()
+        self.window[1].append(item)
+        self.end = end + 1
         if self.sleeping:
             self.wake()
 
     def wake(self) -> None:
         """Wake the readers that sleep."""
-        sleeping, self.sleeping = self.sleeping, []
-        for waiter in sleeping:
-            waiter.wake()
+        sleeping = self.sleeping
+        try:
+            self.sleeping = []
+            for waiter in sleeping:
+                waiter.wake()
+        except BaseException:  # an interrupt: nobody must sleep on because of it
+            self.sleeping = []
+            for waiter in sleeping:
+                waiter.wake()
+            raise
 
     def sleep(self, reader: Reader, waiter: Waiter) -> bool:
         """Wake `waiter` when an item comes; False if there is one already."""
-        if self.end > reader.cursor or self.closed:
+        if self._settled() > reader.cursor or self.closed:
             return False
         self.sleeping.append(waiter)
         if self.window[1] and len(self.sleeping) == len(self._readers):  # everybody has read everything
@@ -146,7 +181,7 @@ class Ring(Generic[T]):
         counted = [reader.cursor + reader.buffer for reader in self._readers if reader.blocks or self.keeps_oldest]
         self.room = min(counted, default=math.inf)
         self._set_mark()
-        return self.end < self.room
+        return self._settled() < self.room
 
     def _set_mark(self) -> None:
         self.mark = 0 if self.closed else min(self.room, self.window[0] + self._limit)
@@ -158,5 +193,10 @@ class Ring(Generic[T]):
         self._has_room_now()
 
     def _replace(self, items: list[T]) -> None:
-        self.window = (self.end - len(items), items)
-        self.add = items.append
+        self.window = (self._settled() - len(items), items)
+
+    def _settled(self) -> int:
+        """The end, with what an interrupt may have left behind it."""
+        base, items = self.window
+        self.end = base + len(items)
+        return self.end

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from threading import Lock
+from threading import RLock
 from time import monotonic
 from types import TracebackType
 from typing import Generic, Literal, Protocol, Self, TypeVar
@@ -54,7 +54,7 @@ class Place(Generic[T]):
         self.blocks = overflow == "block"
         self.cursor = 0
         self._hub = hub
-        self._ring: Ring[T] = Ring(Lock())  # until it is opened, and after it is closed, one that is empty
+        self._ring: Ring[T] = Ring(RLock())  # until it is opened, and after it is closed, one that is empty
         self.waiter: Waiter | None = None
         self._opened = self._over = False
         self._dropped = 0
@@ -76,7 +76,7 @@ class Place(Generic[T]):
             self._over = True
             return
         self._dropped, self._over = self.dropped, True
-        ring, self._ring = self._ring, Ring(Lock())
+        ring, self._ring = self._ring, Ring(RLock())
         self._hub.dismiss(self, ring)
 
     def recv_nowait(self) -> T:
