@@ -39,7 +39,7 @@ from spellwork.errors import (
     UnknownWorkflow,
     UsageError,
 )
-from spellwork.store.sqlite import SCHEMA
+from spellwork.store.keyspace import LAYOUT
 from spellwork.testing import TestEngine
 
 
@@ -321,7 +321,7 @@ async def test_foreign_and_damaged_files_are_refused_untouched(tmp_path: Path) -
     async with Engine(f"sqlite:{newer}"):
         pass
     handle = apsw.Connection(str(newer))
-    handle.execute(f"PRAGMA user_version={SCHEMA + 1}")
+    handle.execute(f"PRAGMA user_version={LAYOUT + 1}")
     handle.close()
     for path, error, words in (
         (text, StoreCorrupt, "damaged or no SQLite database"),

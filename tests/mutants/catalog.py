@@ -249,7 +249,7 @@ _EFFECTS = (
         "damaged-counter-of-a-log-begins-anew",
         "damage to one row stops nobody else",
         "store/committer.py",
-        '                return self._counted(key).to_bytes(SEQUENCE_BYTES, "big")\n',
+        '                return self._counted(key, logs[key]).to_bytes(SEQUENCE_BYTES, "big")\n',
         "                return None\n",
         "tests/engine/test_workflow_events.py -k damaged_counter",
     ),
@@ -607,8 +607,23 @@ _COMMITS = (
     ),
     Mutant(
         "claim-of-another-process-not-noticed", "the store refuses an old epoch", "store/committer.py",
-        "        if changed:\n            self._epochs.clear()", "        if changed:\n            pass",
+        "        if changed:\n            self._forget()\n", "        if changed:\n            self._counters.clear()\n",
         "tests/engine/test_owners.py -k stopped_owner",
+    ),
+    Mutant(
+        "counter-remembered-after-a-failure", "a log has no gaps", "store/committer.py",
+        "        self._forget()  # it may be of rows that are not there now\n", "        self._epochs.clear()\n",
+        f"{_FAILURES} -k 'fault_at_any and sqlite'",
+    ),
+    Mutant(
+        "counter-remembered-beside-others", "no number is given twice", "store/committer.py",
+        "        if changed:\n            self._forget()\n", "        if changed:\n            self._epochs.clear()\n",
+        f"{_STORE} -k two_who_append",
+    ),
+    Mutant(
+        "counter-remembered-though-overwritten", "the last word on a key counts", "store/committer.py",
+        "            if key in counters:\n                del counters[key]\n", "",
+        f"{_STORE} -k counted_elsewhere",
     ),
     Mutant(
         "acknowledged-before-commit", "nothing is acknowledged before it is durable", "store/committer.py",
@@ -652,7 +667,7 @@ _COMMITS = (
     ),
     Mutant(
         "epochs-of-a-failed-group-kept", "the store refuses an old epoch", "store/committer.py",
-        "        self._epochs.clear()  # it may have been read from rows that are not there now\n", "",
+        "        self._forget()  # it may be of rows that are not there now\n", "        self._counters.clear()\n",
         f"{_FAILURES} -k epochs_of_a_group",
     ),
     Mutant(
@@ -662,7 +677,7 @@ _COMMITS = (
     ),
     Mutant(
         "range-delete-not-in-order", "batches apply in their order", "store/committer.py",
-        "            self.flush()\n            self._backend.delete_range(start, end)\n        changes",
+        "            self.flush()\n            self._counters.clear()\n            self._backend.delete_range(start, end)\n        changes",
         "            self._backend.delete_range(start, end)\n        changes",
         f"{_STORE} -k range_delete",
     ),
@@ -1034,9 +1049,13 @@ _TOPICS = (
     ),
     Mutant(
         "offsets-begin-anew", "an offset of a deleted event is never that of another one", "events/durable/deletion.py",
-        "    batch.delete(row_key(Spaces.TOPICS, topic)).put",
-        "    batch.delete(row_key(Spaces.LOG, topic)).delete(row_key(Spaces.TOPICS, topic)).put",
+        ".put(log_key(topic), _number(newest))", "",
         f"{_GROUPS}/test_deletion.py -k whole",
+    ),
+    Mutant(
+        "offsets-of-an-earlier-build-forgotten", "no offset is given twice", "store/committer.py",
+        "            return value or (value_of(logs[key]) if logs.get(key, key) != key else value)\n", "            return value\n",
+        f"{_GROUPS}/test_topics.py -k earlier_build",
     ),
     Mutant(
         "ids-outlive-their-topic", "an event of a new topic is not taken for one that was deleted", "events/durable/deletion.py",

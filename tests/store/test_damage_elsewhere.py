@@ -20,7 +20,7 @@ import rocksdict
 
 from spellwork.errors import RowDamaged, StoreCorrupt, StoreError, StoreMissing, StoreTooNew, StoreUnavailable
 from spellwork.store import Batch, Store, open_store
-from spellwork.store.keyspace import FORMAT, REVISION
+from spellwork.store.keyspace import FORMAT, LAYOUT, REVISION
 from spellwork.store.lmdb import LmdbBackend
 from spellwork.store.longkeys import LongKeys
 from spellwork.store.rocksdb import RocksBackend
@@ -165,15 +165,16 @@ async def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> Non
     assert text.read_bytes().startswith(b"not a database")
     assert [file.name for file in folder.iterdir()] == ["letter.txt"]
     assert not (tmp_path / "none").exists()
-    newer = seal_rows([(FORMAT, b"3", 0)])[0]
+    newer = seal_rows([(FORMAT, b"%d" % (LAYOUT + 1), 0)])[0]
     with lmdb.open(str(tmp_path / "newer"), subdir=False) as env, env.begin(write=True) as txn:
         txn.put(*newer)
     await _refused(f"lmdb:{tmp_path / 'newer'}", StoreTooNew, "newer Spellwork")
 
 
 @pytest.mark.parametrize("scheme", ["sqlite", "lmdb", "rocksdb"])
-async def test_a_store_of_the_first_format_is_marked_when_it_is_opened(tmp_path: Path, scheme: str) -> None:
-    """An earlier Spellwork, which would take the rows that are sealed now for damaged, says that it is too new for it."""
+@pytest.mark.parametrize("earlier", range(1, LAYOUT))
+async def test_a_store_of_an_earlier_layout_is_marked_when_it_is_opened(tmp_path: Path, scheme: str, earlier: int) -> None:
+    """An earlier Spellwork, which would misread what is written now, says that it is too new for it."""
     url, path = f"{scheme}:{tmp_path / 'store'}", str(tmp_path / "store")
 
     def mark(number: int | None = None) -> int:
@@ -198,13 +199,13 @@ async def test_a_store_of_the_first_format_is_marked_when_it_is_opened(tmp_path:
     store: Store = open_store(url)
     await store.commit(Batch().put(ONE, b"1"))
     await store.close()
-    assert mark() == 2
-    mark(1)
+    assert mark() == LAYOUT
+    mark(earlier)
     store = open_store(url)
     assert await store.get(ONE) == b"1"
     await store.close()
-    assert mark() == 2
-    mark(3)
+    assert mark() == LAYOUT
+    mark(LAYOUT + 1)
     with pytest.raises(StoreTooNew):
         open_store(url)
 

@@ -44,6 +44,9 @@ def batches() -> list[tuple[Batch, dict[bytes, bytes | None]]]:
         (Batch().delete_range(a, b + b"\0").put(c, b"2" * 5000), {a: None, b: None, c: b"2" * 5000}),
         (Batch().merge(a, "append", b"3").delete(c), {a: b"3", c: None}),
         (Batch().append(PLAIN.key(b"log"), b"entry"), {PLAIN.key(b"log") + (1).to_bytes(8, "big"): b"entry"}),
+        # what is known of the counter from the first one, or from this one before it failed, must not pass a number over
+        (Batch().append(PLAIN.key(b"log"), b"next"), {PLAIN.key(b"log") + (2).to_bytes(8, "big"): b"next"}),
+        (Batch().append(PLAIN.key(b"log"), b"last"), {PLAIN.key(b"log") + (3).to_bytes(8, "big"): b"last"}),
     ]
 
 

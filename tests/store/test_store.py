@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -391,6 +391,60 @@ async def test_appends_are_numbered_without_gaps_in_the_order_of_commits(url: st
         store = open_store(url)
     assert await add(store, b"x") == [41, 21, 42]
     await store.close()
+
+
+async def test_a_log_may_be_counted_elsewhere(url: str) -> None:
+    """The counter goes on from the number that the log's own key has, and whatever else is done to it counts."""
+    log, counter = key("log"), key("number")
+    seen: list[bytes | None] = []
+
+    async def numbers(*batches: Batch) -> list[list[int]]:
+        await asyncio.gather(*map(store.commit, batches))
+        return [batch.sequences for batch in batches]
+
+    def append() -> Batch:
+        return Batch().append(log, b"x", counter=counter)
+
+    def look(old: bytes | None, _operand: bytes) -> bytes | None:
+        seen.append(old)
+        return old
+
+    store = open_store(url)
+    assert await numbers(Batch().append(log, b"1"), Batch().append(log, b"2")) == [[1], [2]]
+    assert await numbers(append(), append().append(log, b"5", counter=counter)) == [[3], [4, 5]]
+    assert await store.get(counter) == (5).to_bytes(8, "big")
+    assert await store.get(log) == (2).to_bytes(8, "big")
+    await store.commit(append().merge(counter, look, b""))
+    assert seen == [(5).to_bytes(8, "big")]
+    many = [(key(f"many-{n}"), b"") for n in range(300)]
+    changes: list[tuple[Callable[[Batch], Batch], int]] = [
+        (lambda batch: batch.put(counter, (10).to_bytes(8, "big")), 11),
+        (lambda batch: batch.put(counter, b""), 3),
+        (lambda batch: batch.put_all(many).put(counter, (30).to_bytes(8, "big")), 31),
+        (lambda batch: batch.delete_range(counter, counter + b"\0"), 3),
+        (lambda batch: batch.delete(counter), 3),
+    ]
+    for change, expected in changes:
+        assert await numbers(change(Batch()), append()) == [[], [expected]], "in one group"
+        await store.commit(change(Batch()))  # the number is remembered by now
+        assert await numbers(append()) == [[expected]], "one after the other"
+    await store.commit(Batch().merge(counter, "add", (9).to_bytes(8, "big")))
+    assert await numbers(append()) == [[expected + 10]]
+    await store.close()
+
+
+async def test_two_who_append_to_a_log_give_no_number_twice(tmp_path: Path) -> None:
+    """What one remembers of a counter is nothing once the other has written."""
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    one, other = open_store(url), open_store(url)
+    found = []
+    for turn in range(12):
+        batch = Batch().append(key("log"), b"%d" % turn)
+        await (one if turn % 3 else other).commit(batch)
+        found += batch.sequences
+    assert found == list(range(1, 13))
+    await one.close()
+    await other.close()
 
 
 async def test_a_range_that_changed_refuses_the_batch_that_relied_on_it(url: str) -> None:

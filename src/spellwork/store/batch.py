@@ -52,7 +52,7 @@ class Batch:
         self.rows: dict[bytes, bytes | None] = {}
         self.ranges: list[tuple[bytes, bytes]] = []
         self.merges: list[tuple[bytes, Operator, bytes]] = []
-        self.appends: list[tuple[bytes, bytes]] = []
+        self.appends: list[tuple[bytes, bytes, bytes]] = []
         self.rewrites: list[bytes] = []
         self.sequences: list[int] = []
         self.absent: list[bytes] = []
@@ -92,12 +92,13 @@ class Batch:
         self.merges.append((key, function, operand))
         return self
 
-    def append(self, log: bytes, value: bytes) -> Batch:
+    def append(self, log: bytes, value: bytes, *, counter: bytes | None = None) -> Batch:
         """Put `value` at the end of a log: under the key `log` + its number (8 bytes, big-endian), counting from 1 without gaps.
 
-        The key `log` itself holds the newest number. The order of the numbers is the order of the commits.
+        The order of the numbers is the order of the commits. The newest one is the value of the key `counter`, by default `log`
+        itself; a counter without a value goes on from the number that the key `log` has.
         """
-        self.appends.append((log, value))
+        self.appends.append((log, value, log if counter is None else counter))
         return self
 
     def rewrite(self, key: bytes) -> Batch:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -28,6 +28,7 @@ Item = tuple[Batch, Done]
 Change = tuple[bytes, bytes | None, bytes | None]
 
 _GROUP_ROWS = 20_000
+_COUNTERS = 1_000  # of logs, remembered
 FEED_RETAINED = 10_000
 _TURNS_TO_ANSWER = 2
 _LARGE = 200
@@ -70,6 +71,7 @@ class Committer:
         self._handed = 0
         self.resumes = True
         self._epochs: dict[int, int] = {}
+        self._counters: dict[bytes, tuple[bytes, int]] = {}
         self._synced_at = clock.monotonic()
         self._unsynced = False
         self._closed = False
@@ -239,7 +241,7 @@ class Committer:
     def _undone(self, error: BaseException) -> StoreError:
         """Take back a group that failed, and judge whether the handle may be used again; returns what its submitters are told."""
         _, doubt = attempt(self._backend.rollback)
-        self._epochs.clear()  # it may have been read from rows that are not there now
+        self._forget()  # it may be of rows that are not there now
         # After a failed sync nobody knows what the disk holds (fsyncgate). A full disk is noticed before that.
         is_sure = isinstance(error, StoreFull) or not (self._committing or isinstance(error, StoreFailed))
         if doubt is not None or not is_sure or not isinstance(error, StoreError):
@@ -256,6 +258,11 @@ class Committer:
         self._probe("commit.after")
         return outcomes
 
+    def _forget(self) -> None:
+        """What is remembered of the rows may not be true any more."""
+        self._epochs.clear()
+        self._counters.clear()
+
     def _wants_sync(self, *, idle: bool) -> bool:
         if self._sync_every is None:
             return False
@@ -264,8 +271,8 @@ class Committer:
     def _transaction(self, group: list[Item], *, sync: bool) -> list[tuple[Done, Outcome]]:
         revision, changed = self._backend.begin(sync=sync)
         if changed:
-            self._epochs.clear()
-        work = _Transaction(self._backend, self._epochs, revision)
+            self._forget()
+        work = _Transaction(self._backend, self._epochs, self._counters, revision)
         outcomes: list[tuple[Done, Outcome]] = []
         for batch, done in group:
             try:
@@ -284,11 +291,15 @@ class Committer:
 
 
 class _Transaction:
-    """One write transaction: an overlay of what is not yet handed to the backend."""
+    """One write transaction: an overlay of what is not yet handed to the backend.
 
-    def __init__(self, backend: Backend, epochs: dict[int, int], revision: int):
+    `epochs` and `counters` are what is known of partitions and of logs, so that it need not be read for each batch anew.
+    """
+
+    def __init__(self, backend: Backend, epochs: dict[int, int], counters: dict[bytes, tuple[bytes, int]], revision: int):
         self._backend = backend
         self._epochs = epochs
+        self._counters = counters
         self._overlay: dict[bytes, tuple[bytes, int] | None] = {}
         self.revision = revision
         self.rows = 0
@@ -302,16 +313,18 @@ class _Transaction:
         self._overlay.update((key, row) for key, row in kept if row is not None)
         for start, end in batch.ranges:
             self.flush()
+            self._counters.clear()
             self._backend.delete_range(start, end)
         changes: list[Change] = [(start, None, end) for start, end in batch.ranges if start[0] >= WATCHED]
         changes += self._put_many(rows, revision) if len(rows) >= AS_IT_IS else self._put(rows, revision)
+        self._remember({counter for _, _, counter in batch.appends})
         if changes:
             self._overlay[FEED.key(revision.to_bytes(8, "big"))] = (msgspec.msgpack.encode(changes), revision)
         return revision
 
     def _put(self, rows: dict[bytes, bytes | None], revision: int) -> list[Change]:
         """Put rows into the overlay; returns what watchers are told."""
-        overlay = self._overlay
+        overlay, counters = self._overlay, self._counters
         changes: list[Change] = []
         for key, value in rows.items():
             overlay[key] = None if value is None else (value, revision)
@@ -320,12 +333,23 @@ class _Transaction:
                 changes.append((key, value, None))
             elif space == PARTITIONS.prefix:
                 self._epochs.pop(int.from_bytes(key[1:3], "big"), None)
+            if key in counters:
+                del counters[key]
         return changes
+
+    def _remember(self, counters: Iterable[bytes]) -> None:
+        """Keep the counters of logs for the next batches, if they went the common way."""
+        if len(self._counters) > _COUNTERS:
+            self._counters.clear()
+        for counter in counters:
+            if (row := self._overlay.get(counter)) is not None:
+                self._counters[counter] = row
 
     def _put_many(self, rows: dict[bytes, bytes | None], revision: int) -> list[Change]:
         """The same for so many that they are better handed to the backend as they are."""
         self.flush()
         self._epochs.clear()  # to read them again costs less than to look here for partitions
+        self._counters.clear()
         put = [(key, value, revision) for key, value in rows.items() if value is not None]
         deleted = [key for key, value in rows.items() if value is None] if len(put) < len(rows) else []
         self._backend.write(put, deleted)
@@ -335,11 +359,14 @@ class _Transaction:
     def _worked_out(self, batch: Batch) -> dict[bytes, bytes | None]:
         """The rows of a batch with what its merges and appends come to."""
         rows = dict(batch.rows)
-        logs = {log for log, _ in batch.appends}
+        logs = {log: log for log, _, _ in batch.appends}
+        logs |= {counter: log for log, _, counter in batch.appends}
 
         def value_of(key: bytes) -> bytes | None:
-            if key in rows:
-                return rows[key]
+            value = rows[key] if key in rows else stored(key)
+            return value or (value_of(logs[key]) if logs.get(key, key) != key else value)
+
+        def stored(key: bytes) -> bytes | None:
             if any(start <= key < end for start, end in batch.ranges):
                 return None
             try:
@@ -348,23 +375,25 @@ class _Transaction:
                 if key not in logs:
                     raise
                 # also for a merge that looks at the counter: the log tells, and what is appended makes it whole again
-                return self._counted(key).to_bytes(SEQUENCE_BYTES, "big")
+                return self._counted(key, logs[key]).to_bytes(SEQUENCE_BYTES, "big")
             return old[0] if old else None
 
         for key, operator, operand in batch.merges:
             rows[key], problem = attempt(operator, value_of(key), operand)
             if problem is not None:
                 raise MergeRefused(f"the merge into {key!r} was refused: {problem}", key=key) from problem
+        newest: dict[bytes, int] = {}
         sequences = []
-        for log, value in batch.appends:
-            sequence = int.from_bytes(value_of(log) or b"", "big") + 1
-            rows[log] = number = sequence.to_bytes(SEQUENCE_BYTES, "big")
-            rows[log + number] = value
+        for log, value, counter in batch.appends:
+            last = newest[counter] if counter in newest else int.from_bytes(value_of(counter) or b"", "big")
+            sequence = newest[counter] = last + 1
+            rows[log + sequence.to_bytes(SEQUENCE_BYTES, "big")] = value
             sequences.append(sequence)
+        rows.update((counter, last.to_bytes(SEQUENCE_BYTES, "big")) for counter, last in newest.items())
         batch.sequences = sequences
         return rows
 
-    def _counted(self, log: bytes) -> int:
+    def _counted(self, counter: bytes, log: bytes) -> int:
         """The newest number of a log whose counter is damaged. What this transaction has appended is not there yet, nor need it
         be: its first append has made the counter whole again.
         """
@@ -374,7 +403,7 @@ class _Transaction:
         finally:
             reader.dispose()
         if number is None:
-            raise damage(log)
+            raise damage(counter)
         return number
 
     def _check(self, batch: Batch) -> None:
@@ -409,6 +438,8 @@ class _Transaction:
     def _get(self, key: bytes) -> tuple[bytes, int] | None:
         if key in self._overlay:
             return self._overlay[key]
+        if key in self._counters:
+            return self._counters[key]
         return self._backend.get(key)
 
     def prune_feed(self, before: int) -> None:

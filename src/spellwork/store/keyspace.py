@@ -40,6 +40,11 @@ LAZY = META.key(b"lazily-synced")
 FEED_FLOOR = META.key(b"feed-floor")
 FORMAT = META.key(b"format")
 KEYS = META.key(b"encryption-keys")
+LAYOUT = 3
+"""The form of all that a store holds, as it says itself: an earlier Spellwork must not open one that it would harm.
+
+1: rows are sealed with CRC-32 alone; 2: a topic's newest offset lies in front of its log.
+"""
 BACKEND_ROWS = (LAZY, FORMAT)
 """What a backend notes about itself."""
 OWN_ROWS = (*BACKEND_ROWS, KEYS)

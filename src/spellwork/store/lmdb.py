@@ -15,7 +15,7 @@ import lmdb
 
 from spellwork.errors import StoreClosed, StoreCorrupt, StoreFailed, StoreFull, StoreMissing, StoreTooNew, StoreUnavailable
 from spellwork.store.backend import Row
-from spellwork.store.keyspace import FORMAT, REVISION
+from spellwork.store.keyspace import FORMAT, LAYOUT, REVISION
 from spellwork.store.longkeys import Found, LongKeys
 from spellwork.store.place import prepare_file
 from spellwork.store.seal import is_whole, names_its_row, seal_rows, version_of
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 MAP_SIZE = 16 << 30
 """Address space, not memory or disk: the file grows with what is in it."""
 _SMALLEST_MAP = 1 << 20
-_SCHEMA = b"2"
-_EARLIER = b"1"  # rows were sealed with CRC-32 alone
+_LAYOUT = b"%d" % LAYOUT
+_EARLIER = [b"%d" % number for number in range(1, LAYOUT)]
 _READERS = 512
 _LOCK_WAIT = 30.0
 _VIEWS_WAIT = 10.0
@@ -155,13 +155,15 @@ class LmdbBackend:
             raise StoreMissing(f"{self.path} is empty, not a store; check --store, or start a run to create one")
         if found is not None:
             version_of(FORMAT, *found)
-            if found[0] == _SCHEMA:
+            if found[0] == _LAYOUT:
                 return
-            if found[0] != _EARLIER:
-                raise StoreTooNew(f"{self.path} has format {found[0]!r}, this Spellwork knows up to 2; install a newer Spellwork")
-        # before any row that an earlier Spellwork would take for damaged
+            if found[0] not in _EARLIER:
+                raise StoreTooNew(
+                    f"{self.path} has format {found[0]!r}, but {LAYOUT} is the newest that is known; install a newer Spellwork"
+                )
+        # before any row that an earlier Spellwork would misread
         with self._env.begin(write=True) as txn:
-            txn.put(*_KEYS.placed(seal_rows([(FORMAT, _SCHEMA, 0)]))[0])
+            txn.put(*_KEYS.placed(seal_rows([(FORMAT, _LAYOUT, 0)]))[0])
         self._env.sync(True)
 
     def check(self, after: bytes) -> bytes:

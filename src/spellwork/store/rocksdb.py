@@ -32,7 +32,7 @@ from spellwork.errors import (
 )
 from spellwork.store import rockslog
 from spellwork.store.backend import Row
-from spellwork.store.keyspace import FORMAT, LAZY, REVISION
+from spellwork.store.keyspace import FORMAT, LAYOUT, LAZY, REVISION
 from spellwork.store.place import prepare_folder
 from spellwork.store.rockspresets import PRESETS
 from spellwork.store.seal import SEAL_BYTES, is_whole, names_its_row, seal_rows, version_of
@@ -40,8 +40,8 @@ from spellwork.store.sealed import SealedReader
 from spellwork.store.views import Views
 from spellwork.supervision import attempt
 
-_SCHEMA = b"2"
-_EARLIER = b"1"  # rows were sealed with CRC-32 alone
+_LAYOUT = b"%d" % LAYOUT
+_EARLIER = [b"%d" % number for number in range(1, LAYOUT)]
 _VIEWS_WAIT = 10.0
 _CHECKED_AT_ONCE = 10_000
 _ROWS_A_LOOK = 500
@@ -198,13 +198,15 @@ class RocksBackend:
                     raise StoreCorrupt(f"{self.path} is a RocksDB folder of another application; choose another path")
         if found is not None:
             value, _ = _opened(FORMAT, found)
-            if value == _SCHEMA:
+            if value == _LAYOUT:
                 return
-            if value != _EARLIER:
-                raise StoreTooNew(f"{self.path} has format {value!r}, this Spellwork knows up to 2; install a newer Spellwork")
-        # before any row that an earlier Spellwork would take for damaged
+            if value not in _EARLIER:
+                raise StoreTooNew(
+                    f"{self.path} has format {value!r}, but {LAYOUT} is the newest that is known; install a newer Spellwork"
+                )
+        # before any row that an earlier Spellwork would misread
         batch = WriteBatch(raw_mode=True)
-        batch.put(*seal_rows([(FORMAT, _SCHEMA, 0)])[0])
+        batch.put(*seal_rows([(FORMAT, _LAYOUT, 0)])[0])
         with _Translated(self.path):
             self._write(batch, sync=True)
 

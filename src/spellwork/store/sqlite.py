@@ -24,7 +24,7 @@ from spellwork.errors import (
 )
 from spellwork.store import handles
 from spellwork.store.backend import Row
-from spellwork.store.keyspace import LAZY, REVISION
+from spellwork.store.keyspace import LAYOUT, LAZY, REVISION
 from spellwork.store.pause import pause
 from spellwork.store.place import prepare_file
 from spellwork.store.seal import SEAL_BYTES, is_whole, names_its_row, seal_rows, version_of
@@ -33,7 +33,6 @@ from spellwork.store.turn import Turn
 from spellwork.store.wal import Log
 
 APPLICATION_ID = 0x53504C57  # "SPLW"
-SCHEMA = 2  # 1: rows were sealed with CRC-32 alone
 CHECKPOINT_PAGES = 16_000
 _FIRST_SAFE = (3, 51, 3)  # sqlite.org, "The WAL Reset Bug": two connections can corrupt a database up to 3.51.2
 _LOCK_WAIT = 30.0
@@ -58,6 +57,9 @@ _INSERT = (
     f"INSERT OR REPLACE INTO kv(k, v, r) SELECT substr(value, 1, ?2), substr(value, {SEAL_BYTES + 1} + ?2), "  # noqa: S608 - constants
     f"substr(value, 1 + ?2, {SEAL_BYTES}) FROM carray(?1)"
 )
+# A few of them, mostly of as many lengths, are sooner written by one statement for all.
+_FEW = 8
+_INSERTS = [f"INSERT OR REPLACE INTO kv(k, r, v) VALUES {', '.join(['(?, ?, ?)'] * count)}" for count in range(_FEW + 1)]  # noqa: S608 - constants
 # damage can turn a blob into a text that is none, which apsw could not hand over
 _COLUMNS = "CAST(k AS BLOB), CAST(v AS BLOB), CAST(r AS BLOB)"
 _PAGE_OF_ROWS = f"SELECT {_COLUMNS} FROM kv WHERE k > ? ORDER BY k LIMIT 500"  # noqa: S608 - a constant
@@ -168,18 +170,18 @@ class SqliteBackend:
                 self._writer.execute(
                     "BEGIN IMMEDIATE; "  # two processes may both come here: the second finds the table and agrees
                     "CREATE TABLE IF NOT EXISTS kv(k BLOB PRIMARY KEY, v BLOB NOT NULL, r BLOB NOT NULL) WITHOUT ROWID; "
-                    f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA}; COMMIT"
+                    f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={LAYOUT}; COMMIT"
                 )
                 return
         if application != APPLICATION_ID:
             raise StoreCorrupt(f"{self.path} is an SQLite database of another application; choose another path")
         if schema < 1:
             raise StoreCorrupt(f"{self.path} has schema {schema}, which there never was; restore a backup")
-        if schema > SCHEMA:
-            raise StoreTooNew(f"{self.path} has schema {schema}, this Spellwork knows up to {SCHEMA}; install a newer Spellwork")
-        if schema < SCHEMA:
-            with translated(self.path):  # before any row that an earlier Spellwork would take for damaged
-                _insist(self._writer, f"PRAGMA user_version={SCHEMA}", _OPENING_WAIT)
+        if schema > LAYOUT:
+            raise StoreTooNew(f"{self.path} has schema {schema}, this Spellwork knows up to {LAYOUT}; install a newer Spellwork")
+        if schema < LAYOUT:
+            with translated(self.path):  # before any row that an earlier Spellwork would misread
+                _insist(self._writer, f"PRAGMA user_version={LAYOUT}", _OPENING_WAIT)
 
     def _judge(self, log: Log) -> None:
         with translated(self.path):
@@ -274,9 +276,14 @@ class SqliteBackend:
         with translated(self.path):
             if deletes:
                 self._writer.execute(_DELETE, (apsw.carray(tuple(deletes)),))
-            self._put(rows)
+            if rows:
+                self._put(rows)
 
     def _put(self, rows: list[Row]) -> None:
+        if len(rows) <= _FEW:
+            parts = [part for key, data in seal_rows(rows) for part in (key, data[:SEAL_BYTES], data[SEAL_BYTES:])]
+            self._writer.execute(_INSERTS[len(rows)], parts)
+            return
         by_length: dict[int, list[bytes]] = {}
         for key, data in seal_rows(rows):
             length = len(key)

@@ -178,6 +178,10 @@ class StoreConformance:
             for i, batch in enumerate(batches):
                 key = b"\x40log" + batch.sequences[0].to_bytes(8, "big")
                 expect(await store.get(key), b"%d" % i, "an entry under its number")
+            counted = [Batch().append(b"\x40log", b"", counter=b"\x40number") for _ in range(3)]
+            await asyncio.gather(store.commit(counted[0]), store.commit(Batch().delete(b"\x40number")), store.commit(counted[1]))
+            await store.commit(counted[2])
+            expect([batch.sequences for batch in counted], [[121], [121], [122]], "numbers of a log whose counter was deleted")
 
         self._hold(tmp_path, law)
 

@@ -14,7 +14,7 @@ import pytest
 from spellwork.engine.fsck import check
 from spellwork.errors import DefinitionError, Lagged, PayloadError, RowDamaged, StoreClosed, StoreCorrupt, TopicNotFound, UsageError
 from spellwork.events.durable import Cursor, Retention, Topics, open_topics
-from spellwork.events.durable.keys import Spaces, event_key, log_key, row_key, rows_of, space_range, touched_key
+from spellwork.events.durable.keys import Spaces, event_key, newest_key, row_key, rows_of, space_range
 from spellwork.events.durable.lane import Entry, Lane
 from spellwork.events.durable.record import Record
 from spellwork.events.durable.rows import Pending, Progress
@@ -284,7 +284,7 @@ async def test_a_damaged_note_of_news_ends_no_reader(tmp_path: Path) -> None:
     async with open_topics(f"sqlite:{path}") as topics:
         await (await topics.topic("a")).publish(1)
         await (await topics.topic("b")).publish(1)
-    damage(path, touched_key("a"))
+    damage(path, newest_key("a"))
     async with open_topics(f"sqlite:{path}") as topics:
         b = await topics.topic("b")
         async with b.consume("mail") as consumer:
@@ -456,7 +456,7 @@ async def test_a_damaged_head_keeps_no_event_with_an_id_out(tmp_path: Path) -> N
     async with open_topics(url) as topics:
         topic = await topics.topic("orders", type=int, dedup=60)
         assert [await topic.publish(n, id=f"o-{n}") for n in (1, 2)] == [1, 2]
-    damage(tmp_path / "store.db", log_key("orders"))
+    damage(tmp_path / "store.db", newest_key("orders"))
     async with open_topics(url) as topics:
         topic = await topics.topic("orders", type=int)
         assert [await topic.publish(n, id=f"o-{n}") for n in (3, 2, 3, 4)] == [3, 2, 3, 4]
@@ -480,7 +480,7 @@ async def test_a_group_that_is_dropped_leaves_no_note(url: str) -> None:
             async with topic.consume(f"session-{number}"):
                 pass
             await topics.drop_group("orders", f"session-{number}")
-        assert [key for key, _ in await topics.store.scan(*space_range(Spaces.TOUCHED))] == [touched_key("orders")]
+        assert [key for key, _ in await topics.store.scan(*space_range(Spaces.TOUCHED))] == [newest_key("orders")]
 
 
 async def test_of_two_who_drop_a_group_one_has_done_it(url: str) -> None:

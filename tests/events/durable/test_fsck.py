@@ -15,7 +15,7 @@ from spellwork.engine.fsck import check
 from spellwork.engine.quarantine import quarantine
 from spellwork.events.durable import Retention, deletion, open_topics
 from spellwork.events.durable.fsck import check_topics
-from spellwork.events.durable.keys import Spaces, event_key, log_key, row_key, rows_of, touched_key
+from spellwork.events.durable.keys import Spaces, event_key, log_key, newest_key, row_key, rows_of, touched_key
 from spellwork.events.durable.reading import Swept
 from spellwork.events.durable.record import Record, pack_record
 from spellwork.events.durable.rows import Claim, GroupRow, Member, Pending, Progress, pack_row
@@ -106,10 +106,16 @@ CASES: dict[str, tuple[Callable[[Batch], Batch], str, str]] = {
     "a trimmed one": (put(event_key("trimmed", 2), RECORD), "stale", "topic trimmed, event 2: it was trimmed, and is there"),
     "an event's bytes": (put(event_key("orders", 3), b"\xc1"), "unreadable", "topic orders, event 3"),
     "an event's key": (put(log_key("orders") + b"abc", b"\xc1"), "unreadable", "the key of an event"),
-    "the newest offset": (put(log_key("orders"), b"\xff" * 9), "unreadable", "its newest offset cannot be read"),
-    "the newest offset is small": (put(log_key("orders"), offset(6)), "dangling", "an event at offset 7: the newest event is 6"),
-    "the newest offset is gone": (lose(log_key("orders")), "missing", "topic orders: its newest offset is missing"),
-    "nobody is told": (lose(touched_key("orders")), "missing", "topic orders: nobody is told"),
+    "the newest offset": (put(newest_key("orders"), b"\xff" * 9), "unreadable", "its newest offset cannot be read"),
+    "the newest offset is small": (put(newest_key("orders"), offset(6)), "dangling", "an event at offset 7: the newest event is 6"),
+    "the newest offset is gone": (lose(newest_key("orders")), "missing", "topic orders: its newest offset is missing"),
+    "nobody is told": (lose(newest_key("orders")), "missing", "topic orders: nobody is told"),
+    "the newest offset of an early build": (
+        lambda batch: batch.delete(newest_key("orders")).put(log_key("orders"), b"\xff" * 9),
+        "unreadable",
+        "its newest offset cannot be read",
+    ),
+    "a group's news": (put(touched_key("orders", "mail"), b"\xff"), "unreadable", "its news cannot be read"),
     "the sweeper's row": (put(row_key(Spaces.SWEPT, "trimmed"), b"\xc1"), "unreadable", "how far its sweeper is cannot be read"),
     "a sweeper ahead": (put(row_key(Spaces.SWEPT, "both"), pack_row(Swept(1, 99))), "dangling", "its sweeper is at offset 99"),
     "a group's row": (put(row_key(Spaces.GROUPS, "orders", "mail"), b"\xc1"), "unreadable", "group mail of topic orders"),
@@ -162,7 +168,7 @@ async def test_what_refers_to_nothing_is_named_and_noted(tmp_path: Path, case: s
 async def test_a_gap_without_an_end_is_named_in_a_few_findings(tmp_path: Path) -> None:
     """A newest offset that has run away does not drown everything else."""
     async with filled(tmp_path) as store:
-        await store.commit(Batch().put(log_key("orders"), offset(1 << 40)))
+        await store.commit(Batch().put(newest_key("orders"), offset(1 << 40)))
         findings = await found(store)
         assert len(findings) < 100
         assert any("behind it)" in finding.message for finding in findings)
@@ -172,9 +178,9 @@ async def test_a_gap_without_an_end_is_named_in_a_few_findings(tmp_path: Path) -
 async def test_a_topic_that_was_never_declared_is_checked(tmp_path: Path) -> None:
     """Whoever publishes inside another batch need not declare it."""
     async with filled(tmp_path) as store:
-        await store.commit(Batch().append(log_key("loose"), RECORD).put(touched_key("loose"), b""))
+        await store.commit(Batch().append(log_key("loose"), RECORD, counter=newest_key("loose")))
         assert await found(store) == []
-        await store.commit(Batch().delete_range(*rows_of(Spaces.LOG, "loose")).put(log_key("loose"), offset(1)))
+        await store.commit(Batch().delete_range(*rows_of(Spaces.LOG, "loose")))
         assert [finding.message for finding in await found(store)] == ["topic loose, event 1: it is missing"]
 
 

@@ -7,12 +7,14 @@ import datetime as dt
 from pathlib import Path
 from typing import Any
 
+import apsw
 import msgspec
 import pytest
 
 from spellwork.errors import DefinitionError, PayloadError, RowDamaged, StoreClosed, TopicDiffers
 from spellwork.events.durable import Cursor, Retention, Topics, append_event, open_topics
-from spellwork.events.durable.keys import event_key, matcher
+from spellwork.events.durable.keys import event_key, log_key, matcher, newest_key
+from spellwork.events.durable.record import pack_record
 from spellwork.store import Batch, open_store
 from spellwork.testing import VirtualClock
 
@@ -135,6 +137,33 @@ async def test_bad_attributes_and_payloads_write_nothing(url: str) -> None:
         with pytest.raises(TypeError):
             await topic.publish(1, colour="red")
         assert await data_of(topic.read(follow=False)) == []
+
+
+async def test_a_log_of_an_earlier_build_goes_on(tmp_path: Path) -> None:
+    """Its newest offset lay in front of the log, and only a note told of news; damaged or not, no offset is given twice."""
+    for damaged in (False, True):
+        path = tmp_path / f"{damaged}.db"
+        async with open_topics(f"sqlite:{path}") as topics:
+            batch = Batch()
+            for name in ("plain", "once", "deleted"):
+                topic = await topics.topic(name, type=int, dedup=60 if name == "once" else 0)
+                for number in (1, 2):
+                    batch.append(log_key(name), pack_record(topic.record(number)))
+                batch.put(newest_key(name), b"")
+            await topics.store.commit(batch)
+        if damaged:
+            connection = apsw.Connection(str(path))
+            connection.execute("UPDATE kv SET v = x'00' WHERE k = ?", (log_key("plain"),))
+            connection.close()
+        async with open_topics(f"sqlite:{path}") as topics:
+            once, plain = await topics.topic("once", type=int), await topics.topic("plain", type=int)
+            assert (await topics.stats("plain")).newest == 2
+            assert [await once.publish(n, id=f"o-{n}") for n in (3, 3, 4)] == [3, 3, 4]
+            assert await plain.publish(3) == 3
+            assert await plain.publish_many([4, 5]) == [4, 5]
+            assert [(each.sequence, each.data) async for each in plain.read(follow=False)] == [(n, n) for n in range(1, 6)]
+            assert await topics.delete("deleted") == 2
+            assert await (await topics.topic("deleted", type=int)).publish(3) == 3
 
 
 async def test_an_id_comes_in_once_within_its_window(url: str) -> None:

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable
 
 from spellwork.errors import MergeRefused
-from spellwork.events.durable.keys import Spaces, log_key, row_key, short
+from spellwork.events.durable.keys import Spaces, newest_key, row_key, short
 from spellwork.store import Batch, Reader
 
 _ROW = struct.Struct(">QQ")
@@ -32,7 +32,7 @@ class Once:
         self._now = now
         self._expiry = now + window
         self._head = 0
-        batch.merge(log_key(topic), self._see_head, b"")
+        batch.merge(newest_key(topic), self._see_head, b"")
 
     def claim(self, event_id: str, place: int) -> None:
         """Refuse the batch if the id is known; `place` counts the batch's appends to this topic, from 1."""

@@ -15,12 +15,22 @@ from spellwork.clock import Clock
 from spellwork.errors import Conflict, RowDamaged, TopicError, TopicNotFound
 from spellwork.events.durable.dedup import id_key, id_of_expiry, unpack_id
 from spellwork.events.durable.groups import dropped, group_names, require_group
-from spellwork.events.durable.keys import Spaces, check_name, event_key, names_of, row_key, rows_of, touched_key
+from spellwork.events.durable.keys import (
+    Spaces,
+    check_name,
+    event_key,
+    log_key,
+    names_of,
+    newest_key,
+    row_key,
+    rows_of,
+    touched_key,
+)
 from spellwork.events.durable.membership import has_ended, runs_here
 from spellwork.events.durable.reading import PAGE, Found, Swept, head, page, revision_at, swept
 from spellwork.events.durable.rows import Member, Progress, pack_row, unpack_row
 from spellwork.events.durable.waiting import brought
-from spellwork.store import Batch, Reader, Store, fingerprint
+from spellwork.store import SEQUENCE_BYTES, Batch, Reader, Store, fingerprint
 from spellwork.store.batch import Operator
 
 if TYPE_CHECKING:
@@ -31,7 +41,7 @@ _NOTHING = fingerprint(())
 
 
 class _Ground(NamedTuple):
-    """A topic before it is deleted."""
+    """A topic before it is deleted. `counter` is the version of the row of its newest offset, None if that is damaged."""
 
     newest: int
     revision: int
@@ -39,6 +49,7 @@ class _Ground(NamedTuple):
     swept: Swept
     version: int
     groups: list[str]
+    counter: int | None
 
 
 async def delete_topic(topics: Topics, topic: str, *, force: bool) -> int:
@@ -85,7 +96,8 @@ def _ground(reader: Reader, topic: str) -> _Ground:
     # a consumer may have joined a group that was dropped just then: its row must go, too, or the topic never ends
     members = {names_of(key)[1] for key, _ in reader.scan(*rows_of(Spaces.MEMBERS, topic), damaged=b"")}
     groups = sorted(members.union(group_names(reader, topic)))
-    return _Ground(newest, revision, brought(reader, topic), state, version, groups)
+    counter = _version(reader, newest_key(topic))
+    return _Ground(newest, revision, brought(reader, topic), state, version, groups, counter)
 
 
 def _end(topic: str, ground: _Ground) -> Batch:
@@ -93,10 +105,19 @@ def _end(topic: str, ground: _Ground) -> Batch:
     state = Swept(ground.newest, ground.newest, ground.revision, ground.swept.deletions + 1)
     key = row_key(Spaces.SWEPT, topic)
     batch = Batch().put(key, pack_row(state)).require_version(key, ground.version)
-    batch.delete(row_key(Spaces.TOPICS, topic)).put(touched_key(topic), b"")
+    batch.delete(row_key(Spaces.TOPICS, topic))
+    if ground.counter is None:
+        batch.put(newest_key(topic), _number(ground.newest)).require_damaged(newest_key(topic))
+    else:
+        batch.merge(newest_key(topic), _touch, b"")
     for space in (Spaces.GROUPS, Spaces.MEMBERS):
         batch.require_unchanged(*rows_of(space, topic), _NOTHING)
     return batch.delete_range(*rows_of(Spaces.NEWEST, topic))
+
+
+def _touch(old: bytes | None, _operand: bytes) -> bytes:
+    """Write a row again as it is, which is news."""
+    return old or b""
 
 
 async def _trim(store: Store, topic: str, ground: _Ground) -> _Ground:
@@ -170,14 +191,15 @@ async def _forget_ids(store: Store, topic: str, newest: int) -> None:
 async def _forget_news(store: Store, topic: str) -> None:
     """Let nobody look for news of a topic any more, unless there are some, or a group again."""
 
-    def look(reader: Reader) -> tuple[bool, list[tuple[bytes, int | None]]]:
+    def look(reader: Reader) -> tuple[bool, int, list[tuple[bytes, int | None]]]:
         rows = [(key, _version(reader, key)) for key, _ in reader.scan(*rows_of(Spaces.TOUCHED, topic), damaged=b"")]
-        idle = head(reader, topic) == swept(reader, topic).trimmed and not group_names(reader, topic)
-        return idle and not reader.scan(*rows_of(Spaces.TOPICS, topic)), rows
+        newest = head(reader, topic)
+        idle = newest == swept(reader, topic).trimmed and not group_names(reader, topic)
+        return idle and not reader.scan(*rows_of(Spaces.TOPICS, topic)), newest, rows
 
-    idle, rows = await store.read(look)
+    idle, newest, rows = await store.read(look)
     if idle:
-        batch = Batch().require_absent(row_key(Spaces.TOPICS, topic))
+        batch = Batch().require_absent(row_key(Spaces.TOPICS, topic)).put(log_key(topic), _number(newest))  # its offsets go on
         batch.require_unchanged(*rows_of(Spaces.GROUPS, topic), _NOTHING)
         for key, version in rows:
             batch.delete(key)
@@ -189,6 +211,10 @@ async def _forget_news(store: Store, topic: str) -> None:
             await store.commit(batch)
         except Conflict:
             return  # it is used again
+
+
+def _number(offset: int) -> bytes:
+    return offset.to_bytes(SEQUENCE_BYTES, "big")
 
 
 def _value(reader: Reader, key: bytes) -> bytes | None:

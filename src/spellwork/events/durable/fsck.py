@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 
 from spellwork.errors import RowDamaged, StoreCorrupt
 from spellwork.events.durable.dedup import unpack_id
-from spellwork.events.durable.keys import Spaces, event_key, log_key, names_of, row_key, space_range, touched_key
+from spellwork.events.durable.keys import Spaces, event_key, log_key, names_of, newest_key, row_key, space_range
 from spellwork.events.durable.options import unpack_options
 from spellwork.events.durable.reading import Swept, head, swept
 from spellwork.events.durable.record import unpack_record
@@ -57,12 +57,14 @@ class _Check:
         self._heads: dict[str, int | None] = {}
         self._swept: dict[str, Swept | None] = {}
         self._groups: dict[tuple[str, str], GroupRow | None] = {}
+        self._logged: set[str] = set()
 
     def run(self) -> Iterator[Finding]:
         """Each keyspace, those first that others refer to."""
         yield from self._topics()
         yield from self._sweepers()
         yield from self._logs()
+        yield from self._news()
         yield from self._read_groups()
         for space in _OF_GROUPS:
             for row in self._rows(space):
@@ -86,6 +88,10 @@ class _Check:
             with contextlib.suppress(RowDamaged, StoreCorrupt):
                 self._swept[topic] = swept(self._reader, topic)
         return self._swept[topic]
+
+    def _trimmed(self, topic: str) -> int:
+        state = self._sweeper(topic)
+        return 0 if state is None else state.trimmed
 
     def _beyond(self, topic: str, offset: int, what: str, key: bytes) -> Iterator[Finding]:
         """What speaks of an event that has not been: the next one to come would be passed over, or taken for another."""
@@ -115,6 +121,22 @@ class _Check:
             else:
                 yield from self._beyond(topic, max(state.trimmed, state.compacted), "how far its sweeper is", row.key)
 
+    def _news(self) -> Iterator[Finding]:
+        """What tells of news, and the logs of which that is all there is."""
+        for row in self._rows(Spaces.TOUCHED):
+            topic, group = _names(row.key)
+            if group:
+                if row.value:
+                    yield _unreadable(f"{_group((topic, group))}: its news cannot be read", row.key)
+                continue
+            yield from self._newest(topic, row)
+            if topic not in self._logged:
+                yield from self._end_of_log(log_key(topic), self._trimmed(topic), 0)
+
+    def _newest(self, topic: str, row: Seen) -> Iterator[Finding]:
+        if row.value and self._head(topic) is None:
+            yield _unreadable(f"topic {topic}: its newest offset cannot be read", row.key)
+
     def _logs(self) -> Iterator[Finding]:
         """Each log from its first event to its newest."""
         log, before, events = b"", 0, 0
@@ -123,11 +145,9 @@ class _Check:
             start = row.key[: row.key.index(b"\0") + 1] if b"\0" in row.key else row.key
             if start != log:
                 yield from self._end_of_log(log, before, events)
-                state = self._sweeper(topic)
-                log, before, events = start, 0 if state is None else state.trimmed, 0
+                log, before, events = start, self._trimmed(topic), 0
             if row.key == log:
-                if row.value is not None and self._head(topic) is None:
-                    yield _unreadable(f"topic {topic}: its newest offset cannot be read", row.key)
+                yield from self._newest(topic, row)
             elif len(row.key) != len(log) + SEQUENCE_BYTES:
                 yield _unreadable(f"topic {topic}: the key of an event cannot be read", row.key)
             else:
@@ -165,13 +185,14 @@ class _Check:
         if not log:
             return
         topic = _topic(log)
+        self._logged.add(topic)
         newest = self._head(topic)
         if newest is not None:
             yield from self._gap(topic, last, newest + 1)
-        if events and not self._is_there(log_key(topic)):
-            yield Finding(kind="missing", message=f"topic {topic}: its newest offset is missing", key=log_key(topic))
-        if events and not self._is_there(touched_key(topic)):
-            yield Finding(kind="missing", message=f"topic {topic}: nobody is told of its events", key=touched_key(topic))
+        if events and newest == 0:
+            yield Finding(kind="missing", message=f"topic {topic}: its newest offset is missing", key=newest_key(topic))
+        if events and not self._is_there(newest_key(topic)):
+            yield Finding(kind="missing", message=f"topic {topic}: nobody is told of its events", key=newest_key(topic))
 
     def _is_there(self, key: bytes) -> bool:
         return bool(self._reader.scan(key, key + b"\0", damaged=b""))

@@ -19,8 +19,8 @@ class Spaces:
     """The keyspaces. Each constant is the prefix byte."""
 
     TOPICS = 0x30  # topic → its options
-    LOG = 0x31  # topic, offset → Record; without an offset: the newest one
-    TOUCHED = 0x32  # topic [group] → nothing: its version says when there was something new
+    LOG = 0x31  # topic, offset → Record; without an offset, as the first builds had it: the newest one
+    TOUCHED = 0x32  # topic → the newest offset; topic, group → nothing: their versions say when there was something new
     GROUPS = 0x33  # topic, group → GroupRow
     LANES = 0x34  # topic, group, partition → Progress
     CLAIMS = 0x35  # topic, group, partition → Claim
@@ -54,14 +54,20 @@ def matcher(pattern: str) -> Callable[[str], bool]:
 
 @functools.lru_cache(4096)
 def log_key(topic: str) -> bytes:
-    """The key of the newest offset; events lie behind it."""
+    """The key behind which the events of a topic lie."""
     return bytes((Spaces.LOG,)) + topic.encode() + b"\0"
 
 
 @functools.lru_cache(4096)
-def touched_key(topic: str, group: str = "") -> bytes:
-    """The key whose version moves with each event of a topic, or with each change in a group."""
-    return bytes((Spaces.TOUCHED,)) + topic.encode() + b"\0" + group.encode()
+def newest_key(topic: str) -> bytes:
+    """The key of the newest offset of a topic. Its version moves with each event: whoever waits for one looks there."""
+    return bytes((Spaces.TOUCHED,)) + topic.encode() + b"\0"
+
+
+@functools.lru_cache(4096)
+def touched_key(topic: str, group: str) -> bytes:
+    """The key whose version moves with each change in a group."""
+    return newest_key(topic) + group.encode()
 
 
 def event_key(topic: str, offset: int) -> bytes:

@@ -10,7 +10,17 @@ from typing import NamedTuple
 import msgspec
 
 from spellwork.errors import Lagged, RowDamaged, StoreCorrupt
-from spellwork.events.durable.keys import Spaces, event_key, events_after, log_key, names_of, offset_of, row_key, space_range
+from spellwork.events.durable.keys import (
+    Spaces,
+    event_key,
+    events_after,
+    log_key,
+    names_of,
+    newest_key,
+    offset_of,
+    row_key,
+    space_range,
+)
 from spellwork.events.durable.record import Record, unpack_record
 from spellwork.store import SEQUENCE_BYTES, Reader
 from spellwork.store.logs import last_number
@@ -44,7 +54,7 @@ class Swept(msgspec.Struct, frozen=True, array_like=True, tag=1, tag_field="form
 def head(reader: Reader, topic: str) -> int:
     """The newest offset of a topic, 0 if it has no events. If the row that says so is damaged, the log itself tells."""
     try:
-        data = reader.get(log_key(topic))
+        data = reader.get(newest_key(topic)) or reader.get(log_key(topic))
     except RowDamaged:
         number = last_number(reader, log_key(topic))
         if number is None:

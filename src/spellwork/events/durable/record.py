@@ -7,7 +7,7 @@ It must never read: whoever publishes inside another batch knows nothing but the
 import msgspec
 
 from spellwork.errors import RowDamaged
-from spellwork.events.durable.keys import log_key, touched_key
+from spellwork.events.durable.keys import log_key, newest_key
 from spellwork.events.event import Header
 from spellwork.instant import Instant
 from spellwork.store import Batch
@@ -50,5 +50,4 @@ def append_event(batch: Batch, topic: str, record: Record) -> None:
     Blind: no read, no requirement, nothing that can be refused. The offset is the batch's next one of `sequences` after the commit.
     The caller supplies the id of the event; whoever commits once publishes once.
     """
-    batch.append(log_key(topic), pack_record(record))
-    batch.rows[touched_key(topic)] = b""
+    batch.append(log_key(topic), pack_record(record), counter=newest_key(topic))
