@@ -54,10 +54,90 @@ def test_tail_follows_other_processes_until_it_is_interrupted(process, spellwork
     assert tail.end().code == 130
 
 
+@pytest.fixture
+def story(folder):
+    """A store in which two orders have happened, mixed, in three topics."""
+    import asyncio
+
+    from spellwork.events.durable import open_topics
+
+    async def work():
+        async with open_topics("sqlite:spellwork.db") as topics:
+            orders, stock, cards = [await topics.topic(name) for name in ("orders.placed", "stock.taken", "payments.card")]
+            await orders.publish({"n": 8}, id="order-8")
+            await orders.publish({"n": 9}, id="order-9")
+            await stock.publish({"n": 8}, id="take-8", correlation="order-8", causation="order-8")
+            await cards.publish({"n": 9}, id="pay-9", correlation="order-9", causation="order-9")
+            await cards.publish({"n": 8}, id="pay-8\x1b[2J", correlation="order-8", causation="take-8")
+            await orders.publish({"n": 8}, id="again", correlation="order-8", causation="elsewhere")
+
+    asyncio.run(work())
+
+
+@pytest.mark.usefixtures("story")
+def test_a_timeline_shows_what_happened_for_an_id_and_what_caused_it(spellwork):
+    """People get a line an event, under what caused it; programs a CloudEvent a line. Ids cannot steer the terminal."""
+    shown = spellwork("events", "timeline", "order-8")
+    assert (shown.code, [line[26:] for line in shown.out.splitlines()]) == (0, [
+        '  orders.placed:1  id=order-8  {"n":8}',
+        '    stock.taken:1  id=take-8  causation=order-8  {"n":8}',
+        '      payments.card:2  id=pay-8\\x1b[2J  causation=take-8  {"n":8}',
+        '  orders.placed:3  id=again  causation=elsewhere  {"n":8}',
+    ])  # fmt: skip
+    records = spellwork("events", "timeline", "order-8", "--json").lines
+    assert [(r["type"], r["sequence"], r["id"], r.get("correlationid"), r.get("causationid")) for r in records] == [
+        ("orders.placed", "1", "order-8", None, None),
+        ("stock.taken", "1", "take-8", "order-8", "order-8"),
+        ("payments.card", "2", "pay-8\x1b[2J", "order-8", "take-8"),
+        ("orders.placed", "3", "again", "order-8", "elsewhere"),
+    ]
+
+
+@pytest.mark.usefixtures("story")
+def test_a_timeline_is_narrowed_by_pattern_and_time(spellwork):
+    """What was caused by something that is left out stands at the left."""
+    lines = spellwork("events", "timeline", "order-8", "--pattern", "payments.*", "--from", "2020-01-01").out.splitlines()
+    assert [line.split()[2:4] for line in lines] == [["payments.card:2", "id=pay-8\\x1b[2J"]]
+    assert lines[0][26:].startswith("  payments")
+    for place in ("latest", "3", "yesterday"):
+        assert spellwork("events", "timeline", "order-8", "--from", place).code == 2, place
+
+
+@pytest.mark.usefixtures("story")
+def test_a_timeline_of_nothing_says_where_to_look(spellwork):
+    """An id that no event has is not found, and neither is one of other topics; a bad pattern and an empty id are refused."""
+    missing = spellwork("events", "timeline", "order-7")
+    assert (missing.code, missing.out) == (3, "")
+    assert "has the correlation or the id 'order-7'; `spellwork events tail '>' --no-follow --json` shows" in missing.err
+    for narrowed in (("--pattern", "bills"), ("--from", "2999-01-01")):
+        told = spellwork("events", "timeline", "order-8", "--json", *narrowed)
+        assert (told.code, told.error["error"]) == (3, "not-found"), narrowed
+    assert "match 'payments.*' has from 2999-01-01" in spellwork(
+        "events", "timeline", "order-8", "--pattern", "payments.*", "--from", "2999-01-01"
+    ).err  # fmt: skip
+    assert spellwork("events", "timeline", "order-8", "--pattern", "a..b").code == 5
+    assert spellwork("events", "timeline", "").code == 5
+
+
+@pytest.mark.usefixtures("story")
+def test_a_timeline_stops_at_damage_and_says_how_to_pass_it(spellwork, folder):
+    """What lies before it is shown; the topic can be left out. With --json, stderr is one document."""
+    from spellwork.events.durable.keys import event_key
+    from tests.engine.test_fsck import hurt
+
+    hurt(folder / "spellwork.db", event_key("payments.card", 1))
+    stopped = spellwork("events", "timeline", "order-8")
+    assert (stopped.code, len(stopped.out.splitlines())) == (6, 2)
+    assert "the event at 1 of topic payments.card is damaged" in stopped.err
+    assert "--pattern that leaves its topic out" in stopped.err
+    assert spellwork("events", "timeline", "order-8", "--json").error["error"] == "row-damaged"
+    assert len(spellwork("events", "timeline", "order-8", "--pattern", "orders.>").out.splitlines()) == 2
+
+
 def test_reading_makes_no_store(spellwork, folder):
     """A store that is not there is an error, and stays not there."""
-    for words in (["tail", "a"], ["topics"], ["groups"], ["dlq", "list", "a", "b"], ["dlq", "drop", "a", "b", "--all"]):
-        assert spellwork("events", *words).code == 3, words
+    for words in ("tail a", "timeline a", "topics", "groups", "dlq list a b", "dlq drop a b --all"):
+        assert spellwork("events", *words.split()).code == 3, words
     assert list(folder.iterdir()) == []
     assert spellwork("events", "topics", "--store", "memory:").code == 2
 
@@ -129,7 +209,7 @@ def test_dead_letters_are_listed_replayed_and_dropped(spellwork):
     assert "no dead letters" in spellwork("events", "dlq", "list", "orders", "mail").err
 
 
-@pytest.mark.parametrize("words", [[], ["tail"], ["publish"], ["topics"], ["groups"], ["dlq"], ["dlq", "replay"]])
+@pytest.mark.parametrize("words", [[], ["tail"], ["timeline"], ["publish"], ["topics"], ["groups"], ["dlq"], ["dlq", "replay"]])
 def test_help_says_what_each_does(spellwork, words):
     """Without a store."""
     outcome = spellwork("events", *words, "--help")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spellwork import Engine, Signal, activity, continue_as_new, workflow
+from spellwork import Engine, Signal, activity, activity_context, continue_as_new, workflow
 from spellwork.engine.dispatch import planned
 from spellwork.engine.ownership import partition_of
 from spellwork.engine.subscribers import Subscribers, subscribers
@@ -164,6 +164,42 @@ async def test_each_event_starts_one_run(tmp_path: Path) -> None:
         assert len(runs) == 4
         assert "handles:three" in runs
     assert sorted(handled) == [0, 1, 2, 3]
+
+
+async def test_a_timeline_tells_what_came_of_a_run(tmp_path: Path) -> None:
+    """What the run published, its next runs, its activities and what its events started, where those pass on whose it is."""
+
+    @activity
+    async def reserves() -> None:
+        stock = await engine.topics.topic("stock.reserved")
+        await stock.publish(1, correlation=activity_context().run_id)
+
+    @workflow
+    async def places(left: int) -> int:
+        await publish("orders.placed", Order(left), type=Order)
+        await reserves()
+        return left if left == 1 else continue_as_new(left - 1)
+
+    @workflow
+    async def ships(event: Happened[Order]) -> None:
+        await publish("parcels.sent", event.data.id, correlation=event.correlation or event.id, causation=event.id)
+        await publish("parcels.noted", event.data.id)
+
+    triggers = [Trigger("orders.placed", ships, Order)]
+    async with Engine(f"sqlite:{tmp_path / 'store.db'}", workflows=[places], triggers=triggers) as engine:
+        await engine.run(places, 2, id="order-7")
+        while len(await seen(engine, "parcels.>")) < 4:
+            await asyncio.sleep(0.01)
+        timeline = [each.event async for each in engine.topics.timeline("order-7")]
+        order = [event for event in timeline if event.type != "parcels.sent"]  # whose place depends on when the runs got there
+        assert [event.type for event in order] == ["orders.placed", "stock.reserved"] * 2
+        placed = {event.id: event.data["id"] for event in timeline if event.type == "orders.placed"}
+        sent = {event.causation: event.data for event in timeline if event.type == "parcels.sent"}
+        assert sent == placed
+        assert len(timeline) == 6
+        for event_id in placed:  # what does not pass it on is told of the run that was started, and what that one sent is not
+            own = [each.event.type async for each in engine.topics.timeline(f"ships:{event_id}")]
+            assert own == ["parcels.noted"]
 
 
 async def test_bad_events_are_refused_before_anything_is_written() -> None:

@@ -505,6 +505,7 @@ async def test_what_a_machine_publishes_is_there_once_with_its_transition(tmp_pa
                 await engine.machine("shop", "m").send("close")
                 assert await (await engine.get("m")).result(timeout=20) == 2
             found = [each.event async for each in engine.topics.read("shop.*", follow=False)]
+            assert [each.event async for each in engine.topics.timeline("m")] == found
     assert [(event.type, event.data) for event in found] == [("shop.sold", 7), ("shop.sold", 7), ("shop.closed", None)]
     assert {event.correlation for event in found} == {"m"}
     assert {event.source for event in found} == {"machine/shop/m"}

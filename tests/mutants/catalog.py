@@ -1074,6 +1074,21 @@ _TOPICS = (
         f"{_GROUPS}/test_topics.py -k order_of_their_commits",
     ),
     Mutant(
+        "logs-cut-at-their-first-page", "a pattern gives every event, in the order of their commits", "events/durable/subscription.py",
+        "        if len(found) < size and found[-1].revision >= newest:\n            return\n", "        return\n",
+        f"{_GROUPS}/test_timeline.py -k one_order",
+    ),
+    Mutant(
+        "timeline-without-its-origin", "a timeline has the event whose own id it is", "events/durable/subscription.py",
+        "correlation in (record.correlation, record.id)", "correlation == record.correlation",
+        f"{_GROUPS}/test_timeline.py -k over_all_topics",
+    ),
+    Mutant(
+        "timeline-passes-over-damage", "damaged data is detected", "events/durable/subscription.py",
+        "        return record is None or correlation", "        return record is not None and correlation",
+        f"{_GROUPS}/test_timeline.py -k stops_at_a_damaged",
+    ),
+    Mutant(
         "locks-dropped-by-a-look", "an open store is seen as open by other processes", "store/handles.py",
         "        if key in _USERS:", "        if False:",
         "tests/store/test_handles.py",

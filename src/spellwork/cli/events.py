@@ -1,4 +1,4 @@
-"""Owns the verbs for durable topics: tail, publish, topics, groups, and dlq for dead letters.
+"""Owns the verbs for durable topics: tail, timeline, publish, topics, groups, delete, and dlq for dead letters.
 It must never make a store by reading, nor write where it only looks.
 """
 
@@ -6,18 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import shlex
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 import click
 import msgspec
 
+from spellwork.cli.exits import NotFound
 from spellwork.cli.given import parse
 from spellwork.cli.opening import encryption
 from spellwork.cli.options import TEXT, common
 from spellwork.cli.output import moment, note, print_json, print_table, to_json, visible
 from spellwork.cli.verb import Verb
-from spellwork.errors import PayloadError
+from spellwork.errors import PayloadError, RowDamaged
 from spellwork.events.durable import DeadLetter, Topics, TopicStats, open_topics
 from spellwork.events.durable.keys import check_name
 from spellwork.events.event import Event
@@ -25,6 +27,7 @@ from spellwork.events.pattern import matches, pattern_tokens
 
 T = TypeVar("T")
 _DLQ = ("spellwork events dlq list orders mail", "spellwork events dlq replay orders mail --all")
+_DEEPEST = 10
 
 
 @click.group()
@@ -109,6 +112,61 @@ def _cloudevent(event: Event[Any]) -> str:
 def _line(event: Event[Any]) -> str:
     key = f"  key={visible(event.key)}" if event.key else ""
     return f"{event.time:%Y-%m-%d %H:%M:%S.%f}  {event.type}:{event.sequence}{key}  {to_json(event.data)}"
+
+
+@events.command(
+    cls=Verb,
+    examples=(
+        "spellwork events timeline order-7",
+        "spellwork events timeline order-7 --pattern 'payments.>' --from 2026-11-25 --json | jq .type",
+    ),
+)
+@click.argument("correlation", metavar="CORRELATION", type=TEXT)
+@click.option("--pattern", type=TEXT, default=">", show_default=True, help="Read only the topics that match.")
+@click.option(
+    "--from", "start", type=_Start(), metavar="PLACE", default="earliest", show_default=True,
+    help="earliest, or a time (UTC) from which the topics are read.",
+)  # fmt: skip
+@common
+def timeline(correlation: str, pattern: str, start: str | int | dt.datetime, store: str, as_json: bool) -> None:
+    """Print what happened for an id, over all topics, in order: the events of that CORRELATION, and the one whose own id it is.
+
+    The id of a run is the correlation of what it publishes. What was caused by an event that stands above is indented under it.
+    There is no index: this reads the topics. JSON comes in the form of CloudEvents, one a line.
+    """
+    if isinstance(start, int) or start == "latest":
+        raise click.UsageError("a timeline ends now and goes over many topics: --from takes earliest or a time")
+    begin = start
+
+    async def work(topics: Topics) -> None:
+        levels: dict[str | None, int] = {}
+        async for event, _, _ in topics.timeline(correlation, pattern, begin):
+            level = levels[event.causation] + 1 if event.causation in levels else 0
+            levels.setdefault(event.id, level)
+            click.echo(_cloudevent(event) if as_json else _told(event, level))
+        if not levels:
+            raise NotFound(_unknown(correlation, pattern, begin))
+
+    try:
+        _run(store, work)
+    except RowDamaged:
+        if not as_json:  # there, stderr is one document
+            note("what lies behind the damage: give --from a later time, or a --pattern that leaves its topic out")
+        raise
+
+
+def _told(event: Event[Any], level: int) -> str:
+    cause = f"  causation={visible(event.causation)}" if event.causation else ""
+    place = f"{'  ' * min(level, _DEEPEST)}{event.type}:{event.sequence}"
+    return f"{event.time:%Y-%m-%d %H:%M:%S.%f}  {place}  id={visible(event.id)}{cause}  {to_json(event.data)}"
+
+
+def _unknown(correlation: str, pattern: str, start: str | dt.datetime) -> str:
+    since = "" if start == "earliest" else f" from {start} on"
+    return (
+        f"no event of the topics that match {pattern!r} has{since} the correlation or the id {correlation!r}; "
+        f"`spellwork events tail {shlex.quote(pattern)} --no-follow --json` shows those there are, `spellwork ps` the ids of runs"
+    )
 
 
 @events.command(

@@ -33,7 +33,7 @@ _MEANINGS = {
     Exit.OK: "done",
     Exit.FAILED: "the run failed, was ended or is blocked; replay found differences",
     Exit.USAGE: "the command was given wrongly",
-    Exit.NOT_FOUND: "no such run, workflow, topic, store, key or file",
+    Exit.NOT_FOUND: "no such run, workflow, topic, event, store, key or file",
     Exit.UNAVAILABLE: "the store is owned or locked by another process, or nobody answered in time",
     Exit.REFUSED: "refused: the id is taken, the run has ended, an update, a value or a key was rejected, a condition did not hold",
     Exit.DAMAGED: "the store or a backup is damaged, or the disk failed or is full",
@@ -78,7 +78,7 @@ class CommandError(click.ClickException):
 
 
 class NotFound(CommandError):
-    """A file, workflow or run that is not there."""
+    """A file, workflow, run or event that is not there."""
 
     def __init__(self, message: str):
         super().__init__(message, Exit.NOT_FOUND, "not-found")

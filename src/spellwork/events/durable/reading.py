@@ -175,9 +175,18 @@ def _bisect(reader: Reader, topic: str, reached: Callable[[Found], bool]) -> int
     low, high = swept(reader, topic).trimmed, head(reader, topic)
     while low < high:
         middle = (low + high) // 2
-        found = [each for each in page(reader, topic, middle, 20) if each.record is not None]
-        if found and not reached(found[0]):
-            low = found[0].offset
+        found = _readable(reader, topic, middle)
+        if found and not reached(found):
+            low = found.offset
         else:
             high = middle
     return low
+
+
+def _readable(reader: Reader, topic: str, after: int) -> Found | None:
+    """The next event behind an offset that is not damaged, if there is one near."""
+    for limit in (1, 20):  # the first one nearly always
+        for each in page(reader, topic, after, limit):
+            if each.record is not None:
+                return each
+    return None

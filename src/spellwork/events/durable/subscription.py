@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import datetime as dt
 import heapq
-from collections.abc import AsyncIterator, Callable
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 LAST = "\U0010ffff"
 """Behind the name of every topic."""
+_LEAST = 16
+"""So many events of a log are read at a time at least, however many topics share a page."""
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -71,14 +74,22 @@ class Seen(NamedTuple):
 def found_after(reader: Reader, wanted: Callable[[str], bool], cursor: Cursor, limit: int = PAGE) -> list[Found]:
     """The next events of the wanted topics behind a cursor, in order. A damaged one has no record, and its revision is unknown.
 
-    Costs one scan over the names of topics, and reads only logs that have something new.
+    Costs one scan over the names of topics, and reads only logs that have something new, of each little more than is handed out.
     """
-    pages = []
-    for topic, newest in topics_with_events(reader).items():
-        if newest >= cursor.revision and wanted(topic):
-            found = _dated(reader, topic, offset_behind(reader, topic, cursor), limit, newest)
-            pages.append([each for each in found if place(each) > cursor])
-    return list(heapq.merge(*pages, key=place))[:limit]
+    newer = [(topic, newest) for topic, newest in topics_with_events(reader).items() if newest >= cursor.revision and wanted(topic)]
+    size = max(limit // max(len(newer), 1), min(limit, _LEAST))
+    logs = [_behind(reader, topic, cursor, size, newest) for topic, newest in newer]
+    return list(itertools.islice(heapq.merge(*logs, key=place), limit))
+
+
+def _behind(reader: Reader, topic: str, cursor: Cursor, size: int, newest: int) -> Iterator[Found]:
+    """The events of a topic behind a cursor; `size` of them are read at a time, as they are asked for."""
+    after = offset_behind(reader, topic, cursor)
+    while found := _dated(reader, topic, after, size, newest):
+        yield from (each for each in found if place(each) > cursor)
+        if len(found) < size and found[-1].revision >= newest:
+            return
+        after = found[-1].offset
 
 
 def _trimmed(reader: Reader, wanted: Callable[[str], bool]) -> dict[str, Swept]:
@@ -131,8 +142,15 @@ def _dated(reader: Reader, topic: str, after: int, limit: int, newest: int) -> l
     return found
 
 
-async def follow(topics: Topics, pattern: str, start: Cursor | str | dt.datetime, on: bool, shape: Shape) -> AsyncIterator[Seen]:
-    """The events behind `start`; the face of it is `Topics.read`."""
+async def follow(
+    topics: Topics,
+    pattern: str,
+    start: Cursor | str | dt.datetime,
+    on: bool,
+    shape: Shape,
+    chosen: Callable[[Found], bool] = lambda _: True,
+) -> AsyncIterator[Seen]:
+    """The events behind `start` that are chosen; others are not decoded. The faces of it: `Topics.read` and `Topics.timeline`."""
     store = topics.store
     wanted = matcher(pattern)
     if isinstance(start, Cursor) and not all(type(n) is int and 0 <= n < BEYOND for n in (start.revision, start.offset)):
@@ -154,11 +172,22 @@ async def follow(topics: Topics, pattern: str, start: Cursor | str | dt.datetime
             found = await store.read(look)
             for each in found:
                 cursor = place(each)
-                yield Seen(event_of(each, shape), each.revision, cursor)
+                if chosen(each):
+                    yield Seen(event_of(each, shape), each.revision, cursor)
             if not found:
                 if not on:
                     return
                 await news.wait()
+
+
+def told_of(correlation: str) -> Callable[[Found], bool]:
+    """Chooses what has a correlation id, and the event whose own id it is; a damaged one, too: nobody knows that it is neither."""
+
+    def chosen(found: Found) -> bool:
+        record = found.record
+        return record is None or correlation in (record.correlation, record.id)
+
+    return chosen
 
 
 def _beginning(reader: Reader, wanted: Callable[[str], bool], start: str | dt.datetime) -> Cursor:

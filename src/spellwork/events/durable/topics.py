@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from spellwork.clock import Clock, Duration, SystemClock, new_id, seconds
 from spellwork.codec import Codec
-from spellwork.errors import Conflict, StoreCorrupt, StoreError, TopicDiffers
+from spellwork.errors import Conflict, DefinitionError, StoreCorrupt, StoreError, TopicDiffers
 from spellwork.events.durable.dead import DeadLetter, dead_letters, settle
 from spellwork.events.durable.deletion import delete_topic, drop_group
 from spellwork.events.durable.keys import Spaces, check_name, names_of, row_key, rows_of, space_range
@@ -22,7 +22,7 @@ from spellwork.events.durable.options import Options, Retention, changed, pack_o
 from spellwork.events.durable.outlet import Outlet
 from spellwork.events.durable.reading import topics_with_events
 from spellwork.events.durable.stats import TopicStats, topic_stats
-from spellwork.events.durable.subscription import Cursor, Seen, follow
+from spellwork.events.durable.subscription import Cursor, Seen, follow, told_of
 from spellwork.events.durable.sweep import Sweeper, Sweeping
 from spellwork.events.durable.topic import DurableTopic
 from spellwork.events.durable.watch import Watch
@@ -137,6 +137,22 @@ class Topics:
         """
         pattern_tokens(pattern)
         return _follow(self, pattern, start, follow, self.codec.shape(type))
+
+    def timeline(self, correlation: str, pattern: str = ">", start: Cursor | str | dt.datetime = "earliest") -> AsyncIterator[Seen]:
+        """What happened for a correlation id, up to now: its events of all topics that match, in the order of their commits.
+
+        The event whose own id it is belongs to them. Of each, `event.type` is the topic and `event.sequence` the offset; payloads
+        are decoded without an annotation. `start` is that of `read`.
+
+        There is no index by correlation: this costs one read of all the logs that match, from `start` on, of which a page at a time
+        is in memory. A narrow pattern and a late start make it cheaper. Raises `DefinitionError`; `RowDamaged` at a damaged event,
+        whose correlation nobody knows; and `Lagged` if events are deleted before they are read.
+        """
+        pattern_tokens(pattern)
+        given: Any = correlation  # from whoever uses no type checker
+        if not (isinstance(given, str) and given):
+            raise DefinitionError(f"a timeline is that of the id of a run, an event or a request, not of {correlation!r}")
+        return _follow(self, pattern, start, False, self.codec.untyped, told_of(correlation))
 
     async def stats(self, topic: str) -> TopicStats:
         """The figures of a topic and its groups; raises `TopicNotFound`."""
