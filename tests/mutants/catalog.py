@@ -1129,7 +1129,7 @@ _EVENTS = (
     ),
     Mutant(
         "sleepers-forgotten-by-an-interrupt", "an interrupt leaves a bus whole", "events/ring.py",
-        "            self.sleeping = []\n            for waiter in sleeping:\n                waiter.wake()\n            raise\n",
+        "            self.sleeping = []\n            for waiter in sleeping:\n                waiter.claim()\n                waiter.notify()\n            raise\n",
         "            raise\n",
         f"{_INTERRUPTED} -k whole",
     ),

@@ -129,10 +129,11 @@ class Ring(Generic[T]):
             self.sleeping = []
             for waiter in sleeping:
                 waiter.wake()
-        except BaseException:  # an interrupt: nobody must sleep on because of it
+        except BaseException:  # an interrupt: one that is claimed, and not told, would sleep for ever
             self.sleeping = []
             for waiter in sleeping:
-                waiter.wake()
+                waiter.claim()
+                waiter.notify()
             raise
 
     def sleep(self, reader: Reader, waiter: Waiter) -> bool:

@@ -113,7 +113,10 @@ class ThreadWaiter:
 
     def notify(self) -> bool:
         """See `Waiter`."""
-        self._gate.release()
+        try:
+            self._gate.release()
+        except RuntimeError:  # it was told already
+            return False
         return True
 
     def wake(self) -> bool:
