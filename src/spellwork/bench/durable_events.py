@@ -13,6 +13,7 @@ import msgspec
 
 from spellwork.bench.conditions import Result, load, machine, scratch
 from spellwork.events.durable import DurableTopic, open_topics
+from spellwork.events.durable.record import pack_record
 from spellwork.store import Batch, Store
 
 EVENTS = 30_000
@@ -34,7 +35,8 @@ _PAYLOAD = _Order(4711, "ada", 12.5, "x" * 50)
 def durable(events: int | None = None) -> list[Result]:
     """Publishing one after the other (beside single commits of the store), by 1,000 at once and in batches; reading; a group.
 
-    Single publishes and raw commits take turns, so that both meet the same disk; every other figure is the best of three.
+    Single publishes take turns with plain commits of one row, and of the rows that a publish writes, so that all meet the same disk;
+    every other figure is the best of three.
     """
     count = events or EVENTS
     with scratch() as folder:
@@ -45,8 +47,7 @@ def durable(events: int | None = None) -> list[Result]:
 async def _measure(url: str, count: int) -> Result:
     async with open_topics(url, sweep_every=None) as topics:
         topic = await topics.topic("orders", type=_Order)
-        single, raw = await _singly(topic, topics.store, min(_SINGLES, count))
-        figures: Result = {"single_per_second": single, "raw_commits_per_second": raw, "single_to_raw": single / raw}
+        figures = await _singly(topic, topics.store, min(_SINGLES, count))
         before = topics.store.stats.syncs
         for many in (100, 1_000):
             figures[f"by_{many}_per_second"] = await _best(count, lambda many=many: _at_once(topic, count, many))  # type: ignore[misc]
@@ -66,17 +67,32 @@ async def _best(count: int, work: Callable[[], Awaitable[None]], rounds: int = _
     return best
 
 
-async def _singly(topic: DurableTopic[Any], store: Store, count: int) -> tuple[float, float]:
-    seconds = [0.0, 0.0]
-    value = b"x" * 150
-    for n in range(count):
-        began = time.perf_counter()
+async def _singly(topic: DurableTopic[Any], store: Store, count: int) -> Result:
+    record = pack_record(topic.record(_PAYLOAD, key="ada"))
+
+    async def publish(_: bytes) -> None:
         await topic.publish(_PAYLOAD, key="ada")
-        between = time.perf_counter()
-        await store.commit(Batch().put(b"\x3fraw" + n.to_bytes(8, "big"), value))
-        seconds[0] += between - began
-        seconds[1] += time.perf_counter() - between
-    return count / seconds[0], count / seconds[1]
+
+    async def one_row(number: bytes) -> None:
+        await store.commit(Batch().put(b"\x3fraw" + number, record))
+
+    async def same_rows(number: bytes) -> None:
+        await store.commit(Batch().put(b"\x3fsame" + number, record).put(b"\x3ftold", number))
+
+    ways = (publish, one_row, same_rows)
+    seconds = dict.fromkeys(ways, 0.0)
+    for n in range(count):
+        for way in ways[n % 3 :] + ways[: n % 3]:  # none of them always behind the same one
+            began = time.perf_counter()
+            await way(n.to_bytes(8, "big"))
+            seconds[way] += time.perf_counter() - began
+    return {
+        "single_per_second": count / seconds[publish],
+        "raw_commits_per_second": count / seconds[one_row],
+        "raw_commits_of_the_same_rows_per_second": count / seconds[same_rows],
+        "single_to_raw": seconds[one_row] / seconds[publish],
+        "single_to_raw_of_the_same_rows": seconds[same_rows] / seconds[publish],
+    }
 
 
 async def _at_once(topic: DurableTopic[Any], count: int, many: int) -> None:
