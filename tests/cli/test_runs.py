@@ -81,6 +81,17 @@ def test_show_has_a_header_and_a_timeline(runs, spellwork):
     assert "failed" in spellwork("show", "b").out
 
 
+def test_show_says_what_a_run_was_started_for(write, spellwork):
+    """By whom, and what began it all if that is something else."""
+    body = "    if depth:\n        await (await start_child(kin, depth - 1, id=f'k{depth - 1}'))\n"
+    write("kin.py", f"@workflow\nasync def kin(depth: int) -> None:\n{body}")
+    spellwork("run", "kin.py:kin", "--input", "2", "--id", "k2")
+    assert [spellwork("show", f"k{depth}", "--json").value["timeline"][0]["note"] for depth in (2, 1, 0)] == [
+        "with 2", "because of k2, with 1", "for k2, because of k1, with 0",
+    ]  # fmt: skip
+    assert spellwork("history", "k0", "--json").lines[0]["data"]["correlation"] == "k2"
+
+
 def test_history_prints_every_entry(runs, spellwork):
     """One line an entry, as JSON lines with --json."""
     assert len(spellwork("history", "a").out.splitlines()) == 4

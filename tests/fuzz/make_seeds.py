@@ -13,7 +13,7 @@ from typing import Any
 
 from spellwork.codec import Codec
 from spellwork.engine import messages as m
-from spellwork.journal import Failure
+from spellwork.journal import Failure, Started, pack_entry
 from spellwork.journal.rows import Keys
 from tests.fuzz import own_data
 from tests.fuzz.base import base_store
@@ -56,6 +56,9 @@ def main() -> None:
         write("journal", f"run-{number}", data)
     failure = Failure("ValueError", "", "no", ["no"], Failure("spellwork.errors.StoreFull", "store-full", "full", {"a": 1}))
     write("row", "reply", m.encode(m.Reply(b"\x01", failure)))
+    started = Started(1, "r", "w", "1", b"\x92\x90\x80", b"s", correlation="o", causation="e")
+    write("entry", "tag-1-with-a-cause", pack_entry(b"", started)[:-4])
+    write("row", "start", m.encode(m.Envelope(m.AskStart("r", "w", "1", b"\x92\x90\x80", b"d", None, "o", "e"), b"reply")))
     write("row", "signal", m.encode(m.Envelope(m.AskSignal("waiting", "go", b"\x01", None), b"reply")))
     codec = Codec()
     values: dict[str, Any] = {

@@ -218,6 +218,30 @@ _EFFECTS = (
         "tests/engine/test_workflow_events.py -k starts_elsewhere",
     ),
     Mutant(
+        "start-written-without-its-cause",
+        "replay is exact",
+        "journal/entries.py",
+        "    if started.correlation is None and started.causation is None:\n",
+        "    if True:\n",
+        "tests/engine/test_causes.py -k run_to_run",
+    ),
+    Mutant(
+        "next-run-forgets-its-cause",
+        "correlation and causation are carried to runs that events and other runs start",
+        "engine/closing.py",
+        ", before.correlation, before.causation,\n",
+        ",\n",
+        "tests/engine/test_causes.py -k next_runs",
+    ),
+    Mutant(
+        "child-begins-a-story-of-its-own",
+        "correlation and causation are carried to runs that events and other runs start",
+        "engine/errands.py",
+        "            live.execution.started.origin, row.id,\n",
+        "",
+        "tests/engine/test_causes.py -k machines_start",
+    ),
+    Mutant(
         "event-brought-again-is-another",
         "each event that a run waits for is heard, once",
         "engine/dispatch.py",
@@ -1080,8 +1104,13 @@ _TOPICS = (
     ),
     Mutant(
         "timeline-without-its-origin", "a timeline has the event whose own id it is", "events/durable/subscription.py",
-        "correlation in (record.correlation, record.id)", "correlation == record.correlation",
+        "(record.correlation, record.id, _run", "(record.correlation, _run",
         f"{_GROUPS}/test_timeline.py -k over_all_topics",
+    ),
+    Mutant(
+        "timeline-of-whoever-ends-alike", "a timeline has what the run of the id has published", "events/durable/subscription.py",
+        'source.split("/", 2)', 'source.rsplit("/", 2)',
+        f"{_GROUPS}/test_timeline.py -k run_of_the_id",
     ),
     Mutant(
         "timeline-passes-over-damage", "damaged data is detected", "events/durable/subscription.py",

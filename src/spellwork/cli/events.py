@@ -131,8 +131,8 @@ def _line(event: Event[Any]) -> str:
 def timeline(correlation: str, pattern: str, start: str | int | dt.datetime, store: str, as_json: bool) -> None:
     """Print what happened for an id, over all topics, in order: the events of that CORRELATION, and the one whose own id it is.
 
-    The id of a run is the correlation of what it publishes. What was caused by an event that stands above is indented under it.
-    There is no index: this reads the topics. JSON comes in the form of CloudEvents, one a line.
+    With the id of a run, also what that run has published, whatever it was started for. What was caused by an event that stands
+    above is indented under it. There is no index: this reads the topics. JSON comes in the form of CloudEvents, one a line.
     """
     if isinstance(start, int) or start == "latest":
         raise click.UsageError("a timeline ends now and goes over many topics: --from takes earliest or a time")

@@ -53,7 +53,7 @@ def _words(event: Event) -> tuple[str, str]:
     result = f"= {to_json(data.get('result'))}"
     reason = str(data.get("reason", ""))
     words = {
-        "Started": ("started", _call(data)),
+        "Started": ("started", _start(data)),
         "StepCompleted": ("step", result),
         "StepFailed": ("step failed", failure),
         "AttemptFailed": ("attempt failed", f"{failure}; next {_next(event)}"),
@@ -79,6 +79,12 @@ def _words(event: Event) -> tuple[str, str]:
 def _next(event: Event) -> str:
     wait = event.data.get("retry_at", 0) / 1_000_000 - event.at.timestamp()
     return f"after {duration(max(0.0, wait))}"
+
+
+def _start(data: dict[str, Any]) -> str:
+    whole, cause = data.get("correlation"), data.get("causation")
+    said = [f"for {whole}" if whole and whole != cause else "", f"because of {cause}" if cause else "", _call(data)]
+    return ", ".join(filter(None, said))
 
 
 def _call(data: dict[str, Any]) -> str:

@@ -119,13 +119,14 @@ class Closing:
         entry = Continued(at, args, number)
         rows.put_entry(batch, live.number, live.execution.position, entry)
         rows.put_end(batch, msgspec.structs.replace(old, status=Status.CONTINUED, updated=at), live.timer_key)
+        before = live.execution.started
         row = RunRow(
             old.id, number, old.partition, definition.name, definition.version, Status.RUNNING, at, at,
             old.digest, old.parent, "", old.number,
         )  # fmt: skip
         started = Started(
             at, old.id, definition.name, definition.version, args, self._clock.entropy(16), old.parent,
-            live.execution.started.generation + 1, command.seen, len(command.carried),
+            before.generation + 1, command.seen, len(command.carried), before.correlation, before.causation,
         )  # fmt: skip
         rows.put_start(batch, row, started)
         signals = [SignalReceived(at, *carried) for carried in command.carried]

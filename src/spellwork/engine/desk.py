@@ -120,7 +120,7 @@ class Desk:
         )  # fmt: skip
         started = Started(
             now, message.run_id, definition.name, definition.version, message.args,
-            self._clock.entropy(16), message.parent,
+            self._clock.entropy(16), message.parent, correlation=message.correlation, causation=message.causation,
         )  # fmt: skip
         batch = Batch().require_epoch(partition.index, partition.epoch).require_absent(id_key(message.run_id))
         rows.put_start(batch, row, started)

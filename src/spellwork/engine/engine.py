@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
+import msgspec
+
 from spellwork.clock import Clock, SystemClock, new_id
 from spellwork.codec import Codec, Redaction
 from spellwork.codec.text import check_name
@@ -298,6 +300,7 @@ class Engine:
     async def _pulled(self, trigger: Trigger, event: Published[Any], run_id: str, batch: Batch) -> None:
         """Start a run by an event, or leave a letter in `batch` for who has to."""
         message = self._start_message(trigger.workflow, check_name(run_id, "id"), (event,), {})
+        message = msgspec.structs.replace(message, correlation=event.correlation or event.id, causation=event.id)
         await self._router.begin_or_leave(message, batch)
 
     @property

@@ -66,8 +66,9 @@ class Errands:
             return  # its parent has ended without waiting for it, and would close it at once
         parent = Parent(row.id, row.number, row.partition, command.n)
         message = m.AskStart(
-            command.child_id, command.workflow.name, command.workflow.version, command.args, command.digest, parent
-        )
+            command.child_id, command.workflow.name, command.workflow.version, command.args, command.digest, parent,
+            live.execution.started.origin, row.id,
+        )  # fmt: skip
         failure = None
         try:
             await self._starter.start(message, live.partition)

@@ -30,13 +30,15 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AskStart(Message, frozen=True, array_like=True, tag=1):
-    """Start a run."""
+    """Start a run; `correlation` and `causation` are those of `Started`."""
 
     workflow: str
     version: str | None
     args: bytes
     digest: bytes
     parent: Parent | None = None
+    correlation: str | None = None
+    causation: str | None = None
 
 
 class AskSignal(Message, frozen=True, array_like=True, tag=2, gc=False):

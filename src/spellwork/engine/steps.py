@@ -99,6 +99,7 @@ class Step(msgspec.Struct, gc=False, eq=False):
             attempt=self.attempt,
             number=row.number,
             n=self.command.n,
+            correlation=self.live.execution.started.origin,
             last_heartbeat=self.steps.unpack_details(self),
             beat=lambda details: self.steps.beat(self, details),
             step=self,

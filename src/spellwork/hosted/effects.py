@@ -227,8 +227,11 @@ class Effects:
         from spellwork.events.durable.record import Record  # noqa: PLC0415 - for machines that publish
         from spellwork.workflow.events import publication  # noqa: PLC0415 - the same
 
-        execution, run_id = self._execution, self._execution.started.run_id
-        told = Record("", 0, wanted.data, source=f"machine/{execution.chart.name}/{run_id}", correlation=run_id)
+        execution, started = self._execution, self._execution.started
+        told = Record(
+            "", 0, wanted.data, source=f"machine/{execution.chart.name}/{started.run_id}", correlation=started.origin,
+            causation=started.causation,
+        )  # fmt: skip
         write = publication(wanted.event.name, told)
         n, digest = execution.next_number(), execution.codec.digest(write.words)
         answer = Answer(self, None, "error.communication", wanted.event.sendid)

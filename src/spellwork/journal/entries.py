@@ -29,6 +29,8 @@ class Started(Entry, frozen=True, tag=1):
 
     `generation` counts the runs of a chain of continue_as_new before this one; `seen` holds ids of messages that those had.
     `carried` counts the entries behind this one that were written with it: signals that the run before had not consumed.
+    `correlation` is the id of what began it all, `causation` of the event or run that led to this one directly; a run that neither
+    started has none.
     """
 
     run_id: str
@@ -40,6 +42,13 @@ class Started(Entry, frozen=True, tag=1):
     generation: int = 0
     seen: tuple[str, ...] = ()
     carried: int = 0
+    correlation: str | None = None
+    causation: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """The id of what began it all: the correlation of what the run publishes and starts."""
+        return self.correlation or self.run_id
 
 
 class StepCompleted(Entry, frozen=True, tag=2):
@@ -206,8 +215,15 @@ _CHECKSUM = 4
 
 def pack_entry(key: bytes, entry: Entry) -> bytes:
     """The frame of `entry`: its msgpack form and a CRC-32 over key and form, so that swapped rows are noticed too."""
-    body: bytes = _encode(entry)
+    body: bytes = _encode(_form_of_start(entry) if type(entry) is Started else entry)
     return body + zlib.crc32(body, zlib.crc32(key)).to_bytes(_CHECKSUM, "big")
+
+
+def _form_of_start(started: Started) -> Any:
+    """What is written. A run that nothing led to has a row as short as before there were causes, to the byte."""
+    if started.correlation is None and started.causation is None:
+        return Started.__struct_config__.tag, *msgspec.structs.astuple(started)[:-2]
+    return started
 
 
 def unpack_entry(key: bytes, frame: bytes) -> Any:

@@ -172,7 +172,10 @@ class _Decorator:
 
 
 class ActivityContext(msgspec.Struct):
-    """What a running activity knows of itself. `idempotency_key` is the same for all attempts of one step."""
+    """What a running activity knows of itself. `idempotency_key` is the same for all attempts of one step.
+
+    `correlation` is that of what its run publishes.
+    """
 
     run_id: str
     workflow: str
@@ -180,6 +183,7 @@ class ActivityContext(msgspec.Struct):
     attempt: int
     number: int
     n: int
+    correlation: str
     last_heartbeat: Any = None
     beat: Callable[[Any], None] | None = None
     step: Any = None

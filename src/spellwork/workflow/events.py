@@ -45,15 +45,16 @@ async def publish(  # noqa: PLR0913 - what events carry
 ) -> None:
     """Publish an event to a durable topic, as a part of the workflow's journal: it is there if and only if its entry is, once.
 
-    `type` is the annotation of the payload; `key` keeps events in order; `correlation` is this run's id unless given. The
-    event's id is made of the run and the command, its source is `workflow/NAME/RUN`. Raises `PayloadError`.
+    `type` is the annotation of the payload; `key` keeps events in order. `correlation` and `causation` are those of this run unless
+    given: what began it all (the run itself, if no event or other run started it), and what started it. The event's id is made of
+    the run and the command, its source is `workflow/NAME/RUN`. Raises `PayloadError`.
     """
     execution = current("publish()")
     check_attributes(key=key, subject=subject, correlation=correlation, causation=causation, priority=priority, headers=headers)
     codec, started = execution.codec, execution.started
     told = Record(
         "", 0, codec.shape(type).encode(payload), key, f"workflow/{started.workflow}/{started.run_id}", subject,
-        correlation or started.run_id, causation, priority, codec.plain(dict(headers)) if headers else None,
+        correlation or started.origin, causation or started.causation, priority, codec.plain(dict(headers)) if headers else None,
     )  # fmt: skip
     await execution.perform(publication(topic, told))
 

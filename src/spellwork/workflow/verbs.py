@@ -30,13 +30,15 @@ class ContinueAsNew(BaseException):
 
 
 class WorkflowInfo(msgspec.Struct, frozen=True):
-    """What a workflow may know of itself."""
+    """What a workflow may know of itself. `correlation` and `causation` are those of what it publishes: see `publish`."""
 
     run_id: str
     workflow: str
     version: str
     started: dt.datetime
     parent_id: str | None
+    correlation: str
+    causation: str | None
 
 
 def current(verb: str) -> Execution:
@@ -76,6 +78,8 @@ def info() -> WorkflowInfo:
         version=started.version,
         started=datetime_of(started.at),
         parent_id=started.parent.run_id if started.parent else None,
+        correlation=started.origin,
+        causation=started.causation,
     )
 
 

@@ -50,6 +50,23 @@ async def test_a_timeline_is_what_has_the_correlation_over_all_topics_in_order(k
             assert await told(topics, "order-8", ">", each.cursor) == expected[index + 1 :]
 
 
+async def test_a_timeline_has_what_the_run_of_the_id_has_published() -> None:
+    """Whatever it was started for. Ids may hold slashes: no other run whose id ends like it is taken for it."""
+    sources = {
+        "workflow/ships/7": ["7"], "machine/till/7": ["7"], "workflow/ships/eu/7": ["eu/7"], "machine/till/": [],
+        "workflow/7": [], "workflow": [], "7": [], "/7": [], "shop/ships/7": [], "/workflow/ships/7": [],
+    }  # fmt: skip
+    async with open_topics("memory:") as topics:
+        batch = Batch()
+        for source in sources:
+            append_event(batch, "sent", Record("", 1, topics.codec.untyped.encode(source), source=source, correlation="cart-3"))
+        await topics.store.commit(batch)
+        assert len(await told(topics, "cart-3")) == len(sources)
+        for about in ("7", "eu/7", "ships/7", "ships/eu/7", "till", "workflow"):
+            found = [seen.event.data async for seen in topics.timeline(about)]
+            assert found == [source for source, ids in sources.items() if about in ids]
+
+
 async def test_a_pattern_and_a_start_narrow_a_timeline() -> None:
     """Only the topics that match are read, from the first commit that brought an event of the time on."""
     clock = VirtualClock()

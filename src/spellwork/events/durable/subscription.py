@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 LAST = "\U0010ffff"
 """Behind the name of every topic."""
+_RUNS = ("workflow", "machine")
 _LEAST = 16
 """So many events of a log are read at a time at least, however many topics share a page."""
 
@@ -181,13 +182,22 @@ async def follow(
 
 
 def told_of(correlation: str) -> Callable[[Found], bool]:
-    """Chooses what has a correlation id, and the event whose own id it is; a damaged one, too: nobody knows that it is neither."""
+    """Chooses what has a correlation id, the event whose own id it is, and what the run of that id has published.
+
+    A damaged one, too: nobody knows that it is none of these.
+    """
 
     def chosen(found: Found) -> bool:
         record = found.record
-        return record is None or correlation in (record.correlation, record.id)
+        return record is None or correlation in (record.correlation, record.id, _run_behind(record.source))
 
     return chosen
+
+
+def _run_behind(source: str) -> str | None:
+    """The id of the run that published; None if none did. Names hold no slash (`Workflow` refuses it), ids may."""
+    kind, *name_and_id = source.split("/", 2)
+    return name_and_id[1] if kind in _RUNS and len(name_and_id) > 1 else None
 
 
 def _beginning(reader: Reader, wanted: Callable[[str], bool], start: str | dt.datetime) -> Cursor:

@@ -141,8 +141,9 @@ class Topics:
     def timeline(self, correlation: str, pattern: str = ">", start: Cursor | str | dt.datetime = "earliest") -> AsyncIterator[Seen]:
         """What happened for a correlation id, up to now: its events of all topics that match, in the order of their commits.
 
-        The event whose own id it is belongs to them. Of each, `event.type` is the topic and `event.sequence` the offset; payloads
-        are decoded without an annotation. `start` is that of `read`.
+        The event whose own id it is belongs to them, and so does what the workflow run or machine of that id has published,
+        whatever it was started for. Of each, `event.type` is the topic and `event.sequence` the offset; payloads are decoded
+        without an annotation. `start` is that of `read`.
 
         There is no index by correlation: this costs one read of all the logs that match, from `start` on, of which a page at a time
         is in memory. A narrow pattern and a late start make it cheaper. Raises `DefinitionError`; `RowDamaged` at a damaged event,
