@@ -93,6 +93,28 @@ def test_a_timeline_shows_what_happened_for_an_id_and_what_caused_it(spellwork):
     ]
 
 
+def test_what_the_children_of_a_run_publish_stands_under_what_it_has_published(spellwork, folder):
+    """A run that another one has started names that as the cause."""
+    import asyncio
+
+    from spellwork.events.durable import open_topics
+
+    async def work():
+        async with open_topics("sqlite:spellwork.db") as topics:
+            topic = await topics.topic("log")
+            for source, cause in (
+                ("workflow/a/r", None),
+                ("workflow/b/r-1", "r"),
+                ("workflow/c/r-2", "r-1"),
+                ("workflow/a/r", None),
+            ):
+                await topic.publish(1, id=source[-3:], source=source, correlation="r", causation=cause)
+
+    asyncio.run(work())
+    lines = spellwork("events", "timeline", "r").out.splitlines()
+    assert [len(line[26:]) - len(line[26:].lstrip()) for line in lines] == [2, 4, 6, 2]
+
+
 @pytest.mark.usefixtures("story")
 def test_a_timeline_is_narrowed_by_pattern_and_time(spellwork):
     """What was caused by something that is left out stands at the left."""

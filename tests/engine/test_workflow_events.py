@@ -19,7 +19,9 @@ from spellwork.events.durable import Retention, open_topics
 from spellwork.events.durable.keys import event_key, newest_key
 from spellwork.events.event import Event as Happened
 from spellwork.events.pattern import matches
+from spellwork.hosted import MachineType
 from spellwork.journal.rows import Keys, cursor_key, subscription_key, trigger_key
+from spellwork.machine import ChartBuilder
 from spellwork.store import Batch, Reader, open_store
 from spellwork.testing import TestEngine, check_laws
 from spellwork.workflow.events import Event, publish
@@ -358,6 +360,14 @@ async def test_virtual_time_waits_for_events_on_their_way(tmp_path: Path) -> Non
         await engine.start(answers, 50)
         await engine.settle()
         assert await (await engine.start(asks, 50)).result() == 50
+
+
+def test_a_trigger_starts_no_machine() -> None:
+    """A machine takes no argument: it would be blocked at once, for each event anew."""
+    chart = ChartBuilder("lamp").initial("off")
+    chart.state("off")
+    with pytest.raises(DefinitionError, match="takes a @workflow"):
+        Trigger("a.*", MachineType(chart.build()))
 
 
 def test_two_triggers_that_are_one_are_refused() -> None:

@@ -35,8 +35,8 @@ _PAYLOAD = _Order(4711, "ada", 12.5, "x" * 50)
 def durable(events: int | None = None) -> list[Result]:
     """Publishing one after the other (beside single commits of the store), by 1,000 at once and in batches; reading; a group.
 
-    Single publishes take turns with plain commits of one row, and of the rows that a publish writes, so that all meet the same disk;
-    every other figure is the best of three.
+    Single publishes take turns with plain commits of one row, and of the rows that a publish writes, so that all meet the same
+    disk; every other figure is the best of three.
     """
     count = events or EVENTS
     with scratch() as folder:

@@ -22,6 +22,7 @@ from spellwork.cli.verb import Verb
 from spellwork.errors import PayloadError, RowDamaged
 from spellwork.events.durable import DeadLetter, Topics, TopicStats, open_topics
 from spellwork.events.durable.keys import check_name
+from spellwork.events.durable.subscription import run_behind
 from spellwork.events.event import Event
 from spellwork.events.pattern import matches, pattern_tokens
 
@@ -132,17 +133,20 @@ def timeline(correlation: str, pattern: str, start: str | int | dt.datetime, sto
     """Print what happened for an id, over all topics, in order: the events of that CORRELATION, and the one whose own id it is.
 
     With the id of a run, also what that run has published, whatever it was started for. What was caused by an event that stands
-    above is indented under it. There is no index: this reads the topics. JSON comes in the form of CloudEvents, one a line.
+    above, or by its run, is indented under it. There is no index: this reads the topics. JSON comes in the form of CloudEvents,
+    one a line.
     """
     if isinstance(start, int) or start == "latest":
         raise click.UsageError("a timeline ends now and goes over many topics: --from takes earliest or a time")
     begin = start
 
     async def work(topics: Topics) -> None:
-        levels: dict[str | None, int] = {}
+        levels: dict[str, int] = {}
         async for event, _, _ in topics.timeline(correlation, pattern, begin):
-            level = levels[event.causation] + 1 if event.causation in levels else 0
+            level = levels.get(event.causation or "", -1) + 1
             levels.setdefault(event.id, level)
+            if (run := run_behind(event.source)) is not None:
+                levels.setdefault(run, level)  # runs that this one starts name it as the cause of what they publish
             click.echo(_cloudevent(event) if as_json else _told(event, level))
         if not levels:
             raise NotFound(_unknown(correlation, pattern, begin))

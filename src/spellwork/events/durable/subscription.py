@@ -189,12 +189,12 @@ def told_of(correlation: str) -> Callable[[Found], bool]:
 
     def chosen(found: Found) -> bool:
         record = found.record
-        return record is None or correlation in (record.correlation, record.id, _run_behind(record.source))
+        return record is None or correlation in (record.correlation, record.id, run_behind(record.source))
 
     return chosen
 
 
-def _run_behind(source: str) -> str | None:
+def run_behind(source: str) -> str | None:
     """The id of the run that published; None if none did. Names hold no slash (`Workflow` refuses it), ids may."""
     kind, *name_and_id = source.split("/", 2)
     return name_and_id[1] if kind in _RUNS and len(name_and_id) > 1 else None
