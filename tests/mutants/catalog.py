@@ -1104,7 +1104,7 @@ _TOPICS = (
     ),
     Mutant(
         "timeline-without-its-origin", "a timeline has the event whose own id it is", "events/durable/subscription.py",
-        "(record.correlation, record.id, run", "(record.correlation, _run",
+        "(record.correlation, record.id, run", "(record.correlation, run",
         f"{_GROUPS}/test_timeline.py -k over_all_topics",
     ),
     Mutant(
