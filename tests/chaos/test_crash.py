@@ -33,6 +33,21 @@ def test_the_laws_catch_their_mutants(tmp_path: Path) -> None:
         laws.acknowledged_kept(acks, after)
 
 
+def test_the_law_of_a_single_crash_catches_its_mutants() -> None:
+    """A step that was committed at the crash stands once in the ledger, one in flight twice: neither more nor less passes."""
+    before, after = laws.Journals.__new__(laws.Journals), laws.Journals.__new__(laws.Journals)
+    before.steps, after.steps = {"committed"}, {"committed", "in flight", "to come"}
+    then = Counter({"committed": 1, "in flight": 1})
+    due = Counter({"committed": 1, "in flight": 2, "to come": 1})
+    laws.repeated_only_in_flight(before, then, after, due)
+    for step in (*due, "of nobody"):
+        with pytest.raises(AssertionError, match=f"too many: .'{step}': 1"):
+            laws.repeated_only_in_flight(before, then, after, due + Counter([step]))
+    for step in due:
+        with pytest.raises(AssertionError, match=f"too few: .'{step}': 1"):
+            laws.repeated_only_in_flight(before, then, after, due - Counter([step]))
+
+
 _MUTANTS = {
     "acknowledges before it commits": (
         "import spellwork.store.committer as c\n"

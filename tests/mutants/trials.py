@@ -38,6 +38,7 @@ CLAIMS: dict[str, tuple[str, ...]] = {
     "damage": ("scans-do-not-check-values",),
     "care": ("scans-do-not-check-values",),
     "poison": ("names-as-they-come",),
+    "steps": ("next-step-before-durable", "child-id-by-chance"),
     "simulation": ("message-dropped-before-its-effect", "merge-without-receipt", "trigger-goes-on-before-its-runs-begin"),
 }
 

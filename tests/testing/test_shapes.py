@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from spellwork.testing import TestEngine, shapes
+from spellwork.workflow import ActivityContext
 
 
 @pytest.mark.slow
@@ -23,6 +24,27 @@ async def test_two_hundred_programs_come_to_what_they_must() -> None:
             began = engine.clock.monotonic()
             assert await shapes.drive(run, program) == shapes.expected(program), (seed, program)
             assert engine.clock.monotonic() - began < 60, "a program ends within a minute of virtual time"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "nodes"), [("sequential", "sequence"), ("parallel", "gather"), ("nested", "child")])
+async def test_programs_of_steps_have_exactly_as_many(kind: str, nodes: str) -> None:
+    """Twenty steps: in one run one after the other, in one run side by side, or in children, down to those of children."""
+    begun: list[ActivityContext] = []
+    observe = begun.append
+    shapes.observers.append(observe)
+    try:
+        async with TestEngine(workflows=shapes.WORKFLOWS) as engine:
+            for seed in range(30):
+                begun.clear()
+                program = shapes.of_steps(random.Random(seed), kind)
+                run = await engine.start(shapes.perform, program, id=f"seed-{seed}")
+                assert await shapes.drive(run, program) == shapes.expected(program)
+                assert program[0][0] == nodes
+                assert len({context.idempotency_key for context in begun}) == len(begun) == 20
+                assert ({context.run_id for context in begun} == {run.id}) == (kind != "nested")
+    finally:
+        shapes.observers.remove(observe)
 
 
 _PRINT = """

@@ -15,6 +15,8 @@ from spellwork.journal.rows import Keys
 from spellwork.testing.chaos.trial import LawBroken
 from spellwork.testing.ledger import Ledger
 
+Effects = collections.Counter[str]
+
 
 class Journals:
     """What a store file holds between two lives of its process."""
@@ -60,23 +62,34 @@ class Journals:
                 ids[number] = entry.run_id
                 self.runs.add(entry.run_id)
             elif isinstance(entry, StepCompleted | StepFailed):
-                self.steps.add(f"{ids[number]}:{number:x}:{entry.n}")
+                step = f"{ids[number]}:{number:x}:{entry.n}"
+                if step in self.steps:
+                    raise LawBroken(f"step {step} was committed twice")
+                self.steps.add(step)
             elif isinstance(entry, SignalReceived):
                 self.signals[entry.id] += 1
             elif isinstance(entry, AttemptFailed):
                 self.attempts[f"{ids[number]}:{number:x}:{entry.n}"] += 1
 
 
-def effects(ledger: Path) -> collections.Counter[str]:
+def effects(ledger: Path) -> Effects:
     """How often each step has had its effect."""
     return collections.Counter(line.split()[0] for line in Ledger(ledger).lines())
 
 
-def committed_once(before: Journals, effects_then: collections.Counter[str], effects_now: collections.Counter[str]) -> None:
+def committed_once(before: Journals, effects_then: Effects, effects_now: Effects) -> None:
     """A step that was committed at a crash has had no further effect since."""
     for step in before.steps:
         if effects_now[step] != effects_then[step]:
             raise LawBroken(f"committed step {step} ran again: {effects_then[step]} -> {effects_now[step]}")
+
+
+def repeated_only_in_flight(before: Journals, effects_then: Effects, after: Journals, effects_now: Effects) -> None:
+    """After a single crash each committed step has had its effect once, or twice if the crash came between effect and commit."""
+    in_flight = effects_then.keys() - before.steps
+    due = Effects({step: 1 + (step in in_flight) for step in after.steps})
+    if effects_now != due:
+        raise LawBroken(f"effects too many: {dict(effects_now - due)}, too few: {dict(due - effects_now)}")
 
 
 def acknowledged_kept(acks: Path, journals: Journals) -> None:

@@ -42,5 +42,6 @@ TRIALS: tuple[Trial, ...] = (
     _trial("care", "damage that fsck names and sets aside", 80, 600, 5_000, 60),
     _trial("poison", "values that cannot be kept, at every entry", 250, 2_000, 2_000, 20),
     _trial("simulation", "seeds of every fault at once, in virtual time", 500, 2_000, 10_000, 350),
+    _trial("steps", "kill -9 at each boundary of twenty steps", 200, 600, ALL, 130),
 )
 """In the order in which they run. The command gives each its part of the time, by what it would like to have."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import sys
@@ -84,6 +85,7 @@ def warm_up() -> None:
         async with Engine("memory:", workflows=corpus.WORKFLOWS) as engine:
             await corpus.drive(engine, list(corpus.SHAPES), lambda _line: None)
 
+    importlib.import_module("spellwork.store.sqlite")  # which a store in memory does without
     with contextlib.suppress(SpellworkError, TimeoutError):  # an engine that is broken shows in the trial
         asyncio.run(once())
     for thread in threading.enumerate():

@@ -3,7 +3,7 @@ It must never let time, chance or the order of arrival into a result.
 """
 
 from spellwork.testing.shapes.perform import WORKFLOWS, drive, observers, perform
-from spellwork.testing.shapes.program import Node, Program, expected, generate, signals_wanted, updates_wanted
+from spellwork.testing.shapes.program import Node, Program, expected, generate, of_steps, signals_wanted, updates_wanted
 
 __all__ = [
     "WORKFLOWS",
@@ -13,6 +13,7 @@ __all__ = [
     "expected",
     "generate",
     "observers",
+    "of_steps",
     "perform",
     "signals_wanted",
     "updates_wanted",

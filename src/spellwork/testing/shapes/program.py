@@ -110,6 +110,18 @@ def generate(rng: random.Random, *, size: int = 12) -> Program:
     return [growth.bunch("sequence", max(1, size // stages)) for _ in range(stages)]
 
 
+_MADE_OF = {
+    "sequential": ("sequence",),
+    "parallel": ("gather", "group", "sequence"),
+    "nested": ("child", "joined", "sequence", "gather"),
+}
+
+
+def of_steps(rng: random.Random, kind: str, count: int = 20) -> Program:
+    """A program of exactly `count` steps: "sequential", "parallel", or "nested" in children and their children."""
+    return [_Growth(rng).steps(_MADE_OF[kind], count, _MADE_OF[kind][0])]
+
+
 class _Growth:
     """Draws nodes; labels make the results of any two nodes differ."""
 
@@ -148,6 +160,20 @@ class _Growth:
         if kind == "child" and self._children < 2:
             return self._child(size - 1)
         return self.bunch("gather" if kind == "child" else kind, size - 1)
+
+    def steps(self, kinds: tuple[str, ...], count: int, kind: str = "") -> Node:
+        """A node of exactly `count` steps, which is of `kind` and made of `kinds`."""
+        if count == 1:
+            return [self._rng.choice(("step", "plain")), self._next()]
+        kind = kind or self._rng.choice(kinds)
+        if kind == "joined":
+            return ["joined", self._next(), [self.steps(kinds, count - 1)]]
+        nodes, left = [], count
+        while left:
+            part = self._rng.randint(1, min(left, count - 1))
+            nodes.append(self.steps(kinds, part))
+            left -= part
+        return ["child", [["sequence", nodes]]] if kind == "child" else [kind, nodes]
 
     def _child(self, size: int) -> Node:
         self._children += 1
