@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from spellwork.errors import ChannelTimeout, UsageError
 from spellwork.events import Broadcast, Bus, SyncSubscription
 from spellwork.events.waiter import ThreadWaiter
 
-OURS = ("ring.py", "hand_over.py", "waiter.py")
+OURS = ("ring.py", "hand_over.py", "waiter.py", "subscription.py")
 LOOKS = ("RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD")
 """The instructions after which the interpreter looks for signals. That a `with` is safe rests on there being none in between."""
 
@@ -131,6 +132,31 @@ def test_an_interrupt_at_any_moment_leaves_it_whole(made: Callable[[], Any], bef
                 assert subscription.dropped == 0
             ground.send(5)
             assert ground.read_all() == [[5], [5]]
+        if not interrupt.fired:
+            assert moments > 10
+            return
+
+
+@pytest.mark.timeout(60)
+def test_an_interrupted_reader_takes_nothing_from_the_others() -> None:
+    """Who was interrupted while it lay down to sleep is not there a second time: those who are behind keep what they have not read."""
+    moments = 0
+    while True:
+        moments += 1
+        interrupt = Interrupt(moments)
+        broadcast = Broadcast[int]()
+        with broadcast.subscribe_sync(buffer=4) as reader, broadcast.subscribe_sync(buffer=4) as behind:
+            broadcast.send_nowait(1)
+            assert reader.recv_nowait() == 1
+            with interrupt.watching(), contextlib.suppress(KeyboardInterrupt, ChannelTimeout):
+                reader.recv(timeout=0)
+            waiter = ThreadWaiter()
+            with contextlib.suppress(UsageError):  # as long as nothing comes, it may be taken for the one who was interrupted
+                reader._lie_down(waiter)
+            assert behind._ring.window == (0, [1]), f"after an interrupt at moment {moments}"
+            assert behind.recv_nowait() == 1
+            broadcast.send_nowait(2)
+            assert (reader.recv_nowait(), behind.recv_nowait()) == (2, 2)
         if not interrupt.fired:
             assert moments > 10
             return

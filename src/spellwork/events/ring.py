@@ -141,7 +141,8 @@ class Ring(Generic[T]):
         if self._settled() > reader.cursor or self.closed:
             return False
         self.sleeping.append(waiter)
-        if self.window[1] and len(self.sleeping) == len(self._readers):  # everybody has read everything
+        # If all sleep, everybody has read everything; an interrupt may have left one here that does not sleep any more.
+        if self.window[1] and len(self.sleeping) >= len(self._readers) and all(each.cursor >= self.end for each in self._readers):
             self._replace([])
             self._set_mark()
         return True

@@ -177,8 +177,9 @@ class Place(Generic[T]):
     def _get_up(self, waiter: Waiter) -> None:
         ring = self._ring
         with ring.lock:
-            self.waiter = None
             ring.unsleep(waiter)
+            if self.waiter is waiter:
+                self.waiter = None
 
 
 class Subscription(Place[T]):
@@ -303,9 +304,9 @@ class SyncSubscription(Place[T]):
             if late:
                 raise ChannelTimeout(f"no event came within {timeout} s", seconds=seconds(timeout or 0))
             waiter = ThreadWaiter()
-            if self._lie_down(waiter):
-                try:
+            try:  # an interrupt may come in the middle of lying down
+                if self._lie_down(waiter):
                     late = not waiter.sleep(None if until is None else until - monotonic())
-                finally:
-                    self._get_up(waiter)
+            finally:
+                self._get_up(waiter)
         return got
