@@ -302,6 +302,25 @@ async def test_a_damaged_note_of_news_ends_no_reader(tmp_path: Path) -> None:
             assert (await asyncio.wait_for(waiting, 5)).data == 2
 
 
+async def test_a_damaged_note_of_news_of_a_topic_without_events_keeps_nobody_from_reading_others(tmp_path: Path) -> None:
+    """It is as new as how far it was trimmed says. Nobody can publish to it, but it can be deleted, and its offsets go on."""
+    path = tmp_path / "store.db"
+    async with open_topics(f"sqlite:{path}", clock=(clock := VirtualClock()), sweep_every=None) as topics:
+        empty = await topics.topic("empty", type=int, retention=Retention(age=1))
+        await empty.publish_many(range(3))
+        clock.advance(10)
+        assert (await topics.sweep()).trimmed == 3
+        other = await topics.topic("other", type=int)
+        await other.publish(7)
+        damage(path, newest_key("empty"))
+        assert [each.event.data async for each in topics.read(">", follow=False)] == [7]
+        assert (await topics.stats("empty")).newest == 3
+        with pytest.raises(RowDamaged):
+            await empty.publish(4)
+        await topics.delete("empty")
+        assert await (await topics.topic("empty", type=int)).publish(4) == 4
+
+
 async def test_a_damaged_letter_that_is_replayed_ends_no_consumer(tmp_path: Path) -> None:
     """It is a dead letter at once, as a damaged event is; the others are delivered."""
     path = tmp_path / "store.db"

@@ -52,12 +52,15 @@ class Swept(msgspec.Struct, frozen=True, array_like=True, tag=1, tag_field="form
 
 
 def head(reader: Reader, topic: str) -> int:
-    """The newest offset of a topic, 0 if it has no events. If the row that says so is damaged, the log itself tells."""
+    """The newest offset of a topic, 0 if it has no events.
+
+    If the row that says so is damaged, the log itself tells; if nothing is left of that, how far it was trimmed.
+    """
     try:
         data = reader.get(newest_key(topic)) or reader.get(log_key(topic))
     except RowDamaged:
-        number = last_number(reader, log_key(topic))
-        if number is None:
+        number = last_number(reader, log_key(topic)) or swept(reader, topic).trimmed
+        if not number:
             raise
         return number
     if data is None:
@@ -98,8 +101,7 @@ def _touched(reader: Reader, key: bytes) -> int:
         return reader.version(key)
     except RowDamaged:
         topic, group = names_of(key)
-        newest = [] if group else page(reader, topic, head(reader, topic) - 1)
-        return newest[-1].revision if newest else 0
+        return 0 if group else revision_at(reader, topic, BEYOND - 1)
 
 
 def page(reader: Reader, topic: str, after: int, limit: int = PAGE) -> list[Found]:
