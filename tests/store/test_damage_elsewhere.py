@@ -61,6 +61,25 @@ async def test_a_damaged_value_in_lmdb_is_named(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_counter_that_is_damaged_while_it_is_remembered_is_found_damaged(tmp_path: Path) -> None:
+    """By who says that it is, such as the deletion of a topic: what the writer remembers of it is not the row."""
+    path, log, counter = tmp_path / "store", b"\x40log", b"\x40the-counter"
+    store = open_store(f"lmdb:{path}")
+    await store.commit(Batch().append(log, b"1", counter=counter))
+    with path.open("r+b") as file:
+        data, at = file.read(), -1
+        while (at := data.find(counter, at + 1)) >= 0:
+            file.seek(at + len(counter) + SEAL_BYTES)
+            file.write(b"\xff")
+    with pytest.raises(RowDamaged):
+        await store.get(counter)
+    await store.commit(Batch().require_damaged(counter).put(counter, b"\0" * 7 + b"\5"))
+    batch = Batch().append(log, b"6", counter=counter)
+    await store.commit(batch)
+    assert batch.sequences == [6]
+    await store.close()
+
+
 @pytest.mark.parametrize("scheme", ["lmdb", "rocksdb"])
 @pytest.mark.slow
 def test_flipped_bits_and_cut_files_are_told_or_harmless(tmp_path: Path, scheme: str) -> None:

@@ -425,6 +425,7 @@ class _Transaction:
             if (row[1] if row else 0) != version:
                 raise Conflict(f"the key {key!r} was changed by someone else", key=key)
         for key in batch.damaged:
+            self._counters.pop(key, None)  # what is remembered says nothing of the row that is there
             _, problem = attempt(self._get, key)
             if problem is None:
                 raise Conflict(f"the row at {key.hex()} is not damaged (any more)", key=key)
