@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -160,3 +161,48 @@ def test_an_interrupted_reader_takes_nothing_from_the_others() -> None:
         if not interrupt.fired:
             assert moments > 10
             return
+
+
+@pytest.mark.parametrize("who", ["reader", "publisher"])
+def test_an_interrupt_keeps_no_other_publisher_waiting_for_room_that_there_is(who: str) -> None:
+    """Neither that of a reader that was about to tell of it, nor that of a publisher that waited for it, too."""
+    moments, stuck = 0, 0
+    while True:
+        moments += 1
+        interrupt = Interrupt(moments)
+        broadcast = Broadcast[int]()
+        with broadcast.subscribe_sync(overflow="block", buffer=1) as reader:
+            broadcast.send_nowait(1)
+            ring, waiter = reader._ring, ThreadWaiter()
+            if who == "publisher":
+                with interrupt.watching(), contextlib.suppress(KeyboardInterrupt, ChannelTimeout):
+                    broadcast.send_sync(2, timeout=0)
+            with ring.lock:
+                assert ring.wait_for_room(waiter)
+            if who == "reader":
+                with interrupt.watching(), contextlib.suppress(KeyboardInterrupt):
+                    reader.recv_nowait()
+            with contextlib.suppress(ChannelTimeout):
+                reader.recv(timeout=0)
+                reader.recv(timeout=0)
+            stuck += not waiter.sleep(0)
+            assert is_free(ring.lock)
+        if not interrupt.fired:
+            assert moments > 10
+            # a publisher whose time is up just then, and whose interrupt comes before it has begun to give up
+            assert stuck <= (who == "publisher")
+            return
+
+
+def test_dropped_is_never_less_than_nothing_while_publishers_go_on() -> None:
+    """It looks once at how far they are."""
+
+    class Growing:
+        refused = 0
+        numbers = itertools.count()
+        end = property(lambda self: next(self.numbers))
+
+    with Broadcast[int]().subscribe_sync(overflow="sample", buffer=1) as subscription:
+        ring, subscription._ring = subscription._ring, Growing()  # type: ignore[assignment]
+        assert [subscription.dropped for _ in range(4)] == [0, 0, 1, 2]
+        subscription._ring = ring

@@ -57,14 +57,12 @@ def hand_over_sync(lock: RLock, rings: Callable[[], Sequence[Ring[T]]], item: T,
     ring = hand_over(lock, rings(), item)
     while ring is not None:
         waiter = ThreadWaiter()
-        late = False
-        if _wait(ring, waiter):
-            late = True  # also for an interrupt
-            try:
-                late = not waiter.sleep(None if until is None else until - monotonic())
-            finally:
-                if late:
-                    _give_up(ring, waiter)
+        late = True  # also for an interrupt, which may come in the middle of queueing
+        try:
+            late = _wait(ring, waiter) and not waiter.sleep(None if until is None else until - monotonic())
+        finally:
+            if late:
+                _give_up(ring, waiter)
         ring = _again(lock, rings(), item, ring)
         if ring is not None and late:
             raise ChannelTimeout(f"nothing was published: no room within {timeout} s", seconds=seconds(timeout or 0))
@@ -79,7 +77,8 @@ def _again(lock: RLock, rings: Sequence[Ring[T]], item: T, before: Ring[T]) -> R
 
 def _wait(ring: Ring[T], waiter: Waiter) -> bool:
     with ring.lock:
-        return ring.wait_for_room(waiter)
+        waits = ring.wait_for_room(waiter)
+    return waits
 
 
 def _give_up(ring: Ring[T], waiter: Waiter) -> None:

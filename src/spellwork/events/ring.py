@@ -141,6 +141,8 @@ class Ring(Generic[T]):
         if self._settled() > reader.cursor or self.closed:
             return False
         self.sleeping.append(waiter)
+        if self.waiting:
+            self.room_freed()  # an interrupt may have come between a read and this
         # If all sleep, everybody has read everything; an interrupt may have left one here that does not sleep any more.
         if self.window[1] and len(self.sleeping) >= len(self._readers) and all(each.cursor >= self.end for each in self._readers):
             self._replace([])
@@ -163,8 +165,10 @@ class Ring(Generic[T]):
 
     def room_freed(self) -> None:
         """Wake a publisher if there is room."""
-        while self.waiting and self.has_room():
-            if self.waiting.popleft().wake():
+        while self.waiting and (self.closed or self.has_room()):
+            woken = _woken(self.waiting[0])
+            self.waiting.popleft()
+            if woken:
                 return
 
     def was_slowest(self, cursor: int, buffer: int) -> bool:
@@ -177,7 +181,8 @@ class Ring(Generic[T]):
         self.mark = 0
         self.wake()
         while self.waiting:
-            self.waiting.popleft().wake()
+            _woken(self.waiting[0])
+            self.waiting.popleft()
 
     def _has_room_now(self) -> bool:
         counted = [reader.cursor + reader.buffer for reader in self._readers if reader.blocks or self.keeps_oldest]
@@ -202,3 +207,12 @@ class Ring(Generic[T]):
         base, items = self.window
         self.end = base + len(items)
         return self.end
+
+
+def _woken(waiter: Waiter) -> bool:
+    try:
+        return waiter.wake()
+    except BaseException:  # as in `Ring.wake`
+        waiter.claim()
+        waiter.notify()
+        raise

@@ -62,13 +62,17 @@ class Place(Generic[T]):
     @property
     def pending(self) -> int:
         """How many items wait to be read; what is beyond the buffer does not count."""
-        left = max(self._ring.end - self.cursor, 0)
-        return left if left <= self.buffer else 1 if self.overflow == "sample" else self.buffer
+        return self._kept(max(self._ring.end - self.cursor, 0))
 
     @property
     def dropped(self) -> int:
         """How many items were left out; those that `Lagged` has told of count as well."""
-        return self._dropped + self._ring.refused + max(self._ring.end - self.cursor, 0) - self.pending
+        left = max(self._ring.end - self.cursor, 0)  # looked at once: publishers go on meanwhile
+        return self._dropped + self._ring.refused + left - self._kept(left)
+
+    def _kept(self, left: int) -> int:
+        """How many of so many items that were not read yet it is going to get."""
+        return left if left <= self.buffer else 1 if self.overflow == "sample" else self.buffer
 
     def close(self) -> None:
         """Leave. What was not read is gone, and reading raises `ChannelClosed`."""
