@@ -1164,8 +1164,28 @@ _EVENTS = (
     ),
     Mutant(
         "room-not-looked-for-again", "no wake-up is lost", "events/ring.py",
-        "        while self.waiting and self.has_room():\n", "        while False:\n",
+        "        while self.waiting and (self.closed or self.has_room()):\n", "        while False:\n",
         f"{_BROADCAST} -k 'wait_for_one or who_leaves or cancelled_sender'",
+    ),
+    Mutant(
+        "interrupted-reader-counts-twice", "an interrupt leaves a bus whole", "events/ring.py",
+        " and all(each.cursor >= self.end for each in self._readers):", ":",
+        f"{_INTERRUPTED} -k takes_nothing",
+    ),
+    Mutant(
+        "room-not-told-before-sleep", "an interrupt leaves a bus whole", "events/ring.py",
+        "        if self.waiting:\n            self.room_freed()  #", "        if False:\n            self.room_freed()  #",
+        f"{_INTERRUPTED} -k keeps_no_other",
+    ),
+    Mutant(
+        "damaged-counter-answered-from-memory", "damaged data is detected", "store/committer.py",
+        "            self._counters.pop(key, None)  # what is", "            pass  # what is",
+        "tests/store/test_damage_elsewhere.py -k while_it_is_remembered",
+    ),
+    Mutant(
+        "head-of-an-empty-log-unknown", "damage hits nobody else", "events/durable/reading.py",
+        " or swept(reader, topic).trimmed\n", "\n",
+        f"{_GROUPS}/test_attacked.py -k without_events",
     ),
     Mutant(
         "half-published", "an event goes to all it belongs to, or to none", "events/hand_over.py",

@@ -78,7 +78,7 @@ def _again(lock: RLock, rings: Sequence[Ring[T]], item: T, before: Ring[T]) -> R
 def _wait(ring: Ring[T], waiter: Waiter) -> bool:
     with ring.lock:
         waits = ring.wait_for_room(waiter)
-    return waits
+    return waits  # noqa: RET504 - returned from within the `with`, the lock would seem kept to who traces instructions
 
 
 def _give_up(ring: Ring[T], waiter: Waiter) -> None:
