@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from spellwork.store.backup import Manifest, create_backup, list_backups, restor
 from spellwork.store.backup import blocks as blocks_module
 from spellwork.store.backup import manifest as manifest_module
 from spellwork.store.durable import alone
-from spellwork.store.keyspace import BACKEND_ROWS
+from spellwork.store.keyspace import BACKEND_ROWS, LAYOUT
 from spellwork.store.opening import open_backend
 from spellwork.store.rotation import rotate
 from spellwork.supervision import attempt
@@ -321,6 +322,25 @@ async def test_newer_backups_are_told_from_damaged_ones(tmp_path: Path, backups:
     monkeypatch.setattr(manifest_module, "FORMAT", 0)
     with pytest.raises(StoreTooNew):
         verify_backup(backups, manifest.number)
+
+
+async def test_a_backup_has_the_layout_of_its_rows(tmp_path: Path, backups: Path) -> None:
+    """So that no Spellwork that would misread the store restores it; those of before are restored, and built on."""
+    assert manifest_module.FORMAT == LAYOUT
+    store = open_store("memory:")
+    await store.commit(Batch().put(key("a"), b"1"))
+    first, _ = await backed_up(store, backups)
+    before = msgspec.structs.replace(first, format=1)
+    (backups / first.name / "manifest.json").write_bytes(manifest_module.packed(before))
+    await store.commit(Batch().put(key("b"), b"2"))
+    second, _ = await backed_up(store, backups)
+    await store.close()
+    assert (second.kind, second.format) == ("incremental", LAYOUT)
+    restored = f"sqlite:{tmp_path / 'restored.db'}"
+    restore_backup(backups, restored)
+    store = open_store(restored)
+    assert [value for _, value in await store.scan(key("a"), key("c"))] == [b"1", b"2"]
+    await store.close()
 
 
 async def test_encrypted_stores_are_backed_up_as_they_are(tmp_path: Path, backups: Path) -> None:

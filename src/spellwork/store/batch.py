@@ -96,7 +96,7 @@ class Batch:
         """Put `value` at the end of a log: under the key `log` + its number (8 bytes, big-endian), counting from 1 without gaps.
 
         The order of the numbers is the order of the commits. The newest one is the value of the key `counter`, by default `log`
-        itself; a counter without a value goes on from the number that the key `log` has. All that append to a log name the same one.
+        itself; a counter without a value goes on from the number that the key `log` has. A log has one.
         """
         self.appends.append((log, value, log if counter is None else counter))
         return self

@@ -14,8 +14,12 @@ import msgspec
 from spellwork.errors import BackupDamaged, StoreMissing, StoreTooNew
 from spellwork.instant import Instant
 from spellwork.store.backup.blocks import FileMark, damaged
+from spellwork.store.keyspace import LAYOUT
 
-FORMAT = 1
+FORMAT = LAYOUT
+"""A backup holds the rows of a store: a Spellwork that must not open the one must not restore the other. Those of layouts 1 and 2
+have 1.
+"""
 MANIFEST = "manifest.json"
 ROWS_FILE, INDEX_FILE = "rows", "index"
 PARTIAL = ".partial"
