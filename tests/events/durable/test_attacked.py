@@ -416,7 +416,8 @@ async def test_who_began_behind_what_is_gone_is_not_told(url: str, monkeypatch) 
         assert lagged.value.missed == 1
 
 
-async def test_who_slept_while_its_group_was_begun_anew_is_no_part_of_that(tmp_path: Path) -> None:
+@pytest.mark.parametrize("_time", range(10))  # the sleeper may see that it is gone before it shows a sign of life
+async def test_who_slept_while_its_group_was_begun_anew_is_no_part_of_that(tmp_path: Path, _time: int) -> None:
     """It would divide the events by the lanes that there were: those of a lane that it takes for another one's would be lost."""
     url = f"sqlite:{tmp_path / 'store.db'}"
     async with open_topics(url, clock=(clock := VirtualClock(1))) as here, open_topics(url) as there:
