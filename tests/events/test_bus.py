@@ -102,6 +102,11 @@ def test_the_cache_of_an_index_is_bounded() -> None:
     for number in range(10_000):
         assert index.match(f"topic.{number}") == ("all",)
     assert len(index.cached) <= 4096
+    bus = Bus()
+    for number in range(10_000):
+        bus.publish_nowait(f"topic.{number}", None)
+    assert 0 < len(bus._ways) <= 4096
+    assert "topic.9999" in bus._ways, "also the latest are remembered"
 
 
 # --- publishing

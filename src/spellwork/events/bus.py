@@ -225,7 +225,9 @@ class Bus:
             event = msgspec.structs.replace(event, **attributes)
         if self._pipeline.stages:
             return self._processed(event, rings)
-        if len(rings) < 2 and len(ways) < _KNOWN:
+        if len(rings) < 2:
+            if len(ways) >= _KNOWN:
+                ways.clear()
             ways[topic] = rings[0] if rings else _NOBODY
         return event, rings
 
