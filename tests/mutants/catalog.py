@@ -1132,7 +1132,7 @@ _EVENTS = (
     ),
     Mutant(
         "overwritten-before-the-buffer-is-full", "up to the buffer nothing is left out", "events/ring.py",
-        "self._replace(items[-(self._limit // 2) :])", "self._replace(items[-(self._limit // 2) + 2 :])",
+        "items = items[-(self._limit // 2) :]", "items = items[-(self._limit // 2) + 2 :]",
         f"{_BROADCAST} {_RANDOM} -k 'by_the_policy or gives_or_counts'",
     ),
     Mutant(
@@ -1189,8 +1189,8 @@ _EVENTS = (
     ),
     Mutant(
         "half-published", "an event goes to all it belongs to, or to none", "events/hand_over.py",
-        "            if not ring.has_room():\n                return ring\n",
-        "            if not ring.has_room():\n                return ring\n            ring.append(item)\n",
+        "and not ring.has_room():\n                return ring\n",
+        "and not ring.has_room():\n                return ring\n            ring.append(item)\n",
         f"{_BUS} -k waits_for_all",
     ),
     Mutant(

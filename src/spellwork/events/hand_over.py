@@ -24,7 +24,8 @@ def hand_over(lock: RLock, rings: Sequence[Ring[T]], item: T) -> Ring[T] | None:
         return None
     with lock:
         for ring in rings:
-            if not ring.has_room():
+            base, items = ring.window
+            if base + len(items) >= ring.mark and not ring.has_room():
                 return ring
         for ring in rings:
             ring.append(item)

@@ -106,18 +106,19 @@ class Ring(Generic[T]):
 
     def append(self, item: T) -> None:
         """Add an item for which there is room."""
-        end = self._settled()
-        if self.keeps_oldest and end >= self.room and not self._has_room_now():
-            self.refused += 1
-            return
-        if not self._readers:  # the last one left while this was on its way
-            return
+        base, items = self.window
+        end = base + len(items)
         if end >= self.mark:
-            items = self.window[1]
+            if self.keeps_oldest and end >= self.room and not self._has_room_now():
+                self.refused += 1
+                return
+            if not self._readers:  # the last one left while this was on its way
+                return
             if len(items) >= self._limit:
-                self._replace(items[-(self._limit // 2) :])
+                items = items[-(self._limit // 2) :]
+                self._replace(items)
             self._set_mark()
-        self.window[1].append(item)
+        items.append(item)
         self.end = end + 1
         if self.sleeping:
             self.wake()
