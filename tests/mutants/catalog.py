@@ -1073,8 +1073,14 @@ _TOPICS = (
     ),
     Mutant(
         "offsets-begin-anew", "an offset of a deleted event is never that of another one", "events/durable/deletion.py",
-        ".put(log_key(topic), _number(newest))", "",
+        "                batch.put(log_key(topic), _number(newest))\n", "                pass\n",
         f"{_GROUPS}/test_deletion.py -k whole",
+    ),
+    Mutant(
+        "offsets-turned-back", "an offset of a deleted event is never that of another one", "events/durable/deletion.py",
+        "        batch.require_unchanged(*rows_of(Spaces.GROUPS, topic), _NOTHING)\n        for key, version in rows:\n",
+        "        batch.put(log_key(topic), _number(newest))\n        for key, version in rows:\n",
+        f"{_GROUPS}/test_deletion.py -k comes_late",
     ),
     Mutant(
         "offsets-of-an-earlier-build-forgotten", "no offset is given twice", "store/committer.py",

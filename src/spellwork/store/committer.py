@@ -317,7 +317,8 @@ class _Transaction:
             self._backend.delete_range(start, end)
         changes: list[Change] = [(start, None, end) for start, end in batch.ranges if start[0] >= WATCHED]
         changes += self._put_many(rows, revision) if len(rows) >= AS_IT_IS else self._put(rows, revision)
-        self._remember({counter for _, _, counter in batch.appends})
+        if batch.appends:
+            self._remember({counter for _, _, counter in batch.appends})
         if changes:
             self._overlay[FEED.key(revision.to_bytes(8, "big"))] = (msgspec.msgpack.encode(changes), revision)
         return revision

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from spellwork import Engine, workflow
 from spellwork.engine.fsck import check
 from spellwork.errors import Lagged, StoreClosed, TopicError, TopicNotFound
-from spellwork.events.durable import Cursor, Retention, open_topics
+from spellwork.events.durable import Cursor, Retention, Topics, open_topics
+from spellwork.events.durable.deletion import _forget_news
 from spellwork.events.durable.keys import Spaces, event_key, rows_of
 from spellwork.journal.rows import Keys
 from spellwork.workflow.events import Event
@@ -184,6 +186,27 @@ async def test_what_is_published_meanwhile_is_a_new_topics(monkeypatch) -> None:
         assert kept == list(range(deleted + 1, 301))
         assert 60 <= deleted < 300
         assert await topics.names() == ["orders"]
+
+
+async def test_a_deletion_that_comes_late_turns_no_offset_back(url: str) -> None:
+    """Two have deleted the topic; before the last commit of one of them it was used, and deleted, once more."""
+
+    class Late:
+        def __init__(self, topics: Topics):
+            self._topics = topics
+            self.commit = topics.store.commit
+
+        async def read(self, query: Any) -> Any:
+            seen = await self._topics.store.read(query)
+            await (await self._topics.topic("orders", type=int)).publish_many(range(6))
+            await self._topics.delete("orders")
+            return seen
+
+    async with open_topics(url, sweep_every=None) as topics:
+        await (await topics.topic("orders", type=int)).publish_many(range(5))
+        await topics.delete("orders")
+        await _forget_news(Late(topics), "orders")  # type: ignore[arg-type]
+        assert await (await topics.topic("orders", type=int)).publish(1) == 12
 
 
 async def test_a_damaged_topic_can_be_deleted(tmp_path: Path) -> None:

@@ -199,10 +199,12 @@ async def _forget_news(store: Store, topic: str) -> None:
 
     idle, newest, rows = await store.read(look)
     if idle:
-        batch = Batch().require_absent(row_key(Spaces.TOPICS, topic)).put(log_key(topic), _number(newest))  # its offsets go on
+        batch = Batch().require_absent(row_key(Spaces.TOPICS, topic))
         batch.require_unchanged(*rows_of(Spaces.GROUPS, topic), _NOTHING)
         for key, version in rows:
             batch.delete(key)
+            if key == newest_key(topic):  # its offsets go on; without that row, the number is there already, and may be a later one
+                batch.put(log_key(topic), _number(newest))
             if version is None:
                 batch.require_damaged(key)
             else:
